@@ -1,0 +1,36 @@
+//! The registry of diagnostic codes: one explicit, greppable list a subject.
+//!
+//! A code never changes its meaning and is never used again. `engine explain CODE` prints what stands here, and a test
+//! holds that every code is covered by the corpus of broken specs.
+
+pub mod connector;
+pub mod expr;
+pub mod model;
+pub mod operator;
+pub mod plan;
+pub mod rolling;
+pub mod spec;
+pub mod system;
+
+use crate::diagnostic::Code;
+
+/// A code in full.
+#[derive(Clone, Copy, Debug)]
+pub struct CodeInfo {
+    /// The code.
+    pub code: Code,
+    /// A few words.
+    pub title: &'static str,
+    /// What it means, an example of the mistake, and the remedy. Markdown.
+    pub explanation: &'static str,
+}
+
+/// Every code, in order.
+pub fn all() -> impl Iterator<Item = &'static CodeInfo> {
+    spec::CODES.iter().chain(expr::CODES).chain(plan::CODES).chain(rolling::CODES).chain(operator::CODES).chain(connector::CODES).chain(system::CODES).chain(model::CODES)
+}
+
+/// The code with this text, in any case.
+pub fn find(text: &str) -> Option<&'static CodeInfo> {
+    all().find(|info| info.code.0.eq_ignore_ascii_case(text))
+}

@@ -1,0 +1,176 @@
+//! For tests against a real broker, whose address `KAFKA_BROKERS` gives. Without it they pass, and say that they did nothing.
+
+use crate::runtime;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// The brokers, if there are any.
+#[allow(clippy::print_stderr)]
+pub(super) fn brokers() -> Option<String> {
+    let brokers = std::env::var("KAFKA_BROKERS").ok().filter(|brokers| !brokers.is_empty());
+    if brokers.is_none() {
+        eprintln!("skipped: KAFKA_BROKERS is not set");
+    }
+    brokers
+}
+
+/// A name that no other test has.
+pub(super) fn unique(name: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    format!("{name}-{nanos}-{}", COUNT.fetch_add(1, Ordering::SeqCst))
+}
+
+fn config(brokers: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers);
+    config
+}
+
+fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
+    config(brokers).create().unwrap()
+}
+
+/// Creates a topic of a name of its own.
+pub(super) fn topic(brokers: &str, name: &str, partitions: i32) -> String {
+    let name = unique(name);
+    let new = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
+    let created = runtime::shared().unwrap().block_on(admin(brokers).create_topics([&new], &AdminOptions::new()));
+    created.unwrap().remove(0).unwrap();
+    name
+}
+
+/// Gives a topic more partitions.
+pub(super) fn add_partitions(brokers: &str, topic: &str, partitions: usize) {
+    let new = NewPartitions::new(topic, partitions);
+    let added = runtime::shared().unwrap().block_on(admin(brokers).create_partitions([&new], &AdminOptions::new()));
+    added.unwrap().remove(0).unwrap();
+}
+
+/// Deletes what stands before an offset of partition 0.
+pub(super) fn delete_before(brokers: &str, topic: &str, offset: i64) {
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, 0, Offset::Offset(offset)).unwrap();
+    let deleted = runtime::shared().unwrap().block_on(admin(brokers).delete_records(&list, &AdminOptions::new()));
+    deleted.unwrap();
+}
+
+/// A record for a topic.
+#[derive(Clone, Default)]
+pub(super) struct New {
+    pub(super) partition: i32,
+    pub(super) key: Option<Vec<u8>>,
+    pub(super) value: Option<Vec<u8>>,
+    pub(super) headers: Vec<(&'static str, &'static str)>,
+    pub(super) timestamp_ms: Option<i64>,
+}
+
+/// `count` records of JSON in a partition, numbered on from `from`.
+pub(super) fn numbers(partition: i32, from: i64, count: i64) -> Vec<New> {
+    let value = |n: i64| format!("{{\"id\":{n},\"card\":\"card {}\",\"note\":null}}", n % 10).into_bytes();
+    (from..from + count).map(|n| New { partition, value: Some(value(n)), ..New::default() }).collect()
+}
+
+/// Puts records into a topic.
+pub(super) fn produce(brokers: &str, topic: &str, records: &[New]) {
+    let producer: BaseProducer = config(brokers).set("linger.ms", "5").set("acks", "all").create().unwrap();
+    for new in records {
+        send(&producer, topic, new);
+    }
+    producer.flush(Duration::from_secs(30)).unwrap();
+}
+
+fn send(producer: &BaseProducer, topic: &str, new: &New) {
+    loop {
+        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).partition(new.partition);
+        record.key = new.key.as_deref();
+        record.payload = new.value.as_deref();
+        record.timestamp = new.timestamp_ms;
+        if !new.headers.is_empty() {
+            let all = new.headers.iter();
+            record.headers = Some(all.fold(OwnedHeaders::new(), |headers, (key, value)| {
+                headers.insert(Header { key, value: Some(*value) })
+            }));
+        }
+        match producer.send(record) {
+            Ok(()) => break,
+            Err(_) => producer.poll(Duration::from_millis(10)),
+        }
+    }
+    producer.poll(Duration::ZERO);
+}
+
+/// Puts records into a topic within a transaction.
+pub(super) fn transact(brokers: &str, topic: &str, records: &[New], commit: bool) {
+    let producer: BaseProducer = config(brokers).set("transactional.id", unique("tx")).create().unwrap();
+    let patience = Duration::from_secs(30);
+    producer.init_transactions(patience).unwrap();
+    producer.begin_transaction().unwrap();
+    for new in records {
+        send(&producer, topic, new);
+    }
+    producer.flush(patience).unwrap();
+    match commit {
+        true => producer.commit_transaction(patience).unwrap(),
+        false => producer.abort_transaction(patience).unwrap(),
+    }
+}
+
+/// A record as it stands in a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub(super) partition: i32,
+    pub(super) key: Option<String>,
+    pub(super) value: String,
+    pub(super) headers: Vec<(String, String)>,
+}
+
+/// The first `count` records of a topic, in the order of each partition.
+pub(super) fn consume(brokers: &str, topic: &str, count: usize) -> Vec<Stored> {
+    let consumer: BaseConsumer = config(brokers).set("group.id", "tests").set("enable.auto.commit", "false").create().unwrap();
+    let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).unwrap();
+    let mut list = TopicPartitionList::new();
+    for partition in metadata.topics()[0].partitions() {
+        list.add_partition_offset(topic, partition.id(), Offset::Beginning).unwrap();
+    }
+    consumer.assign(&list).unwrap();
+    let mut all = Vec::new();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    while all.len() < count {
+        assert!(Instant::now() < deadline, "only {} of {count} records are in {topic}", all.len());
+        let Some(message) = consumer.poll(Duration::from_millis(100)) else { continue };
+        let message = message.unwrap();
+        let headers = message.headers().map(|headers| {
+            headers.iter().map(|header| (header.key.to_owned(), header.value.map(text).unwrap_or_default())).collect()
+        });
+        all.push(Stored {
+            partition: message.partition(),
+            key: message.key().map(text),
+            value: message.payload().map(text).unwrap_or_default(),
+            headers: headers.unwrap_or_default(),
+        });
+    }
+    all
+}
+
+/// Where a group stands in partitions 0 to `partitions` of a topic.
+pub(super) fn group_offsets(brokers: &str, group: &str, topic: &str, partitions: i32) -> Vec<Option<i64>> {
+    let consumer: BaseConsumer = config(brokers).set("group.id", group).create().unwrap();
+    let mut list = TopicPartitionList::new();
+    list.add_partition_range(topic, 0, partitions - 1);
+    let found = consumer.committed_offsets(list, Duration::from_secs(10)).unwrap();
+    (0..partitions)
+        .map(|partition| match found.find_partition(topic, partition).unwrap().offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        })
+        .collect()
+}

@@ -1,0 +1,186 @@
+//! Sources and sinks: one file or folder a system, and one registry line each.
+//!
+//! A connector talks to the outside in threads of its own and meets the dataflow in two places only, a [`Reader`] and a
+//! [`Writer`] on each worker; between them stands a bounded [`queue`]. What the bytes of a record mean is left to
+//! [`formats`], which knows no system; which pipeline uses what, to the planner; cuts, epochs and state, to `dataflow`.
+//!
+//! ```text
+//! system ─▶ connector thread ─queue─▶ Reader (decodes on the worker)      Writer (encodes on the worker) ─queue─▶ connector thread ─▶ system
+//! ```
+//!
+//! A new kind is one file with its config struct, `plan` and `start` (or `open`), and one line in [`sources`] or [`sinks`].
+
+pub mod delivery;
+pub mod formats;
+pub mod kafka;
+pub mod queue;
+mod runtime;
+pub mod sinks;
+pub mod sources;
+mod texts;
+pub mod tickets;
+pub mod webhook;
+
+use arrow::datatypes::SchemaRef;
+use engine_base::{Clock, SourceId};
+use engine_dataflow::{Marks, Reader, Waker, Writer};
+use engine_plan::{ConnectionKind, Planned, SinkKind, SourceKind};
+use std::sync::Arc;
+
+/// A kind of source and how a worker's share of it is started.
+pub struct SourceEntry {
+    /// What the planner sees.
+    pub kind: SourceKind,
+    /// Starts the share of one worker; `None` where it has none. The sentence of an error stops the pipeline.
+    pub start: fn(&dyn Planned, SourceStart) -> Result<Option<Box<dyn Reader>>, String>,
+}
+
+/// What a source is told when it starts on a worker.
+#[derive(Clone)]
+pub struct SourceStart {
+    /// Its name in the pipeline.
+    pub name: Arc<str>,
+    /// Its number, which stands in the positions of its rows.
+    pub source: SourceId,
+    /// This worker's index over the whole cluster.
+    pub worker: usize,
+    /// How many workers there are.
+    pub workers: usize,
+    /// Wakes this worker.
+    pub waker: Waker,
+    /// Where each partition goes on. A partition that is not named starts where the configuration says.
+    pub resume: Marks,
+    /// The columns to hand out, a subset of the planned source's schema in its order: what nobody reads is not decoded.
+    pub columns: SchemaRef,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Come to an end where the source stood when it was started, even if its kind would wait for more.
+    pub finite_from_start: bool,
+}
+
+impl SourceStart {
+    /// Whether this worker owns partition 0 of a source that has only that one.
+    pub fn owns_single_partition(&self) -> bool {
+        usize::from(self.source.0) % self.workers.max(1) == self.worker
+    }
+}
+
+/// A kind of sink and how it is opened, once a process.
+pub struct SinkEntry {
+    /// What the planner sees.
+    pub kind: SinkKind,
+    /// Opens the sink. The sentence of an error stops the pipeline.
+    pub open: fn(&dyn Planned, SinkStart) -> Result<Box<dyn SinkHandle>, String>,
+}
+
+/// What a sink is told when it is opened.
+#[derive(Clone)]
+pub struct SinkStart {
+    /// Its name in the pipeline.
+    pub name: Arc<str>,
+    /// The visible columns of the rows it will be given.
+    pub schema: SchemaRef,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// The pipeline goes on from recorded marks: what a former run delivered stays.
+    pub resumed: bool,
+}
+
+/// An open sink, shared by the workers of a process.
+pub trait SinkHandle: Send + Sync {
+    /// The end of one worker. The waker is called when `acknowledged` has news or a full queue has room.
+    fn writer(&self, worker: usize, waker: Waker) -> Box<dyn Writer>;
+
+    /// Called once after the last writer is gone: sends what is left, makes it durable and joins the sink's threads.
+    fn close(self: Box<Self>) -> Result<(), String>;
+
+    /// Figures for the metrics, at any time.
+    fn stats(&self) -> SinkStats;
+}
+
+/// The figures of a sink, counted since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SinkStats {
+    /// Rows that the system has taken.
+    pub rows: u64,
+    /// Bytes that the system has taken.
+    pub bytes: u64,
+    /// Rows that failed for good.
+    pub failed: u64,
+    /// Attempts beyond the first.
+    pub retries: u64,
+    /// Rows that wait or are on their way.
+    pub queued_rows: u64,
+    /// Their bytes.
+    pub queued_bytes: u64,
+    /// The circuit breaker, where there is one.
+    pub breaker: Option<BreakerState>,
+}
+
+/// The state of a circuit breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BreakerState {
+    /// Requests go out.
+    Closed,
+    /// One request is let through to see whether the system is back.
+    HalfOpen,
+    /// None goes out.
+    Open,
+}
+
+/// Every kind of source.
+pub fn sources() -> &'static [SourceEntry] {
+    static SOURCES: &[SourceEntry] = &[
+        sources::file::ENTRY,
+        sources::stdin::ENTRY,
+        sources::generate::ENTRY,
+        kafka::source::ENTRY,
+    ];
+    SOURCES
+}
+
+/// Every kind of sink.
+pub fn sinks() -> &'static [SinkEntry] {
+    static SINKS: &[SinkEntry] = &[
+        sinks::stdout::ENTRY,
+        sinks::file::ENTRY,
+        sinks::blackhole::ENTRY,
+        kafka::sink::ENTRY,
+        webhook::ENTRY,
+    ];
+    SINKS
+}
+
+/// Every kind of connection.
+pub fn connections() -> &'static [ConnectionKind] {
+    static CONNECTIONS: &[ConnectionKind] = &[kafka::connection::KIND];
+    CONNECTIONS
+}
+
+/// The kinds of source for the planner.
+pub fn source_kinds() -> Vec<&'static SourceKind> {
+    sources().iter().map(|entry| &entry.kind).collect()
+}
+
+/// The kinds of sink for the planner.
+pub fn sink_kinds() -> Vec<&'static SinkKind> {
+    sinks().iter().map(|entry| &entry.kind).collect()
+}
+
+/// The kinds of connection for the planner.
+pub fn connection_kinds() -> Vec<&'static ConnectionKind> {
+    connections().iter().collect()
+}
+
+/// The source of that `type:`.
+pub fn find_source(kind: &str) -> Option<&'static SourceEntry> {
+    sources().iter().find(|entry| entry.kind.name == kind)
+}
+
+/// The sink of that `type:`.
+pub fn find_sink(kind: &str) -> Option<&'static SinkEntry> {
+    sinks().iter().find(|entry| entry.kind.name == kind)
+}
+
+#[cfg(test)]
+mod testing;

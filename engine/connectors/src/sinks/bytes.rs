@@ -1,0 +1,328 @@
+//! What the sinks that write a stream of bytes share: rows are encoded on the workers, and one thread writes.
+//!
+//! ```text
+//! worker 0: Rows ─▶ encode ─┐                                    ┌─▶ acknowledged tickets, and a wake, to worker 0
+//! worker 1: Rows ─▶ encode ─┴─queue─▶ thread: write, sync now ───┴─▶ … to worker 1
+//!                    ▲                and then     │
+//!                    └──── emptied buffers ────────┘
+//! ```
+//!
+//! The thread writes what is there as soon as it is there; while it writes or syncs, more gathers. A ticket is acknowledged
+//! when the last of its bytes is written and, where the target asks for it, on the disk.
+
+use crate::formats::{Encoding, RecordEncoder};
+use crate::queue::{self, Events, Popped, Receiver, Sender};
+use crate::{SinkHandle, SinkStart, SinkStats};
+use arrow::datatypes::SchemaRef;
+use engine_base::Clock;
+use engine_dataflow::{Acknowledged, Rows, Waker, Writer};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How much encoded output may wait for the thread.
+const QUEUE_BYTES: usize = 4 << 20;
+/// About how much is encoded before it is handed over, so that it stays in the cache and the thread has something to do.
+const PIECE_BYTES: usize = 256 * 1024;
+/// How much is gathered for one write.
+const WRITE_BYTES: usize = 1 << 20;
+/// Emptied buffers that are kept for encoding again, and how large one may be.
+const BUFFERS_MAX: usize = 16;
+const BUFFER_BYTES_MAX: usize = 4 * PIECE_BYTES;
+/// The longest that written bytes wait for a sync while more come.
+const SYNC_EVERY: Duration = Duration::from_millis(20);
+
+/// What is written to.
+pub trait Target: Send {
+    /// Writes all of it.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes what was written durable.
+    fn sync(&mut self) -> io::Result<()>;
+
+    /// Whether bytes are acknowledged after a `sync` only.
+    fn syncs(&self) -> bool;
+
+    /// The sentence with which the pipeline stops when a write or sync fails.
+    fn problem(&self, error: &io::Error) -> String;
+}
+
+/// Some encoded rows.
+struct Piece {
+    end: Arc<End>,
+    /// The ticket that is done with this piece.
+    ticket: Option<u64>,
+    rows: u64,
+    bytes: Vec<u8>,
+}
+
+/// What the thread tells a worker.
+struct End {
+    state: Mutex<EndState>,
+    waker: Waker,
+}
+
+#[derive(Default)]
+struct EndState {
+    up_to: u64,
+    fatal: Option<String>,
+}
+
+impl End {
+    fn lock(&self) -> MutexGuard<'_, EndState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Figures, buffers, and who is to be told of what.
+#[derive(Default)]
+struct Shared {
+    rows: AtomicU64,
+    bytes: AtomicU64,
+    queued_rows: AtomicU64,
+    buffers: Mutex<Vec<Vec<u8>>>,
+    ends: Mutex<Vec<Arc<End>>>,
+}
+
+impl Shared {
+    fn take_buffer(&self) -> Vec<u8> {
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    fn give_buffer(&self, mut buffer: Vec<u8>) {
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        if buffer.capacity() <= BUFFER_BYTES_MAX && buffers.len() < BUFFERS_MAX {
+            buffer.clear();
+            buffers.push(buffer);
+        }
+    }
+
+    /// Tells every worker that the sink can't go on.
+    fn fail(&self, sentence: &str) {
+        let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for end in ends {
+            end.lock().fatal.get_or_insert_with(|| sentence.to_owned());
+            end.waker.wake();
+        }
+    }
+}
+
+/// An open sink that writes a stream of bytes.
+pub struct StreamSink {
+    schema: SchemaRef,
+    encoding: Encoding,
+    sender: Sender<Piece>,
+    shared: Arc<Shared>,
+    thread: JoinHandle<Result<(), String>>,
+}
+
+impl StreamSink {
+    /// Starts the thread. `header` says whether the format's header, if it has one, is to be written.
+    pub fn open(start: SinkStart, encoding: &Encoding, mut target: Box<dyn Target>, header: bool) -> Result<Self, String> {
+        if header {
+            let header = encoding.encoder(&start.schema).header();
+            target.write(&header).map_err(|error| target.problem(&error))?;
+        }
+        let shared = Arc::new(Shared::default());
+        let room = shared.clone();
+        let events = Events {
+            room: Box::new(move || {
+                let ends = room.ends.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                ends.iter().for_each(|end| end.waker.wake());
+            }),
+            ..Events::default()
+        };
+        let (sender, receiver) = queue::bounded(QUEUE_BYTES, events);
+        let thread = WriteThread { receiver, target, shared: shared.clone(), clock: start.clock, written: VecDeque::new() };
+        let thread = std::thread::Builder::new()
+            .name(format!("write:{}", start.name))
+            .spawn(move || thread.run())
+            .map_err(|error| format!("can't start a thread: {error}"))?;
+        Ok(StreamSink { schema: start.schema, encoding: encoding.clone(), sender, shared, thread })
+    }
+}
+
+impl SinkHandle for StreamSink {
+    fn writer(&self, _worker: usize, waker: Waker) -> Box<dyn Writer> {
+        let end = Arc::new(End { state: Mutex::default(), waker });
+        self.shared.ends.lock().unwrap_or_else(PoisonError::into_inner).push(end.clone());
+        Box::new(StreamWriter {
+            encoder: self.encoding.encoder(&self.schema),
+            sender: self.sender.clone(),
+            shared: self.shared.clone(),
+            end,
+            slice_rows: 1_024,
+        })
+    }
+
+    fn close(self: Box<Self>) -> Result<(), String> {
+        let StreamSink { sender, thread, .. } = *self;
+        drop(sender);
+        thread.join().unwrap_or_else(|_| Err("the writing thread has panicked".to_owned()))
+    }
+
+    fn stats(&self) -> SinkStats {
+        SinkStats {
+            rows: self.shared.rows.load(Ordering::Relaxed),
+            bytes: self.shared.bytes.load(Ordering::Relaxed),
+            queued_rows: self.shared.queued_rows.load(Ordering::Relaxed),
+            queued_bytes: self.sender.level().1 as u64,
+            ..SinkStats::default()
+        }
+    }
+}
+
+/// A worker's end.
+struct StreamWriter {
+    encoder: Box<dyn RecordEncoder>,
+    sender: Sender<Piece>,
+    shared: Arc<Shared>,
+    end: Arc<End>,
+    /// How many rows make about [`PIECE_BYTES`].
+    slice_rows: usize,
+}
+
+impl Writer for StreamWriter {
+    fn write(&mut self, rows: Rows, ticket: u64) -> Result<(), Rows> {
+        if !self.sender.has_room() {
+            return Err(rows);
+        }
+        let count = rows.num_rows();
+        let mut done = 0;
+        loop {
+            let slice = rows.batch.slice(done, self.slice_rows.min(count - done));
+            let mut bytes = self.shared.take_buffer();
+            if let Err(sentence) = self.encoder.encode(&slice, &mut bytes, None) {
+                self.end.lock().fatal.get_or_insert(sentence);
+                self.end.waker.wake();
+                return Ok(());
+            }
+            done += slice.num_rows();
+            if slice.num_rows() > 0 {
+                let row_bytes = (bytes.len() / slice.num_rows()).max(1);
+                self.slice_rows = (PIECE_BYTES / row_bytes).clamp(1, 1 << 16);
+            }
+            let last = done == count;
+            let size = bytes.len();
+            self.shared.queued_rows.fetch_add(slice.num_rows() as u64, Ordering::Relaxed);
+            let piece =
+                Piece { end: self.end.clone(), ticket: last.then_some(ticket), rows: slice.num_rows() as u64, bytes };
+            // The thread may have ended on a fault, which `acknowledged` tells.
+            self.sender.force_push(piece, size);
+            if last {
+                return Ok(());
+            }
+        }
+    }
+
+    fn acknowledged(&mut self) -> Acknowledged {
+        let state = self.end.lock();
+        Acknowledged { up_to: state.up_to, failed: Vec::new(), fatal: state.fatal.clone() }
+    }
+
+    /// Nothing is held back.
+    fn flush(&mut self) {}
+}
+
+/// The thread that writes.
+struct WriteThread {
+    receiver: Receiver<Piece>,
+    target: Box<dyn Target>,
+    shared: Arc<Shared>,
+    clock: Arc<dyn Clock>,
+    /// Pieces that are written and wait for a sync, without their bytes.
+    written: VecDeque<(Arc<End>, u64)>,
+}
+
+impl WriteThread {
+    fn run(mut self) -> Result<(), String> {
+        let result = self.write_all().map_err(|error| self.target.problem(&error));
+        if let Err(sentence) = &result {
+            self.shared.fail(sentence);
+        }
+        result
+    }
+
+    fn write_all(&mut self) -> io::Result<()> {
+        let mut gathered = Vec::new();
+        let mut pieces = Vec::new();
+        let mut synced_ns = self.clock.monotonic_ns();
+        while let Some(first) = self.receiver.pop() {
+            let mut size = first.bytes.len();
+            pieces.push(first);
+            let mut more = true;
+            while size < WRITE_BYTES {
+                let Popped::Item(piece) = self.receiver.try_pop() else {
+                    more = false;
+                    break;
+                };
+                size += piece.bytes.len();
+                pieces.push(piece);
+            }
+            self.write(&pieces, &mut gathered)?;
+            let rows = pieces.iter().map(|piece| piece.rows).sum::<u64>();
+            self.shared.rows.fetch_add(rows, Ordering::Relaxed);
+            self.shared.bytes.fetch_add(size as u64, Ordering::Relaxed);
+            self.shared.queued_rows.fetch_sub(rows, Ordering::Relaxed);
+            for piece in pieces.drain(..) {
+                if let Some(ticket) = piece.ticket {
+                    self.written.push_back((piece.end, ticket));
+                }
+                self.shared.give_buffer(piece.bytes);
+            }
+            if self.target.syncs() {
+                let now_ns = self.clock.monotonic_ns();
+                if more && now_ns.saturating_sub(synced_ns) < SYNC_EVERY.as_nanos() as u64 {
+                    continue;
+                }
+                self.target.sync()?;
+                synced_ns = self.clock.monotonic_ns();
+            }
+            self.acknowledge();
+        }
+        if self.target.syncs() {
+            self.target.sync()?;
+        }
+        self.acknowledge();
+        Ok(())
+    }
+
+    /// Writes pieces one by one where they are large, and all at once where they are many and small.
+    fn write(&mut self, pieces: &[Piece], gathered: &mut Vec<u8>) -> io::Result<()> {
+        if let [piece] = pieces {
+            return self.target.write(&piece.bytes);
+        }
+        gathered.clear();
+        for piece in pieces {
+            if piece.bytes.len() >= PIECE_BYTES / 4 {
+                if !gathered.is_empty() {
+                    self.target.write(gathered)?;
+                    gathered.clear();
+                }
+                self.target.write(&piece.bytes)?;
+            } else {
+                gathered.extend_from_slice(&piece.bytes);
+            }
+        }
+        if gathered.is_empty() { Ok(()) } else { self.target.write(gathered) }
+    }
+
+    fn acknowledge(&mut self) {
+        let mut last: Option<Arc<End>> = None;
+        while let Some((end, ticket)) = self.written.pop_front() {
+            end.lock().up_to = ticket;
+            // A worker's tickets mostly stand together, and one wake does for them.
+            if let Some(last) = last.replace(end.clone())
+                && !Arc::ptr_eq(&last, &end)
+            {
+                last.waker.wake();
+            }
+        }
+        if let Some(last) = last {
+            last.waker.wake();
+        }
+    }
+}

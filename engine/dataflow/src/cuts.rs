@@ -1,0 +1,210 @@
+//! Cuts: where each partition stood at the close of each epoch.
+//!
+//! ```text
+//! ingest (each worker)  ──closed(e, marks)──▶  CutBoard  ──take(frontier)──▶  committer
+//! ```
+//!
+//! When the probe behind all sinks has passed epoch `e`, everything read up to the cut of `e` is acknowledged by every sink,
+//! counted as filtered, or in an error output. That cut may be written down; nothing before it is needed again.
+
+use crate::source::{Mark, Marks};
+use engine_base::{Epoch, SourceId};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+/// Where the partitions of all sources stand.
+pub type Cut = BTreeMap<SourceId, Marks>;
+
+/// What every sink has acknowledged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// Where each partition stands: everything before it is acknowledged.
+    pub cut: Cut,
+    /// The greatest event time that a keyed step saw before the cut, nanoseconds.
+    pub event_ns: Option<i64>,
+    /// Where each partition stood when the pipeline first saw it.
+    pub origin: Cut,
+}
+
+/// Closed epochs and their cuts, shared by the workers of a process.
+#[derive(Debug, Default)]
+pub struct CutBoard(Mutex<Board>);
+
+#[derive(Debug, Default)]
+struct Board {
+    /// Marks that changed in an epoch which is not yet acknowledged.
+    closed: BTreeMap<u64, Cut>,
+    /// The greatest event time that keyed steps saw in an epoch which is not yet acknowledged, nanoseconds.
+    events_ns: BTreeMap<u64, i64>,
+    /// Everything acknowledged so far.
+    acknowledged: Cut,
+    /// The greatest event time in it.
+    acknowledged_event_ns: Option<i64>,
+    /// Where each partition stood when it was first seen.
+    origin: Cut,
+    /// Every closed epoch, kept only while recording.
+    recorded: Option<BTreeMap<u64, BTreeMap<(SourceId, u32), u64>>>,
+}
+
+impl CutBoard {
+    /// A board that goes on from what an earlier run has had acknowledged.
+    pub fn starting_at(resume: Acknowledged) -> Self {
+        CutBoard(Mutex::new(Board {
+            acknowledged: resume.cut,
+            acknowledged_event_ns: resume.event_ns,
+            origin: resume.origin,
+            ..Board::default()
+        }))
+    }
+
+    /// A worker sees partitions of a source for the first time, before anything is read from them.
+    pub fn starts(&self, source: SourceId, marks: &Marks) {
+        let mut board = self.board();
+        let known = board.origin.entry(source).or_default();
+        for (partition, mark) in marks {
+            known.entry(*partition).or_insert_with(|| mark.clone());
+        }
+    }
+
+    /// A keyed step saw this event time in an epoch. Called before the frontier can pass it.
+    pub fn saw(&self, epoch: Epoch, event_ns: i64) {
+        let mut board = self.board();
+        let seen = board.events_ns.entry(epoch.0).or_insert(event_ns);
+        *seen = event_ns.max(*seen);
+    }
+
+    /// Keeps every cut from now on, for [`CutBoard::recorded`].
+    pub fn record(&self) {
+        self.board().recorded.get_or_insert_default();
+    }
+
+    /// A worker closed an epoch: where the partitions of one of its sources stand. Called before the frontier can pass it.
+    pub fn closed(&self, epoch: Epoch, source: SourceId, marks: &Marks) {
+        let mut board = self.board();
+        if let Some(recorded) = &mut board.recorded {
+            let at = recorded.entry(epoch.0).or_default();
+            at.extend(marks.iter().map(|(partition, mark)| ((source, *partition), mark.next)));
+        }
+        board.closed.entry(epoch.0).or_default().entry(source).or_default().extend(
+            marks.iter().map(|(partition, mark)| (*partition, mark.clone())),
+        );
+    }
+
+    /// What is acknowledged once the frontier behind all sinks is at `frontier` (`None`: empty, all done), if it moved
+    /// since the last call.
+    pub fn take(&self, frontier: Option<u64>) -> Option<Acknowledged> {
+        fn passed<V>(of: &mut BTreeMap<u64, V>, frontier: Option<u64>) -> BTreeMap<u64, V> {
+            let later = frontier.map_or_else(BTreeMap::new, |frontier| of.split_off(&frontier));
+            std::mem::replace(of, later)
+        }
+        let mut board = self.board();
+        for event_ns in passed(&mut board.events_ns, frontier).into_values() {
+            board.acknowledged_event_ns = board.acknowledged_event_ns.max(Some(event_ns));
+        }
+        let cuts = passed(&mut board.closed, frontier);
+        if cuts.is_empty() {
+            return None;
+        }
+        for (source, marks) in cuts.into_values().flatten() {
+            board.acknowledged.entry(source).or_default().extend(marks);
+        }
+        Some(Acknowledged {
+            cut: board.acknowledged.clone(),
+            event_ns: board.acknowledged_event_ns,
+            origin: board.origin.clone(),
+        })
+    }
+
+    /// The recorded cuts, for a later run to follow.
+    pub fn recorded(&self) -> RecordedCuts {
+        let board = self.board();
+        let epochs = board.recorded.iter().flatten();
+        RecordedCuts { epochs: epochs.map(|(epoch, marks)| (Epoch(*epoch), marks.clone())).collect() }
+    }
+
+    fn board(&self) -> std::sync::MutexGuard<'_, Board> {
+        // A panic elsewhere ends the process; the board itself is never left half-changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The cuts of a run: by epoch, the offset before which each partition was read. What a source follows to cut the same
+/// input the same way again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecordedCuts {
+    /// In order of epochs. A partition that is not named in an epoch did not move in it.
+    pub epochs: Vec<(Epoch, BTreeMap<(SourceId, u32), u64>)>,
+}
+
+impl RecordedCuts {
+    /// One line an epoch: `epoch source/partition=next ...`.
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        for (epoch, marks) in &self.epochs {
+            text.push_str(&epoch.to_string());
+            for ((source, partition), next) in marks {
+                text.push_str(&format!(" {}/{partition}={next}", source.0));
+            }
+            text.push('\n');
+        }
+        text
+    }
+
+    /// Reads what [`RecordedCuts::to_text`] wrote; the error names the line.
+    pub fn from_text(text: &str) -> Result<Self, String> {
+        let mut epochs = Vec::new();
+        for (at, line) in text.lines().enumerate() {
+            let bad = || format!("line {}: not `epoch source/partition=next ...`: {line}", at + 1);
+            let mut words = line.split_whitespace();
+            let epoch = words.next().and_then(|word| word.parse().ok()).ok_or_else(bad)?;
+            let mut marks = BTreeMap::new();
+            for word in words {
+                let (place, next) = word.split_once('=').ok_or_else(bad)?;
+                let (source, partition) = place.split_once('/').ok_or_else(bad)?;
+                let key = (SourceId(source.parse().map_err(|_| bad())?), partition.parse().map_err(|_| bad())?);
+                marks.insert(key, next.parse().map_err(|_| bad())?);
+            }
+            epochs.push((Epoch(epoch), marks));
+        }
+        Ok(RecordedCuts { epochs })
+    }
+}
+
+/// Marks without what connectors need to seek: for comparing.
+pub fn offsets(marks: &Marks) -> BTreeMap<u32, u64> {
+    marks.iter().map(|(partition, mark): (&u32, &Mark)| (*partition, mark.next)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marks(next: u64) -> Marks {
+        Marks::from([(0, Mark { next, detail: String::new() })])
+    }
+
+    #[test]
+    fn a_cut_is_given_out_once_its_epoch_is_passed() {
+        let board = CutBoard::default();
+        board.record();
+        board.closed(Epoch(0), SourceId(0), &marks(10));
+        board.closed(Epoch(1), SourceId(0), &marks(20));
+        board.closed(Epoch(1), SourceId(1), &marks(5));
+        board.starts(SourceId(0), &marks(3));
+        board.starts(SourceId(0), &marks(9));
+        board.saw(Epoch(1), 70);
+        board.saw(Epoch(1), 60);
+        assert_eq!(board.take(Some(0)), None);
+        let first = board.take(Some(1)).unwrap();
+        assert_eq!(first.cut, Cut::from([(SourceId(0), marks(10))]));
+        assert_eq!(first.event_ns, None);
+        assert_eq!(first.origin, Cut::from([(SourceId(0), marks(3))]));
+        assert_eq!(board.take(Some(1)), None);
+        let all = board.take(None).unwrap();
+        assert_eq!(all.cut, Cut::from([(SourceId(0), marks(20)), (SourceId(1), marks(5))]));
+        assert_eq!(all.event_ns, Some(70));
+        let recorded = board.recorded();
+        assert_eq!(RecordedCuts::from_text(&recorded.to_text()), Ok(recorded));
+        assert!(RecordedCuts::from_text("1 0/0=x").is_err());
+    }
+}

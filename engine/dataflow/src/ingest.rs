@@ -1,0 +1,426 @@
+//! The source operator of a worker: all its readers, and the opening and closing of epochs (architecture, decision 2).
+//!
+//! ```text
+//!            ┌────────────────────────── ingest ───────────────────────────┐
+//!  Reader 0 ─┤ poll ─▶ rows at the open epoch ─▶ output 0                    │
+//!  Reader 1 ─┤ poll ─▶ rows at the open epoch ─▶ output 1                    │
+//!            │ record marks, then downgrade  ─▶ epoch number ─▶ broadcast ──┼─▶ every worker's `heard`
+//!            └──────────────▲──────────────────────────────────────────────┘
+//!                           └ a higher epoch heard: close up to it at once (Lamport's rule)
+//! ```
+//!
+//! An epoch is opened by its first row and closed as soon as its readers have nothing more (at most once a
+//! [`EPOCH_NS_MIN`]), or when it is [`EPOCH_NS_MAX`] old or holds [`EPOCH_BYTES_MAX`]. Without rows there are no epochs, no
+//! timers and no work.
+
+use crate::cuts::{CutBoard, RecordedCuts};
+use crate::errors::{SourceNames, error_rows};
+use crate::flight::{Budget, InFlight};
+use crate::meter::{Meter, Pulse, count_failed};
+use crate::rows::Rows;
+use crate::source::{Marks, Polled, Reader, Waker};
+use crate::{control::Control, cuts};
+use engine_base::{Clock, Epoch, SourceId};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use timely::container::{CapacityContainerBuilder, NoopBuilder};
+use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::{Scope, Stream, StreamVec};
+use timely::progress::operate::FrontierInterest;
+use timely::scheduling::Activator;
+
+/// The shortest time between two closes while input trickles in, nanoseconds.
+pub const EPOCH_NS_MIN: u64 = 1_000_000;
+/// The age at which an epoch closes though there is more input, nanoseconds.
+pub const EPOCH_NS_MAX: u64 = 5_000_000;
+/// The bytes of input at which an epoch closes.
+pub const EPOCH_BYTES_MAX: u64 = 8 << 20;
+/// How much one poll of a reader takes, bytes: small enough to stay in the second-level cache on its way.
+pub const POLL_BYTES: usize = 256 << 10;
+
+/// How often readers are asked how far behind they are, nanoseconds.
+const LAG_NS: u64 = 500_000_000;
+
+/// Makes a worker's reader of a source once its waker is known.
+pub type OpenReader = Box<dyn FnOnce(Waker) -> Result<Option<Box<dyn Reader>>, String>>;
+
+/// A source on one worker.
+pub struct SourceInput {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its number.
+    pub id: SourceId,
+    /// Opens this worker's share; `Ok(None)` where it has none.
+    pub open: OpenReader,
+    /// Its instruments.
+    pub meter: Arc<dyn Meter>,
+}
+
+/// What the source operators of a process share.
+#[derive(Clone)]
+pub struct IngestShared {
+    /// Where cuts are noted.
+    pub board: Arc<CutBoard>,
+    /// Stopping.
+    pub control: Arc<Control>,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Bounds of what is in flight, for each worker.
+    pub budget: Budget,
+    /// Cuts to follow instead of making new ones; the input ends with the last of them.
+    pub follow: Option<Arc<RecordedCuts>>,
+    /// Names of sources, for error rows.
+    pub names: SourceNames,
+    /// What is committed, for [`Reader::committed`].
+    pub committed: Arc<Committed>,
+    /// Who hears of epochs and of what is in flight.
+    pub pulse: Arc<dyn Pulse>,
+}
+
+/// The last committed cut, for telling readers.
+#[derive(Debug, Default)]
+pub struct Committed {
+    version: std::sync::atomic::AtomicU64,
+    cut: std::sync::Mutex<cuts::Cut>,
+}
+
+impl Committed {
+    /// A cut is durable.
+    pub fn set(&self, cut: cuts::Cut) {
+        *self.cut.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = cut;
+        self.version.fetch_add(1, std::sync::atomic::Ordering::Release);
+    }
+
+    fn newer_than(&self, seen: &mut u64) -> Option<cuts::Cut> {
+        let version = self.version.load(std::sync::atomic::Ordering::Acquire);
+        if version == *seen {
+            return None;
+        }
+        *seen = version;
+        Some(self.cut.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone())
+    }
+}
+
+/// The streams and handles of a worker's source operator.
+pub struct Ingested<'scope> {
+    /// The rows of each source.
+    pub rows: Vec<Stream<'scope, u64, Rows>>,
+    /// Records that could not be decoded, of each source, as error rows.
+    pub errors: Vec<Stream<'scope, u64, Rows>>,
+    /// What this worker has in flight; released by the worker's loop.
+    pub flight: Rc<RefCell<InFlight>>,
+    /// Wakes the source operator on this thread.
+    pub activator: Activator,
+}
+
+struct Slot {
+    name: Arc<str>,
+    id: SourceId,
+    reader: Option<Box<dyn Reader>>,
+    meter: Arc<dyn Meter>,
+    noted: Marks,
+}
+
+struct Pace {
+    /// The open epoch: the time of every capability.
+    current: u64,
+    /// Rows were put out in it.
+    dirty: bool,
+    opened_ns: u64,
+    closed_ns: u64,
+    bytes: u64,
+    /// The place in the cuts that are followed.
+    following: usize,
+}
+
+/// Builds the source operator of this worker.
+pub fn ingest<'scope>(
+    scope: Scope<'scope, u64>,
+    sources: Vec<SourceInput>,
+    shared: &IngestShared,
+) -> Ingested<'scope> {
+    let mut builder = OperatorBuilder::new("sources".to_owned(), scope);
+    let mut rows_out = Vec::new();
+    let mut rows = Vec::new();
+    let mut errors_out = Vec::new();
+    let mut errors = Vec::new();
+    for _ in &sources {
+        let (output, stream) = builder.new_output::<Rows>();
+        rows_out.push(OutputBuilder::<_, NoopBuilder<Rows>>::from(output));
+        rows.push(stream);
+    }
+    for _ in &sources {
+        let (output, stream) = builder.new_output::<Rows>();
+        errors_out.push(OutputBuilder::<_, NoopBuilder<Rows>>::from(output));
+        errors.push(stream);
+    }
+    let (epochs_out, epochs) = builder.new_output::<Vec<u64>>();
+    let mut epochs_out = OutputBuilder::<_, CapacityContainerBuilder<Vec<u64>>>::from(epochs_out);
+
+    let info = builder.operator_info();
+    let activator = scope.activator_for(info.address.clone());
+    let sync = scope.worker().sync_activator_for(info.address.to_vec());
+    // An activation that fails says that the worker is gone: there is nobody left to wake.
+    let waker = Waker::new(move || {
+        let _ = sync.activate();
+    });
+    shared.control.on_stop(waker.clone());
+    let heard = listen(epochs, activator.clone());
+
+    let mut slots: Vec<Slot> = Vec::new();
+    for source in sources {
+        let reader = (source.open)(waker.clone()).unwrap_or_else(|error| {
+            shared.control.fail(format!("source `{}`: {error}", source.name));
+            None
+        });
+        slots.push(Slot { name: source.name, id: source.id, reader, meter: source.meter, noted: Marks::new() });
+    }
+
+    let flight = Rc::new(RefCell::new(InFlight::default()));
+    let (shared, in_flight, wake) = (shared.clone(), flight.clone(), activator.clone());
+    let (peers, worker) = (scope.peers(), scope.index());
+    builder.build(move |mut caps: Vec<Capability<u64>>| {
+        let first = shared.follow.as_ref().and_then(|cuts| cuts.epochs.first()).map_or(0, |(epoch, _)| epoch.0);
+        for cap in &mut caps {
+            cap.downgrade(&first);
+        }
+        let mut pace =
+            Pace { current: first, dirty: false, opened_ns: 0, closed_ns: 0, bytes: 0, following: 0 };
+        let mut committed = 0;
+        let mut lag_told_ns = 0;
+        move |_frontiers| {
+            if caps.is_empty() {
+                return;
+            }
+            let now_ns = shared.clock.monotonic_ns();
+            let mut announce = None;
+            if shared.follow.is_none() && heard.get() > pace.current {
+                close(heard.get(), &mut pace, &mut caps, &mut slots, &shared.board, now_ns);
+            }
+            if let Some(cut) = shared.committed.newer_than(&mut committed) {
+                for slot in &mut slots {
+                    if let (Some(reader), Some(marks)) = (&mut slot.reader, cut.get(&slot.id)) {
+                        reader.committed(marks);
+                    }
+                }
+            }
+            if now_ns.saturating_sub(lag_told_ns) >= LAG_NS {
+                lag_told_ns = now_ns;
+                for slot in &slots {
+                    for (partition, records) in slot.reader.iter().flat_map(|reader| reader.lag()) {
+                        slot.meter.lag(partition, records);
+                    }
+                }
+            }
+            shared.pulse.in_flight(worker, in_flight.borrow().bytes());
+            let stopping = shared.control.stopping();
+            let paused = stopping || in_flight.borrow().exceeds(shared.budget, now_ns);
+            let mut more = false;
+            if !paused {
+                for at in 0..slots.len() {
+                    if slots[at].noted.is_empty() {
+                        begin(&mut slots[at], &shared.board);
+                    }
+                    let until = shared.follow.as_ref().map(|cuts| limits(cuts, pace.following, slots[at].id));
+                    let Some(reader) = &mut slots[at].reader else { continue };
+                    match reader.poll(POLL_BYTES, until.as_ref()) {
+                        Polled::Some(polled) => {
+                            more = true;
+                            if !pace.dirty {
+                                pace.dirty = true;
+                                pace.opened_ns = now_ns;
+                            }
+                            pace.bytes += polled.bytes;
+                            in_flight.borrow_mut().add(pace.current, polled.bytes, now_ns);
+                            let out: u64 = polled.rows.iter().map(|rows| rows.num_rows() as u64).sum();
+                            let busy_ns = shared.clock.monotonic_ns().saturating_sub(now_ns);
+                            slots[at].meter.batch(polled.records, out, busy_ns);
+                            count_failed(&*slots[at].meter, &polled.errors);
+                            slots[at].meter.bytes(polled.bytes);
+                            let mut output = rows_out[at].activate();
+                            let mut session = output.session_with_builder(&caps[at]);
+                            for mut rows in polled.rows {
+                                if rows.num_rows() > 0 {
+                                    session.give_container(&mut rows);
+                                }
+                            }
+                            if !polled.errors.is_empty() {
+                                let mut failed = error_rows(polled.errors, &shared.names);
+                                let mut output = errors_out[at].activate();
+                                output.session_with_builder(&caps[slots.len() + at]).give_container(&mut failed);
+                            }
+                        }
+                        Polled::Pending => {}
+                        Polled::Done => {
+                            note(&mut slots[at], Epoch(pace.current), &shared.board);
+                            slots[at].reader = None;
+                        }
+                        Polled::Failed(reason) => {
+                            let name = slots[at].name.clone();
+                            note(&mut slots[at], Epoch(pace.current), &shared.board);
+                            slots[at].reader = None;
+                            shared.control.fail(format!("source `{name}`: {reason}"));
+                        }
+                    }
+                }
+            }
+            let mut ended = stopping || slots.iter().all(|slot| slot.reader.is_none());
+            if let Some(cuts) = &shared.follow {
+                if reached(cuts, &pace, &slots) {
+                    pace.following += 1;
+                    match cuts.epochs.get(pace.following) {
+                        Some((next, _)) => {
+                            close(next.0, &mut pace, &mut caps, &mut slots, &shared.board, now_ns);
+                            more = true;
+                        }
+                        None => ended = true,
+                    }
+                }
+            } else if pace.dirty {
+                let age_ns = now_ns.saturating_sub(pace.opened_ns);
+                let rested_ns = now_ns.saturating_sub(pace.closed_ns);
+                if age_ns >= EPOCH_NS_MAX || pace.bytes >= EPOCH_BYTES_MAX || (!more && rested_ns >= EPOCH_NS_MIN) {
+                    let next = pace.current + 1;
+                    close(next, &mut pace, &mut caps, &mut slots, &shared.board, now_ns);
+                    shared.pulse.epoch_closed();
+                    announce = Some(next);
+                } else if !more {
+                    wake.activate_after(Duration::from_nanos(EPOCH_NS_MIN - rested_ns));
+                }
+            }
+            if let Some(epoch) = announce
+                && peers > 1
+            {
+                let mut output = epochs_out.activate();
+                // To every worker but this one, which knows.
+                let last = caps.len() - 1;
+                output.session(&caps[last]).give(epoch);
+            }
+            if ended {
+                for slot in &mut slots {
+                    note(slot, Epoch(pace.current), &shared.board);
+                }
+                caps.clear();
+                slots.clear();
+            } else if more {
+                wake.activate();
+            }
+        }
+    });
+    Ingested { rows, errors, flight, activator }
+}
+
+/// Notes where the partitions of a source stand before anything is read from them.
+fn begin(slot: &mut Slot, board: &CutBoard) {
+    let marks = slot.reader.as_ref().map(|reader| reader.marks()).unwrap_or_default();
+    if !marks.is_empty() {
+        board.starts(slot.id, &marks);
+        slot.noted = marks;
+    }
+}
+
+/// Notes where a source stands, if it moved.
+fn note(slot: &mut Slot, epoch: Epoch, board: &CutBoard) {
+    if let Some(reader) = &slot.reader {
+        let marks = reader.marks();
+        if marks != slot.noted {
+            board.closed(epoch, slot.id, &marks);
+            slot.noted = marks;
+        }
+    }
+}
+
+/// Closes the open epoch: first the marks, then the capabilities, so that no frontier passes an epoch without its cut.
+fn close(
+    next: u64,
+    pace: &mut Pace,
+    caps: &mut [Capability<u64>],
+    slots: &mut [Slot],
+    board: &CutBoard,
+    now_ns: u64,
+) {
+    for slot in slots {
+        note(slot, Epoch(pace.current), board);
+    }
+    for cap in caps {
+        cap.downgrade(&next);
+    }
+    *pace = Pace { current: next, dirty: false, opened_ns: now_ns, closed_ns: now_ns, bytes: 0, ..*pace };
+}
+
+/// Up to where the partitions of a source may be read in the epoch that is followed: the last mark at or before it.
+fn limits(cuts: &RecordedCuts, following: usize, source: SourceId) -> BTreeMap<u32, u64> {
+    let mut limits = BTreeMap::new();
+    for (_, marks) in cuts.epochs.iter().take(following + 1) {
+        for ((id, partition), next) in marks {
+            if *id == source {
+                limits.insert(*partition, *next);
+            }
+        }
+    }
+    limits
+}
+
+/// Whether each partition of this worker stands where the followed cut has it.
+fn reached(cuts: &RecordedCuts, pace: &Pace, slots: &[Slot]) -> bool {
+    let Some((_, marks)) = cuts.epochs.get(pace.following) else { return true };
+    slots.iter().all(|slot| {
+        let Some(reader) = &slot.reader else { return true };
+        let at = cuts::offsets(&reader.marks());
+        marks
+            .iter()
+            .filter(|((id, partition), _)| *id == slot.id && at.contains_key(partition))
+            .all(|((_, partition), next)| at.get(partition).is_some_and(|at| at >= next))
+    })
+}
+
+/// Listens to the epoch broadcast and wakes the source operator when a higher epoch is heard of.
+fn listen(epochs: StreamVec<'_, u64, u64>, activator: Activator) -> Rc<Cell<u64>> {
+    let scope = epochs.scope();
+    let peers = scope.peers() as u64;
+    let heard = Rc::new(Cell::new(0));
+
+    // Each number once for each worker.
+    let mut spread = OperatorBuilder::new("epochs".to_owned(), scope);
+    let mut input = spread.new_input(epochs, timely::dataflow::channels::pact::Pipeline);
+    spread.set_notify_for(0, FrontierInterest::Never);
+    let (output, copies) = spread.new_output::<Vec<(u64, u64)>>();
+    let mut output = OutputBuilder::<_, CapacityContainerBuilder<Vec<(u64, u64)>>>::from(output);
+    spread.build(move |_| {
+        move |_frontiers| {
+            let mut output = output.activate();
+            input.for_each(|cap, numbers| {
+                let mut session = output.session(&cap);
+                for number in numbers.drain(..) {
+                    for peer in 0..peers {
+                        session.give((peer, number));
+                    }
+                }
+            });
+        }
+    });
+
+    let mut hear = OperatorBuilder::new("epochs heard".to_owned(), scope);
+    let mut input = hear.new_input(copies, Exchange::new(|copy: &(u64, u64)| copy.0));
+    hear.set_notify_for(0, FrontierInterest::Never);
+    let known = heard.clone();
+    hear.build(move |_| {
+        move |_frontiers| {
+            input.for_each(|_cap, copies| {
+                for (_, number) in copies.drain(..) {
+                    if number > known.get() {
+                        known.set(number);
+                        activator.activate();
+                    }
+                }
+            });
+        }
+    });
+    heard
+}

@@ -1,0 +1,262 @@
+//! The operators that run steps: a fused chain of row-wise ones, and one that acts at an epoch's close.
+
+use crate::cuts::CutBoard;
+use crate::errors::{SourceNames, error_rows};
+use crate::exchange::ByKey;
+use crate::meter::{Meter, count_failed};
+use crate::rows::{ErrorRow, Rows, Times};
+use crate::step::{EpochStep, RowStep, StepOutput};
+use engine_base::{Clock, Epoch};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use timely::container::NoopBuilder;
+use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::operators::{Capability, CapabilityTrait};
+use timely::dataflow::{Scope, Stream};
+use timely::progress::operate::FrontierInterest;
+
+type Output = OutputBuilder<u64, NoopBuilder<Rows>>;
+
+/// What the operators of a worker share.
+#[derive(Clone)]
+pub struct StepShared {
+    /// The clock, for busy time and latency.
+    pub clock: Arc<dyn Clock>,
+    /// Names of sources, for error rows.
+    pub names: SourceNames,
+    /// Where keyed steps note the event times they saw.
+    pub board: Arc<CutBoard>,
+}
+
+/// A row-wise step on its way into a chain.
+pub struct ChainStep {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The step.
+    pub step: Box<dyn RowStep>,
+    /// Side outputs after the main one.
+    pub side_ports: usize,
+    /// Its instruments.
+    pub meter: Arc<dyn Meter>,
+}
+
+/// The streams of a chain.
+pub struct ChainStreams<'scope> {
+    /// The main output of the last step.
+    pub main: Stream<'scope, u64, Rows>,
+    /// The side outputs of each step.
+    pub sides: Vec<Vec<Stream<'scope, u64, Rows>>>,
+    /// The failed rows of each step.
+    pub errors: Vec<Stream<'scope, u64, Rows>>,
+}
+
+/// One operator for a run of row-wise steps: rows go from step to step by call, without a queue in between.
+pub fn chain<'scope>(
+    input: Stream<'scope, u64, Rows>,
+    steps: Vec<ChainStep>,
+    shared: &StepShared,
+) -> ChainStreams<'scope> {
+    let name = steps.iter().map(|step| &*step.name).collect::<Vec<_>>().join(" + ");
+    let mut builder = OperatorBuilder::new(name, input.scope());
+    let mut input = builder.new_input(input, Pipeline);
+    builder.set_notify_for(0, FrontierInterest::Never);
+    let (main_out, main) = builder.new_output::<Rows>();
+    let mut links: Vec<Link> = Vec::new();
+    let mut sides = Vec::new();
+    let mut errors = Vec::new();
+    for step in steps {
+        let (outs, streams): (Vec<_>, Vec<_>) = (0..step.side_ports)
+            .map(|_| {
+                let (output, stream) = builder.new_output::<Rows>();
+                (Output::from(output), stream)
+            })
+            .unzip();
+        let (errors_out, error_stream) = builder.new_output::<Rows>();
+        sides.push(streams);
+        errors.push(error_stream);
+        links.push(Link { step: step.step, meter: step.meter, sides: outs, errors: Output::from(errors_out) });
+    }
+    let mut main_out = Output::from(main_out);
+    let shared = shared.clone();
+    builder.build(move |_caps| {
+        move |_frontiers| {
+            input.for_each(|cap, rows| {
+                run_links(&mut links, &mut main_out, std::mem::take(rows), &cap, &shared);
+            });
+        }
+    });
+    ChainStreams { main, sides, errors }
+}
+
+/// A step in its chain with its outputs.
+struct Link {
+    step: Box<dyn RowStep>,
+    meter: Arc<dyn Meter>,
+    sides: Vec<Output>,
+    errors: Output,
+}
+
+fn run_links<C: CapabilityTrait<u64>>(
+    links: &mut [Link],
+    main: &mut Output,
+    mut rows: Rows,
+    cap: &C,
+    shared: &StepShared,
+) {
+    let Some((link, rest)) = links.split_first_mut() else {
+        if rows.num_rows() > 0 {
+            main.activate().session_with_builder(cap).give_container(&mut rows);
+        }
+        return;
+    };
+    if rows.num_rows() == 0 {
+        return;
+    }
+    let start_ns = shared.clock.monotonic_ns();
+    let rows_in = rows.num_rows() as u64;
+    let mut out = StepOutput::new(1 + link.sides.len());
+    link.step.step(rows, &mut out);
+    measure(&*link.meter, rows_in, &out, start_ns, shared);
+    give_errors(&mut link.errors, out.errors, cap, &shared.names);
+    let mut ports = out.ports.into_iter();
+    let passed = ports.next().unwrap_or_default();
+    for (output, side) in link.sides.iter_mut().zip(ports) {
+        let mut output = output.activate();
+        let mut session = output.session_with_builder(cap);
+        for mut rows in side {
+            session.give_container(&mut rows);
+        }
+    }
+    for rows in passed {
+        run_links(rest, main, rows, cap, shared);
+    }
+}
+
+fn measure(meter: &dyn Meter, rows_in: u64, out: &StepOutput, start_ns: u64, shared: &StepShared) {
+    let rows_out = out.ports.iter().flatten().map(|rows| rows.num_rows() as u64).sum();
+    let busy_ns = shared.clock.monotonic_ns().saturating_sub(start_ns);
+    meter.batch(rows_in, rows_out, busy_ns);
+    count_failed(meter, &out.errors);
+    if out.late > 0 {
+        meter.late(out.late);
+    }
+    let now_ns = shared.clock.now_ns();
+    for rows in out.ports.iter().flatten() {
+        // Rows of a batch came together: the first stands for all.
+        meter.latency(now_ns.saturating_sub(rows.ingest_ns.get(0)).max(0) as u64, rows.num_rows() as u64);
+    }
+}
+
+fn give_errors<C: CapabilityTrait<u64>>(output: &mut Output, errors: Vec<ErrorRow>, cap: &C, names: &SourceNames) {
+    if !errors.is_empty() {
+        output.activate().session_with_builder(cap).give_container(&mut error_rows(errors, names));
+    }
+}
+
+/// An input of a keyed operator: its stream and the columns that bring rows of one key together (none: all to worker 0).
+pub struct KeyedInput<'scope> {
+    /// The rows.
+    pub stream: Stream<'scope, u64, Rows>,
+    /// The key columns.
+    pub key: Vec<String>,
+}
+
+/// The streams of a keyed operator.
+pub struct KeyedStreams<'scope> {
+    /// The main output, then the side outputs.
+    pub ports: Vec<Stream<'scope, u64, Rows>>,
+    /// Failed rows.
+    pub errors: Stream<'scope, u64, Rows>,
+}
+
+/// One operator with state by key: gathers each epoch's rows and acts when the epoch has closed on all workers.
+pub fn keyed<'scope>(
+    scope: Scope<'scope, u64>,
+    name: &str,
+    inputs: Vec<KeyedInput<'scope>>,
+    ports: usize,
+    mut step: Box<dyn EpochStep>,
+    meter: Arc<dyn Meter>,
+    shared: &StepShared,
+) -> KeyedStreams<'scope> {
+    let mut builder = OperatorBuilder::new(name.to_owned(), scope);
+    let mut handles: Vec<_> = inputs
+        .into_iter()
+        .map(|input| {
+            let key = input.key;
+            builder.new_input(input.stream, DistributorPact(move |workers| ByKey::new(key, workers)))
+        })
+        .collect();
+    for input in 0..handles.len() {
+        builder.set_notify_for(input, FrontierInterest::IfCapability);
+    }
+    let (mut outs, streams): (Vec<Output>, Vec<_>) = (0..ports)
+        .map(|_| {
+            let (output, stream) = builder.new_output::<Rows>();
+            (Output::from(output), stream)
+        })
+        .unzip();
+    let (errors_out, errors) = builder.new_output::<Rows>();
+    let mut errors_out = Output::from(errors_out);
+    let shared = shared.clone();
+    builder.build(move |caps| {
+        drop(caps);
+        let mut waiting: BTreeMap<u64, Waiting> = BTreeMap::new();
+        move |frontiers| {
+            for (at, handle) in handles.iter_mut().enumerate() {
+                let sides = ports + 1;
+                let inputs = frontiers.len();
+                handle.for_each(|cap, rows| {
+                    // A message always has a time here: sources stamp every batch with their epoch.
+                    let Some(epoch) = cap.least().copied() else { return };
+                    let entry = waiting.entry(epoch).or_insert_with(|| Waiting {
+                        caps: (0..sides).filter_map(|port| cap.retain_least(port)).collect(),
+                        inputs: vec![Vec::new(); inputs],
+                    });
+                    entry.inputs[at].push(std::mem::take(rows));
+                });
+            }
+            while let Some(entry) = waiting.first_entry() {
+                let epoch = *entry.key();
+                if frontiers.iter().any(|frontier| frontier.less_equal(&epoch)) {
+                    break;
+                }
+                let closing = entry.remove();
+                let start_ns = shared.clock.monotonic_ns();
+                let rows_in = closing.inputs.iter().flatten().map(|rows| rows.num_rows() as u64).sum();
+                let inputs: Vec<Vec<Rows>> = closing.inputs.into_iter().map(Rows::in_canonical_order).collect();
+                if let Some(event_ns) = inputs.iter().flatten().filter_map(latest_event).max() {
+                    shared.board.saw(Epoch(epoch), event_ns);
+                }
+                let mut out = StepOutput::new(ports);
+                step.close(Epoch(epoch), inputs, &mut out);
+                measure(&*meter, rows_in, &out, start_ns, &shared);
+                give_errors(&mut errors_out, out.errors, &closing.caps[ports], &shared.names);
+                for ((output, batches), cap) in outs.iter_mut().zip(out.ports).zip(&closing.caps) {
+                    let mut output = output.activate();
+                    let mut session = output.session_with_builder(cap);
+                    for mut rows in batches {
+                        session.give_container(&mut rows);
+                    }
+                }
+            }
+        }
+    });
+    KeyedStreams { ports: streams, errors }
+}
+
+/// The greatest event time of a batch.
+fn latest_event(rows: &Rows) -> Option<i64> {
+    match rows.event_ns.as_ref()? {
+        Times::One(time) => Some(*time),
+        Times::Each(times) => times.iter().copied().max(),
+    }
+}
+
+/// An epoch that has not closed: its rows by input, and a capability for each output.
+struct Waiting {
+    caps: Vec<Capability<u64>>,
+    inputs: Vec<Vec<Rows>>,
+}

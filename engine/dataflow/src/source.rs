@@ -1,0 +1,98 @@
+//! What a connector gives the dataflow to read from: a [`Reader`] on each worker.
+//!
+//! ```text
+//! connector thread ──bounded queue──▶ Reader::poll (worker thread, never blocks) ──Rows──▶ source operator
+//!        └────────── Waker::wake after each enqueue, and once more after the end ──────────▶┘
+//! ```
+
+use crate::rows::{ErrorRow, Rows};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Where a partition stands: everything before it has been handed out, nothing after.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// The offset of the next record: comparable within the partition (a Kafka offset, a record's ordinal in a file source).
+    pub next: u64,
+    /// What the connector needs to seek there, as JSON text (a file's path and byte, say). Opaque to the dataflow.
+    pub detail: String,
+}
+
+/// The marks of the partitions of one source, by partition number.
+pub type Marks = BTreeMap<u32, Mark>;
+
+/// Wakes the worker that owns a reader. Cheap; any thread may call it.
+#[derive(Clone)]
+pub struct Waker(Arc<dyn Fn() + Send + Sync>);
+
+impl Waker {
+    /// A waker that runs `wake`.
+    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
+        Waker(Arc::new(wake))
+    }
+
+    /// A waker that does nothing, for tests that poll.
+    pub fn none() -> Self {
+        Waker::new(|| ())
+    }
+
+    /// Has the worker poll its readers soon.
+    pub fn wake(&self) {
+        (self.0)();
+    }
+}
+
+impl std::fmt::Debug for Waker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Waker")
+    }
+}
+
+/// What one poll gave.
+#[derive(Debug, Default)]
+pub struct SourceRows {
+    /// Decoded rows, in order within each partition. Every `Rows` holds rows of one partition.
+    pub rows: Vec<Rows>,
+    /// Records that could not be decoded. They count as handed out.
+    pub errors: Vec<ErrorRow>,
+    /// Bytes of input behind both, for backpressure and metrics.
+    pub bytes: u64,
+    /// Records behind both.
+    pub records: u64,
+}
+
+/// The state of a reader after a poll.
+#[derive(Debug)]
+pub enum Polled {
+    /// Rows or errors; there may be more at once.
+    Some(SourceRows),
+    /// Nothing now. The reader calls its [`Waker`] when there is.
+    Pending,
+    /// Nothing, ever again.
+    Done,
+    /// The source can't go on. The pipeline stops with this sentence; nothing that was handed out is lost.
+    Failed(String),
+}
+
+/// A worker's share of a source: the partitions assigned to it.
+///
+/// Contract: `poll` never blocks; each record of a partition is handed out once, in order, as a row or as an error;
+/// `marks` tells where each assigned partition stands after the last poll; what is queued inside is bounded.
+pub trait Reader {
+    /// Takes what has arrived, up to about `max_bytes` of input (at least one record if there is one).
+    ///
+    /// With `until`, no record at or beyond the given offset of its partition is handed out: the reader returns
+    /// `Pending` when every partition has reached its limit. A partition that is not named is not read at all.
+    fn poll(&mut self, max_bytes: usize, until: Option<&BTreeMap<u32, u64>>) -> Polled;
+
+    /// Where each partition of this worker stands.
+    fn marks(&self) -> Marks;
+
+    /// What was handed out up to these marks is safe for good: offsets may be stored for monitoring, input acknowledged.
+    fn committed(&mut self, _marks: &Marks) {}
+
+    /// How many records the system still holds behind each partition's mark, where the system can tell.
+    fn lag(&self) -> BTreeMap<u32, u64> {
+        BTreeMap::new()
+    }
+}

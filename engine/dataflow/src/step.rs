@@ -1,0 +1,45 @@
+//! The steps of a dataflow: row-wise ones that act on arrival, and those that act at an epoch's close.
+
+use crate::rows::{ErrorRow, Rows};
+use engine_base::Epoch;
+
+/// What a step puts out for the rows it was given.
+#[derive(Debug, Default)]
+pub struct StepOutput {
+    /// Port 0 is the main output; side outputs follow in the order of the plan's ports (the error port is not among them).
+    pub ports: Vec<Vec<Rows>>,
+    /// Rows that failed.
+    pub errors: Vec<ErrorRow>,
+    /// Rows that came too late for the step's state. They are also at its `late` port.
+    pub late: u64,
+}
+
+impl StepOutput {
+    /// Empty outputs for `ports` ports.
+    pub fn new(ports: usize) -> Self {
+        StepOutput { ports: (0..ports).map(|_| Vec::new()).collect(), errors: Vec::new(), late: 0 }
+    }
+
+    /// Puts rows out at a port; empty ones are dropped.
+    pub fn give(&mut self, port: usize, rows: Rows) {
+        if rows.num_rows() > 0 {
+            self.ports[port].push(rows);
+        }
+    }
+}
+
+/// A row-wise step: `filter`, `map`, `flatten`, `route`, inline `predict`. Acts on arrival; several are fused.
+///
+/// Contract: the result for a row depends on that row alone, never on the rows beside it; every input row comes out, is
+/// dropped by meaning (a filter), or is in `errors`; rows keep their order.
+pub trait RowStep {
+    /// Takes rows, puts rows out.
+    fn step(&mut self, rows: Rows, out: &mut StepOutput);
+}
+
+/// A step with state by key: it gets all rows of an epoch that this worker owns, when the epoch has closed, in canonical
+/// order (architecture, decision 3).
+pub trait EpochStep {
+    /// Takes the rows of `epoch`. `inputs[i]` holds those of input `i`, in canonical order across the batches.
+    fn close(&mut self, epoch: Epoch, inputs: Vec<Vec<Rows>>, out: &mut StepOutput);
+}

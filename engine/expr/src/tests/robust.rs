@@ -1,0 +1,1 @@
+//! Bad text never panics and never hangs.

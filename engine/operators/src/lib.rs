@@ -1,0 +1,121 @@
+//! The kinds of operator: one file a kind, and one line in [`operators`].
+//!
+//! A kind has two halves. `plan` checks its config against the types of its inputs and is all that the planner sees
+//! ([`OperatorKind`]); `render` makes the step that runs on a worker, against inputs that hold only the columns somebody
+//! reads ([`Render`]). Epochs, exchange by key and watermarks are left to `dataflow`, models to `models`.
+//!
+//! What a rendered step puts out at a port holds exactly the columns wanted there, in the order of the planned schema.
+//! A batch of which no column is wanted still has its number of rows.
+
+use arrow::datatypes::SchemaRef;
+use engine_base::{Clock, StepId};
+use engine_dataflow::{EpochStep, RowStep};
+use engine_plan::{Columns, OperatorKind, Planned};
+use std::sync::{Arc, LazyLock};
+
+mod check;
+pub mod event_time;
+pub mod filter;
+pub mod flatten;
+pub mod map;
+mod payload;
+pub mod predict;
+mod render;
+pub mod rolling;
+pub mod route;
+pub mod union;
+
+#[cfg(test)]
+mod oracle;
+#[cfg(test)]
+mod testing;
+
+pub use event_time::render_event_time;
+pub use filter::render_filter;
+pub use map::render_map;
+pub use union::render_union_input;
+
+/// A kind of operator: what the planner sees of it, and what the runtime makes of it.
+pub struct OperatorEntry {
+    /// Its name, config, and how it is planned.
+    pub kind: &'static OperatorKind,
+    /// How it is made to run.
+    pub render: Render,
+}
+
+/// How a planned step is made to run on a worker. An error is a sentence for the operator of the pipeline: the plan was
+/// right, but what it stands on is not (weights that can't be read any more).
+#[derive(Clone, Copy)]
+pub enum Render {
+    /// A row-wise step, on arrival.
+    Rows(RenderRows),
+    /// A keyed step, at the close of an epoch.
+    Epochs(RenderEpochs),
+    /// The streams of all inputs as one, each through the step of [`render_union_input`].
+    Union,
+}
+
+/// Makes a row-wise step of its planned form.
+pub type RenderRows = fn(&dyn Planned, &RenderCx<'_>) -> Result<Box<dyn RowStep>, String>;
+
+/// Makes a keyed step of its planned form.
+pub type RenderEpochs = fn(&dyn Planned, &RenderCx<'_>) -> Result<Box<dyn EpochStep>, String>;
+
+/// What a step is told while it is rendered on a worker.
+pub struct RenderCx<'a> {
+    /// Its name, for error rows.
+    pub step: Arc<str>,
+    /// Its number, for the positions of rows that it copies or expands.
+    pub step_id: StepId,
+    /// The schema of each input's batches: columns that somebody reads, this step's own reads among them.
+    pub inputs: &'a [SchemaRef],
+    /// The columns that are read at each output port, hidden ones among them; without the error port.
+    pub wanted: &'a [Columns],
+    /// Whether anybody reads the port at all; nothing is put out at one that nobody reads.
+    pub read: &'a [bool],
+    /// The number of this worker.
+    pub worker: usize,
+    /// The number of workers.
+    pub workers: usize,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Every kind of operator, in the order of the reference.
+pub fn operators() -> &'static [OperatorEntry] {
+    static OPERATORS: LazyLock<[OperatorEntry; 7]> = LazyLock::new(|| {
+        [
+            filter::entry(),
+            map::entry(),
+            flatten::entry(),
+            route::entry(),
+            union::entry(),
+            OperatorEntry { kind: rolling::kind(), render: Render::Epochs(rolling::render) },
+            predict::entry(),
+        ]
+    });
+    &*OPERATORS
+}
+
+/// The planner's half of every kind.
+pub fn operator_kinds() -> Vec<&'static OperatorKind> {
+    operators().iter().map(|entry| entry.kind).collect()
+}
+
+/// The kind of this name.
+pub fn find(name: &str) -> Option<&'static OperatorEntry> {
+    operators().iter().find(|entry| entry.kind.name == name)
+}
+
+/// How a step of this kind is made to run: the kinds of [`operators`], and `event_time`, which a source's key implies.
+pub fn render_of(kind: &str) -> Option<Render> {
+    match kind {
+        "event_time" => Some(Render::Rows(|plan, cx| render_event_time(planned(plan, "event_time")?, cx))),
+        kind => find(kind).map(|entry| entry.render),
+    }
+}
+
+/// The planned form of a kind, as its own type.
+fn planned<'a, T: Planned>(planned: &'a dyn Planned, kind: &str) -> Result<&'a T, String> {
+    planned.downcast().ok_or_else(|| format!("the planned form of a `{kind}` is of another kind"))
+}

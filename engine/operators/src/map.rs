@@ -1,0 +1,433 @@
+//! `map`: computes, keeps, drops and renames columns. Its plan is the one of `columns:` of a sink.
+
+use crate::render::{assemble, compile, evaluate, fail, sound};
+use crate::{OperatorEntry, Render, RenderCx, check, planned};
+use arrow::array::{Array, ArrayRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use engine_base::codes::{operator as codes, plan as plan_codes};
+use engine_base::{Diagnostic, RowError, Span};
+use engine_dataflow::{RowStep, Rows, StepOutput};
+use engine_expr::{Program, Scalar, Scope};
+use engine_plan::kinds::InputKeys;
+use engine_plan::rowwise::MapPlan;
+use engine_plan::{Cx, OperatorKind, Output, PlannedOperator, StreamType, hidden};
+use engine_spec::Assignments;
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+static KIND: OperatorKind = OperatorKind {
+    name: "map",
+    summary: "Computes, keeps, drops and renames columns, one row for each row.",
+    config_schema: |generator| generator.subschema_for::<MapConfig>(),
+    inputs: InputKeys::One,
+    plan,
+};
+
+/// The registry line of `map`.
+pub(crate) fn entry() -> OperatorEntry {
+    OperatorEntry { kind: &KIND, render: Render::Rows(|plan, cx| render_map(planned::<MapPlan>(plan, "map")?, cx)) }
+}
+
+/// Computes, keeps, drops and renames columns, one row for each row.
+///
+/// The keys apply in this order: `set`, then `keep` or `drop`, then `rename`. A row for which an expression of `set`
+/// fails goes to `NAME.errors`. A column that no later step reads is not computed, and so can't fail.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct MapConfig {
+    /// `new: expression`, over the columns of the input: no expression sees what another one sets. A column that is there
+    /// already is replaced in its place; others are added at the end. The event time of a row stays what it is, whatever
+    /// becomes of the column that it was read from.
+    #[serde(default)]
+    set: Assignments,
+    /// The columns that stay, in this order; all others go.
+    keep: Option<Vec<String>>,
+    /// The columns that go; all others stay.
+    drop: Option<Vec<String>>,
+    /// `new: old`.
+    #[serde(default)]
+    rename: IndexMap<String, String>,
+}
+
+/// A column on its way through the keys.
+struct Column {
+    field: Field,
+    /// `None` where it could not be planned, which is noted.
+    value: Option<Scalar>,
+}
+
+impl Column {
+    fn name(&self) -> &str {
+        self.field.name()
+    }
+}
+
+fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
+    let input = inputs.first()?;
+    let config: MapConfig = cx.config()?;
+    let noted = cx.diagnostics.len();
+    if config.set.is_empty() && config.keep.is_none() && config.drop.is_none() && config.rename.is_empty() {
+        let span = cx.component.kind_span;
+        cx.push(
+            Diagnostic::error(codes::NOTHING_TO_DO, span, "this `map` changes nothing")
+                .help("give it one of `set`, `keep`, `drop` and `rename`, or read its input directly"),
+        );
+        return None;
+    }
+    let mut columns = Vec::new();
+    for field in input.schema.fields() {
+        let quoted = format!("\"{}\"", field.name().replace('"', "\"\""));
+        let value = cx.expr.scalar(&quoted, &Scope::new(input.schema.clone()));
+        columns.push(Column { field: field.as_ref().clone(), value: cx.noted(&[], value) });
+    }
+    set(cx, &config, input, &mut columns);
+    choose(cx, &config, &mut columns);
+    rename(cx, &config, &mut columns);
+    if columns.is_empty() && cx.diagnostics.len() == noted {
+        let key = if config.keep.is_some() { "keep" } else { "drop" };
+        cx.error(codes::NOTHING_TO_DO, &[key], "no column is left");
+    }
+    if cx.diagnostics.len() > noted {
+        return None;
+    }
+    let schema: SchemaRef =
+        Arc::new(Schema::new(columns.iter().map(|column| column.field.clone()).collect::<Vec<_>>()));
+    let columns: Vec<(String, Scalar)> =
+        columns.into_iter().map(|column| Some((column.field.name().clone(), column.value?))).collect::<Option<_>>()?;
+    Some(PlannedOperator {
+        outputs: vec![Output { port: String::new(), stream: StreamType { schema, ..input.clone() } }],
+        can_fail: columns.iter().any(|(_, value)| value.as_column().is_none()),
+        exchange: None,
+        state: None,
+        look_back_ns: 0,
+        planned: Arc::new(MapPlan { columns }),
+    })
+}
+
+/// A column that holds an expression. What is known of a column beside its type (that it is JSON) goes along when it is
+/// passed on as it is.
+fn field_of(name: &str, value: &Scalar, input: &SchemaRef) -> Field {
+    match value.as_column().and_then(|column| input.field_with_name(column).ok()) {
+        Some(field) => field.clone().with_name(name),
+        None => Field::new(name, value.data_type().clone(), value.nullable()),
+    }
+}
+
+fn set(cx: &mut Cx<'_>, config: &MapConfig, input: &StreamType, columns: &mut Vec<Column>) {
+    for (name, expression) in &config.set {
+        let value = check::scalar(cx, &["set", name], expression, input);
+        let field = match &value {
+            Some(value) => field_of(name, value, &input.schema),
+            None => Field::new(name, DataType::Null, true),
+        };
+        match columns.iter_mut().find(|column| column.name() == name) {
+            Some(column) => *column = Column { field, value },
+            None => columns.push(Column { field, value }),
+        }
+    }
+}
+
+fn choose(cx: &mut Cx<'_>, config: &MapConfig, columns: &mut Vec<Column>) {
+    let (key, named) = match (&config.keep, &config.drop) {
+        (None, None) => return,
+        (Some(keep), None) => ("keep", keep),
+        (None, Some(drop)) => ("drop", drop),
+        (Some(_), Some(_)) => {
+            let keep = check::key_span(cx, &[], "keep");
+            let drop = check::key_span(cx, &[], "drop");
+            cx.push(
+                Diagnostic::error(codes::KEEP_AND_DROP, drop, "`keep` and `drop` don't go together")
+                    .also(keep, "what is not named here goes anyway")
+                    .help("leave out one of them"),
+            );
+            return;
+        }
+    };
+    let schema: SchemaRef =
+        Arc::new(Schema::new(columns.iter().map(|column| column.field.clone()).collect::<Vec<_>>()));
+    let mut chosen: BTreeMap<&str, usize> = BTreeMap::new();
+    for (at, name) in named.iter().enumerate() {
+        let place = at.to_string();
+        let path = [key, place.as_str()];
+        if cx.column(&path, name, &schema).is_some() && chosen.insert(name, at).is_some() {
+            let span = cx.span(&path);
+            cx.push(
+                Diagnostic::error(plan_codes::COLUMN_TAKEN, span, format!("`{name}` is named twice"))
+                    .help("name each column once"),
+            );
+        }
+    }
+    if key == "drop" {
+        columns.retain(|column| !chosen.contains_key(column.name()));
+    } else {
+        columns.retain(|column| chosen.contains_key(column.name()));
+        columns.sort_by_key(|column| chosen.get(column.name()).copied());
+    }
+}
+
+fn rename(cx: &mut Cx<'_>, config: &MapConfig, columns: &mut [Column]) {
+    // All at once, so that two columns can swap names.
+    let mut renamed: BTreeMap<&str, &str> = BTreeMap::new();
+    for (new, old) in &config.rename {
+        let span = cx.span(&["rename", new]);
+        if !columns.iter().any(|column| column.name() == old) {
+            let names: Vec<&str> = columns.iter().map(Column::name).collect();
+            cx.push(unknown_old(span, new, old, &names));
+        } else if let Some(other) = renamed.insert(old, new) {
+            let message = format!("`{old}` is renamed twice: to `{other}` and to `{new}`");
+            cx.push(
+                Diagnostic::error(plan_codes::COLUMN_TAKEN, span, message)
+                    .help(format!("`set: {{ {new}: {old} }}` makes a copy")),
+            );
+        }
+    }
+    for (old, new) in &renamed {
+        if old != new && !renamed.contains_key(new) && columns.iter().any(|column| column.name() == *new) {
+            let span = check::key_span(cx, &["rename"], new);
+            cx.push(check::taken(span, new).help(format!("drop or rename the old `{new}`, or choose another name")));
+        }
+    }
+    for column in columns {
+        if let Some(new) = renamed.get(column.field.name().as_str()) {
+            column.field = column.field.clone().with_name(*new);
+        }
+    }
+}
+
+fn unknown_old(span: Span, new: &str, old: &str, names: &[&str]) -> Diagnostic {
+    let error = Diagnostic::error(plan_codes::UNKNOWN_COLUMN, span, format!("there is no column `{old}` here"));
+    // The likeliest slip is to put the old name first.
+    if names.contains(&new) {
+        return error.help(format!("it is `new: old`; did you mean `{old}: {new}`?"));
+    }
+    error
+        .did_you_mean(old, names.iter().copied())
+        .help(format!("the columns are {}", check::listed(names.iter().copied())))
+}
+
+/// The step of a `map`, or of the `columns:` of a sink.
+pub fn render_map(plan: &MapPlan, cx: &RenderCx<'_>) -> Result<Box<dyn RowStep>, String> {
+    let input = cx.inputs.first().ok_or("a map without an input")?;
+    let wanted = cx.wanted.first().ok_or("a map without an output")?;
+    let computed = Computed::new(input, plan.columns.iter().filter(|(name, _)| wanted.contains(name)))?;
+    Ok(Box::new(Map { step: cx.step.clone(), computed, event_time: wanted.contains(hidden::EVENT_TIME) }))
+}
+
+struct Map {
+    step: Arc<str>,
+    computed: Computed,
+    event_time: bool,
+}
+
+impl RowStep for Map {
+    fn step(&mut self, mut rows: Rows, out: &mut StepOutput) {
+        let (columns, failed) = self.computed.evaluate(&rows);
+        let failed: Vec<(usize, RowError)> = failed.into_iter().collect();
+        let given = if failed.is_empty() {
+            rows.with_batch(assemble(&self.computed.schema, columns, rows.num_rows()))
+        } else {
+            // The columns of failed rows hold nulls where there can be none: only what is left fits the schema.
+            let mask = sound(rows.num_rows(), &failed);
+            let loose = rows.with_batch(assemble(&self.computed.loose, columns, rows.num_rows())).filter(&mask);
+            let columns = loose.batch.columns().to_vec();
+            loose.with_batch(assemble(&self.computed.schema, columns, loose.num_rows()))
+        };
+        fail(&self.step, &rows, failed, out);
+        rows = given;
+        if !self.event_time {
+            rows.event_ns = None;
+        }
+        out.give(0, rows);
+    }
+}
+
+/// Columns computed from those of a row.
+pub(crate) struct Computed {
+    values: Vec<Value>,
+    /// The columns, each with its own nullability.
+    pub(crate) schema: SchemaRef,
+    /// The same, all nullable: what the values are while failed rows are among them.
+    pub(crate) loose: SchemaRef,
+}
+
+enum Value {
+    /// A column of the input as it is.
+    Column(usize),
+    /// An expression.
+    Program(Box<Program>),
+}
+
+impl Computed {
+    /// The programs of some columns over the batches of a schema.
+    pub(crate) fn new<'a>(
+        input: &SchemaRef,
+        columns: impl Iterator<Item = &'a (String, Scalar)>,
+    ) -> Result<Computed, String> {
+        let mut values = Vec::new();
+        let mut fields = Vec::new();
+        for (name, value) in columns {
+            let plain = value.as_column().and_then(|column| input.index_of(column).ok());
+            values.push(match plain {
+                Some(at) => Value::Column(at),
+                None => Value::Program(Box::new(compile(value, input)?)),
+            });
+            fields.push(field_of(name, value, input));
+        }
+        let loose: Vec<Field> = fields.iter().map(|field| field.clone().with_nullable(true)).collect();
+        Ok(Computed { values, schema: Arc::new(Schema::new(fields)), loose: Arc::new(Schema::new(loose)) })
+    }
+
+    /// The columns, and the rows that failed: for each the reason of the first column that did.
+    pub(crate) fn evaluate(&mut self, rows: &Rows) -> (Vec<ArrayRef>, BTreeMap<usize, RowError>) {
+        let mut failed: BTreeMap<usize, RowError> = BTreeMap::new();
+        let mut columns = Vec::with_capacity(self.values.len());
+        for (value, field) in self.values.iter_mut().zip(self.schema.fields()) {
+            let column = match value {
+                Value::Column(at) => rows.batch.column(*at).clone(),
+                Value::Program(program) => {
+                    let evaluated = evaluate(program, rows);
+                    for (row, error) in evaluated.errors {
+                        failed.entry(row).or_insert(error);
+                    }
+                    evaluated.array
+                }
+            };
+            if !field.is_nullable() && column.null_count() > 0 {
+                // A function that says it never gives null, and does: the promise to later steps is kept all the same.
+                for row in (0..column.len()).filter(|row| column.is_null(*row)) {
+                    let reason = || RowError::new("null", format!("`{}` is null, and can't be", field.name()));
+                    failed.entry(row).or_insert_with(reason);
+                }
+            }
+            columns.push(column);
+        }
+        (columns, failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{Given, check, check_problems};
+
+    const SOURCE: &str = "schema: { id: int64, amount: int64, rate: float64 | null, extra: json | null }";
+    const LINES: &str = r#"
+        {"id": 1, "amount": 10, "rate": 0.5, "extra": "[1]"}
+        {"id": 2, "amount": 0, "rate": null}
+        {"id": 3, "amount": 4, "rate": 2.0}
+    "#;
+
+    fn map(keys: &'static str) -> Given<'static> {
+        Given { source: SOURCE, operators: keys, read: &[("m", &[])], ..Given::default() }
+    }
+
+    #[test]
+    fn set_then_keep_then_rename() {
+        check(
+            &map("
+                m:
+                  type: map
+                  input: rows
+                  set: { amount: amount * 2, twice: amount + amount }
+                  keep: [twice, amount, id]
+                  rename: { key: id, id: twice }"),
+            LINES,
+            r#"
+            m {"id":20,"amount":20,"key":1}
+            m {"id":0,"amount":0,"key":2}
+            m {"id":8,"amount":8,"key":3}
+            "#,
+        );
+    }
+
+    #[test]
+    fn drop_leaves_the_others_in_order_and_rename_can_swap() {
+        check(
+            &map("m: { type: map, input: rows, drop: [rate, extra], rename: { id: amount, amount: id } }"),
+            LINES,
+            r#"
+            m {"amount":1,"id":10}
+            m {"amount":2,"id":0}
+            m {"amount":3,"id":4}
+            "#,
+        );
+    }
+
+    #[test]
+    fn a_row_fails_alone_and_only_for_what_is_read() {
+        let operators = "m: { type: map, input: rows, set: { share: 100 / amount, z: rate * 2 }, drop: [rate, extra] }";
+        let given = Given { source: SOURCE, operators, ..Given::default() };
+        check(
+            &Given { read: &[("m", &["id", "share"]), ("m.errors", &[])], ..given },
+            LINES,
+            r#"
+            m {"id":1,"share":10}
+            m {"id":3,"share":25}
+            m.errors 1 divide_by_zero: division by zero {"id":2,"amount":0}
+            "#,
+        );
+        check(
+            &Given { read: &[("m", &["id", "z"]), ("m.errors", &[])], ..given },
+            LINES,
+            r#"
+            m {"id":1,"z":1.0}
+            m {"id":2,"z":null}
+            m {"id":3,"z":4.0}
+            "#,
+        );
+    }
+
+    #[test]
+    fn json_stays_json() {
+        let (plan, problems) = map("m: { type: map, input: rows, set: { copy: extra }, rename: { e: extra } }").plan();
+        let plan = plan.expect(&problems);
+        let schema = &plan.find("m").expect("the step").outputs[0].stream.schema;
+        for name in ["copy", "e"] {
+            assert!(engine_plan::types::is_json(schema.field_with_name(name).expect("the column")), "{name}");
+        }
+        check(
+            &map("m: { type: map, input: rows, set: { copy: extra }, keep: [copy] }"),
+            r#"{"id": 1, "amount": 1}"#,
+            r#"m {"copy":null}"#,
+        );
+    }
+
+    #[test]
+    fn volatile_functions_belong_to_their_row() {
+        // The same whatever the batches: `check` cuts them in several ways.
+        let given = map("m: { type: map, input: rows, set: { r: random(), t: now() }, keep: [r, t] }");
+        let whole = given.run(LINES, &[]);
+        assert_eq!(whole, given.run(LINES, &[1]));
+        assert_eq!(whole["m"].iter().collect::<std::collections::BTreeSet<_>>().len(), 3);
+    }
+
+    #[test]
+    fn problems_have_their_place() {
+        check_problems(
+            &map("m: { type: map, input: rows }"),
+            "E0350 `map` this `map` changes nothing | give it one of `set`, `keep`, `drop` and `rename`, or read its input directly",
+        );
+        check_problems(
+            &map("m: { type: map, input: rows, keep: [id, amuont, id] }"),
+            "
+            E0320 `amuont` there is no column `amuont` here | did you mean `amount`? | the columns are `id`, `amount`, `rate`, `extra`
+            E0319 `id` `id` is named twice | name each column once
+            ",
+        );
+        check_problems(
+            &map("m: { type: map, input: rows, rename: { id: key } }"),
+            "E0320 `key` there is no column `key` here | it is `new: old`; did you mean `key: id`?",
+        );
+        check_problems(
+            &map("m: { type: map, input: rows, rename: { rate: id } }"),
+            "E0319 `rate` there is a column `rate` already | drop or rename the old `rate`, or choose another name",
+        );
+        check_problems(
+            &map("m: { type: map, input: rows, keep: [id], drop: [rate] }"),
+            "E0351 `drop` `keep` and `drop` don't go together | leave out one of them",
+        );
+        check_problems(&map("m: { type: map, input: rows, keep: [] }"), "E0350 `[]` no column is left");
+    }
+}

@@ -1,0 +1,135 @@
+//! Aggregates as mergeable states of a few words: what the nodes of a [`super::tree`] hold.
+//!
+//! Every merge is `earlier ⊕ later` and an empty state is neutral to the bit, so that a result depends only on the rows and
+//! the shape of the tree. Nothing is ever subtracted: an infinity leaves with its row.
+
+/// A kind of state and where its words stand in a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CallState {
+    pub(super) kind: StateKind,
+    pub(super) at: usize,
+}
+
+/// The states that merge in a few words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StateKind {
+    /// Rows, or values that are not null: `n`.
+    Count,
+    /// A sum of integers that can't overflow on its way: `n, low, high` of an `i128`.
+    SumInt,
+    /// A sum of floats, for `sum` and `avg`: `n, sum`.
+    SumFloat,
+    /// Count, mean and sum of squared differences, merged by Chan, Golub and LeVeque (1983): `n, mean, m2`.
+    Moments,
+    /// The least integer: `n, value`.
+    MinInt,
+    /// The greatest integer: `n, value`.
+    MaxInt,
+    /// The least float in IEEE total order, as Arrow compares: `n, value`.
+    MinFloat,
+    /// The greatest float in IEEE total order: `n, value`.
+    MaxFloat,
+}
+
+fn float(word: u64) -> f64 {
+    f64::from_bits(word)
+}
+
+fn wide(low: u64, high: u64) -> i128 {
+    (u128::from(low) | u128::from(high) << 64) as i128
+}
+
+impl StateKind {
+    /// How many words it takes.
+    pub(super) fn words(self) -> usize {
+        match self {
+            StateKind::Count => 1,
+            StateKind::SumInt | StateKind::Moments => 3,
+            _ => 2,
+        }
+    }
+
+    /// Writes the state of one integer.
+    pub(super) fn put_int(self, words: &mut [u64], value: i64) {
+        words[0] = 1;
+        match self {
+            StateKind::SumInt => {
+                words[1] = i128::from(value) as u64;
+                words[2] = (i128::from(value) >> 64) as u64;
+            }
+            StateKind::MinInt | StateKind::MaxInt => words[1] = value as u64,
+            _ => {}
+        }
+    }
+
+    /// Writes the state of one float.
+    pub(super) fn put_float(self, words: &mut [u64], value: f64) {
+        words[0] = 1;
+        if words.len() > 1 {
+            words[1] = value.to_bits();
+        }
+    }
+
+    /// `a = a ⊕ b`, where all rows of `a` came before those of `b`.
+    pub(super) fn merge(self, a: &mut [u64], b: &[u64]) {
+        if b[0] == 0 {
+            return;
+        }
+        if a[0] == 0 {
+            a.copy_from_slice(b);
+            return;
+        }
+        match self {
+            StateKind::Count => {}
+            StateKind::SumInt => {
+                let sum = wide(a[1], a[2]).wrapping_add(wide(b[1], b[2])) as u128;
+                a[1] = sum as u64;
+                a[2] = (sum >> 64) as u64;
+            }
+            StateKind::SumFloat => a[1] = (float(a[1]) + float(b[1])).to_bits(),
+            StateKind::Moments => {
+                let (na, nb) = (a[0] as f64, b[0] as f64);
+                let n = na + nb;
+                let delta = float(b[1]) - float(a[1]);
+                a[1] = (float(a[1]) + delta * (nb / n)).to_bits();
+                a[2] = (float(a[2]) + float(b[2]) + delta * delta * (na * nb / n)).to_bits();
+            }
+            StateKind::MinInt => a[1] = (a[1] as i64).min(b[1] as i64) as u64,
+            StateKind::MaxInt => a[1] = (a[1] as i64).max(b[1] as i64) as u64,
+            StateKind::MinFloat => {
+                if float(b[1]).total_cmp(&float(a[1])).is_lt() {
+                    a[1] = b[1];
+                }
+            }
+            StateKind::MaxFloat => {
+                if float(b[1]).total_cmp(&float(a[1])).is_gt() {
+                    a[1] = b[1];
+                }
+            }
+        }
+        a[0] += b[0];
+    }
+
+    /// The number of rows or values behind a state.
+    pub(super) fn count(words: &[u64]) -> u64 {
+        words[0]
+    }
+
+    /// The integer that a state stands for; `Err` where a sum does not fit.
+    pub(super) fn int(self, words: &[u64]) -> Result<i64, std::num::TryFromIntError> {
+        match self {
+            StateKind::SumInt => i64::try_from(wide(words[1], words[2])),
+            _ => Ok(words[1] as i64),
+        }
+    }
+
+    /// The float in the second word: a sum, a least or greatest value, a mean.
+    pub(super) fn float(words: &[u64]) -> f64 {
+        float(words[1])
+    }
+
+    /// The sum of squared differences of moments.
+    pub(super) fn squares(words: &[u64]) -> f64 {
+        float(words[2])
+    }
+}

@@ -1,0 +1,314 @@
+//! The config of `rolling` and its checks.
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use engine_base::codes::rolling as codes;
+use engine_base::{Diagnostic, suggest};
+use engine_expr::{Aggregation, Scope};
+use engine_plan::{
+    Columns, Cx, OperatorKind, Output, Planned, PlannedOperator, StreamKind, StreamType, hidden, kinds::InputKeys,
+};
+use engine_spec::{Expression, TimeSpan};
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// One row out for each row in, with aggregates over the rows of its key in the last while of event time.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    /// The column, or columns, whose equal values belong together.
+    key: OneOrMany,
+    /// How far back a row looks in event time, itself included: `5m`.
+    over: Over,
+    /// New columns: an aggregate, or one with a window of its own.
+    columns: IndexMap<String, Column>,
+    /// The order in which rows are taken: `arrival` (the default).
+    #[serde(default)]
+    order: Order,
+    /// When the rows of a silent key go. Not built yet.
+    expire_after: Option<TimeSpan>,
+}
+
+/// One name or a list of them.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum OneOrMany {
+    /// One column.
+    One(String),
+    /// Several columns.
+    Many(Vec<String>),
+}
+
+/// A span of event time, or a number of rows.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum Over {
+    /// A span of event time.
+    Time(TimeSpan),
+    /// A number of rows of the key. Not built yet.
+    Rows(RowCount),
+}
+
+/// A number of rows.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RowCount {
+    /// How many rows, the row itself included.
+    #[allow(dead_code, reason = "named in the language, refused by the plan")]
+    rows: u64,
+}
+
+/// In which order a step takes the rows of a key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Order {
+    /// As they come.
+    #[default]
+    Arrival,
+    /// By event time. Not built yet.
+    EventTime,
+}
+
+/// A new column.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum Column {
+    /// An aggregate over the step's window: `count(*)`.
+    Value(Expression),
+    /// An aggregate over a window of its own.
+    Own(OwnWindow),
+}
+
+/// An aggregate over a window of its own.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct OwnWindow {
+    /// The aggregate.
+    value: Expression,
+    /// How far back it looks; the step's `over` where it is not said.
+    over: Option<Over>,
+    /// Leaves the row itself out of its window.
+    #[serde(default)]
+    exclude_current: bool,
+}
+
+/// The planned form of `rolling`.
+#[derive(Debug)]
+pub struct RollingPlan {
+    pub(super) input: SchemaRef,
+    pub(super) output: SchemaRef,
+    pub(super) key: Vec<String>,
+    pub(super) columns: Vec<RollingColumn>,
+    /// The longest look back of any column, nanoseconds.
+    pub(super) over_ns: i64,
+    /// How late rows may come, nanoseconds.
+    pub(super) max_delay_ns: i64,
+}
+
+/// A new column of `rolling`.
+#[derive(Debug)]
+pub(super) struct RollingColumn {
+    pub(super) name: String,
+    pub(super) aggregation: Aggregation,
+    pub(super) over_ns: i64,
+    pub(super) exclude_current: bool,
+}
+
+impl Planned for RollingPlan {
+    fn reads(&self, wanted: &[Columns]) -> Vec<Columns> {
+        let wanted: Columns = wanted.iter().flatten().cloned().collect();
+        let mut reads: Columns = self.key.iter().cloned().collect();
+        reads.insert(hidden::EVENT_TIME.to_owned());
+        reads.extend(wanted.iter().filter(|name| self.input.column_with_name(name).is_some()).cloned());
+        for column in self.columns.iter().filter(|column| wanted.contains(&column.name)) {
+            reads.extend(column.aggregation.columns().iter().cloned());
+            reads.extend(column.aggregation.current_columns().iter().cloned());
+        }
+        vec![reads]
+    }
+
+    fn facts(&self) -> Vec<(String, String)> {
+        let mut facts = vec![("key".to_owned(), self.key.join(", "))];
+        for column in &self.columns {
+            let mut text = format!("{} over {}", column.aggregation.text(), TimeSpan(column.over_ns));
+            if column.exclude_current {
+                text.push_str(", without the row itself");
+            }
+            facts.push((column.name.clone(), text));
+        }
+        facts
+    }
+}
+
+/// The kind `rolling`.
+pub fn kind() -> &'static OperatorKind {
+    static KIND: OperatorKind = OperatorKind {
+        name: "rolling",
+        summary: "One row out for each row in, with aggregates over its key's rows of the last while",
+        config_schema: |generator| generator.subschema_for::<Config>(),
+        inputs: InputKeys::One,
+        plan,
+    };
+    &KIND
+}
+
+fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
+    let config: Config = cx.config()?;
+    let input = inputs.first()?;
+    let mut sound = true;
+    let mut refuse = |cx: &mut Cx<'_>, path: &[&str], what: &str, instead: &str| {
+        let span = cx.span(path);
+        cx.push(Diagnostic::error(codes::NOT_BUILT, span, format!("{what} is not built yet")).help(instead));
+        sound = false;
+    };
+    if config.order == Order::EventTime {
+        refuse(cx, &["order"], "`order: event_time`", "leave `order` out: rows are taken as they arrive");
+    }
+    if config.expire_after.is_some() {
+        refuse(cx, &["expire_after"], "`expire_after` of rolling", "rows go when they are older than `over`");
+    }
+    if matches!(config.over, Over::Rows(_)) {
+        refuse(cx, &["over"], "a rolling window by rows", "write a span of event time: `over: 5m`");
+    }
+    for (name, column) in &config.columns {
+        if let Column::Own(OwnWindow { over: Some(Over::Rows(_)), .. }) = column {
+            let path = ["columns", name.as_str(), "over"];
+            refuse(cx, &path, "a rolling window by rows", "write a span of event time: `over: 5m`");
+        }
+    }
+    let key = match config.key {
+        OneOrMany::One(name) => vec![name],
+        OneOrMany::Many(names) => names,
+    };
+    sound &= check_key(cx, &key, &input.schema);
+    let max_delay_ns = match &input.event_time {
+        Some(event_time) => event_time.max_delay_ns,
+        None => {
+            let span = cx.component.kind_span;
+            cx.push(
+                Diagnostic::error(codes::NO_EVENT_TIME, span, "`rolling` needs a stream with event time")
+                    .help("give the source `event_time: { column: ... }`"),
+            );
+            sound = false;
+            0
+        }
+    };
+    let over_ns = positive(cx, &["over"], &config.over)?;
+    let scope = Scope::new(input.schema.clone()).with("current", input.schema.clone());
+    let mut columns = Vec::new();
+    for (name, column) in config.columns {
+        if let Some((_, existing)) = input.schema.column_with_name(&name) {
+            let span = key_span(cx, &name);
+            let message = format!("the input has a column `{}` already", existing.name());
+            cx.push(Diagnostic::error(codes::COLUMN_EXISTS, span, message).help("give the new column another name"));
+            sound = false;
+        }
+        let (path, value, over, exclude_current) = match &column {
+            Column::Value(value) => (vec!["columns", &name], value, None, false),
+            Column::Own(own) => {
+                (vec!["columns", &name, "value"], &own.value, own.over.as_ref(), own.exclude_current)
+            }
+        };
+        let over_ns = match over {
+            Some(over) => positive(cx, &["columns", &name, "over"], over),
+            None => Some(over_ns),
+        };
+        let planned = cx.expr.aggregate(&value.0, &scope);
+        let aggregation = cx.noted(&path, planned);
+        if let Some(aggregation) = &aggregation
+            && aggregation.calls.iter().any(|call| !call.order_by.is_empty())
+        {
+            let span = cx.span(&path);
+            let message = "`ORDER BY` inside an aggregate of rolling is not built yet";
+            cx.push(
+                Diagnostic::error(codes::NOT_BUILT, span, message).help("rows are taken in the order of arrival"),
+            );
+            sound = false;
+        }
+        match (aggregation, over_ns) {
+            (Some(aggregation), Some(over_ns)) => {
+                columns.push(RollingColumn { name, aggregation, over_ns, exclude_current });
+            }
+            _ => sound = false,
+        }
+    }
+    if !sound {
+        return None;
+    }
+    let mut fields: Vec<Arc<Field>> = input.schema.fields().iter().cloned().collect();
+    for column in &columns {
+        let aggregation = &column.aggregation;
+        fields.push(Arc::new(Field::new(&column.name, aggregation.data_type.clone(), aggregation.nullable)));
+    }
+    let output: SchemaRef = Arc::new(Schema::new(fields));
+    let over_ns = columns.iter().map(|column| column.over_ns).fold(over_ns, i64::max);
+    let stream =
+        StreamType { schema: output.clone(), event_time: input.event_time.clone(), kind: StreamKind::Append };
+    let planned = RollingPlan { input: input.schema.clone(), output, key: key.clone(), columns, over_ns, max_delay_ns };
+    Some(PlannedOperator {
+        outputs: vec![
+            Output { port: String::new(), stream },
+            Output { port: "late".to_owned(), stream: input.clone() },
+        ],
+        can_fail: true,
+        state: Some(format!("the rows of each {} over {}", key.join(", "), TimeSpan(over_ns))),
+        exchange: Some(vec![key]),
+        look_back_ns: over_ns.saturating_add(max_delay_ns),
+        planned: Arc::new(planned),
+    })
+}
+
+fn key_span(cx: &Cx<'_>, column: &str) -> engine_base::Span {
+    let columns = cx.component.node.get("columns");
+    columns.and_then(|columns| columns.entry(column)).map_or_else(|| cx.span(&["columns"]), |entry| entry.key_span)
+}
+
+fn positive(cx: &mut Cx<'_>, path: &[&str], over: &Over) -> Option<i64> {
+    match over {
+        Over::Time(span) if span.ns() > 0 => Some(span.ns()),
+        Over::Time(_) => {
+            cx.error(codes::EMPTY_WINDOW, path, "a window must be longer than nothing");
+            None
+        }
+        Over::Rows(_) => None,
+    }
+}
+
+fn check_key(cx: &mut Cx<'_>, key: &[String], schema: &SchemaRef) -> bool {
+    let mut sound = true;
+    for (at, name) in key.iter().enumerate() {
+        let place = at.to_string();
+        let listed = ["key", place.as_str()];
+        let path: &[&str] = if cx.component.node.at(&listed).is_some() { &listed } else { &["key"] };
+        let span = cx.span(path);
+        match schema.field_with_name(name) {
+            Ok(field) if !can_be_key(field.data_type()) => {
+                let ty = engine_expr::type_name(field.data_type());
+                let message = format!("`{name}` is of type {ty}, which can't be a key");
+                cx.push(
+                    Diagnostic::error(codes::UNHASHABLE_KEY, span, message)
+                        .help("cast it to an integer, a decimal or a string with a `map` before"),
+                );
+                sound = false;
+            }
+            Ok(_) => {}
+            Err(_) => {
+                let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+                let mut diagnostic =
+                    Diagnostic::error(codes::UNKNOWN_KEY_COLUMN, span, format!("there is no column `{name}`"));
+                diagnostic = match suggest::nearest(name, names.iter().copied()) {
+                    Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
+                    None => diagnostic.help(format!("the columns are {}", names.join(", "))),
+                };
+                cx.push(diagnostic);
+                sound = false;
+            }
+        }
+    }
+    sound
+}
+
+fn can_be_key(data_type: &DataType) -> bool {
+    !(data_type.is_floating() || data_type.is_nested())
+}

@@ -1,0 +1,612 @@
+//! `rolling` at work on a worker: the rows of an epoch in canonical order, each looking back over its key.
+
+use super::calls::{CallState, StateKind};
+use super::plan::RollingPlan;
+use super::tree::{KeyRows, NewRow, Window};
+use crate::RenderCx;
+use crate::render::{assemble, compile, evaluate, fail};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Float64Builder, Int64Builder, PrimitiveArray, UInt32Array,
+    new_null_array,
+};
+use arrow::compute::{cast, concat};
+use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef};
+use arrow::row::{OwnedRow, RowConverter, Rows as EncodedRows, SortField};
+use engine_base::{Epoch, RowError};
+use engine_dataflow::{EpochStep, Rows, StepOutput};
+use engine_expr::{AggregateCall, AggregateFunction, Program};
+use engine_plan::{Planned, hidden};
+use engine_state::{MemoryStore, SlotStore};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Makes the step of a planned `rolling` on a worker.
+pub fn render(planned: &dyn Planned, cx: &RenderCx<'_>) -> Result<Box<dyn EpochStep>, String> {
+    let plan: &RollingPlan = crate::planned(planned, "rolling")?;
+    let step = Rolling::new(plan, cx, Box::new(MemoryStore::new())).map_err(|error| error.to_string())?;
+    Ok(Box::new(step))
+}
+
+struct Rolling {
+    step: Arc<str>,
+    store: Box<dyn SlotStore<KeyRows>>,
+    key: Vec<usize>,
+    key_encoder: RowConverter,
+    calls: Vec<Call>,
+    /// The states of all calls that fit in words.
+    states: Vec<CallState>,
+    words: usize,
+    extras: usize,
+    lags: usize,
+    /// Windows that calls ask for; several calls may share one.
+    windows: Vec<WindowKind>,
+    columns: Vec<OutputColumn>,
+    /// Places of the input's columns in the output.
+    passed: Vec<usize>,
+    output: SchemaRef,
+    keeps_event_time: bool,
+    late_columns: Vec<usize>,
+    late_read: bool,
+    over_ns: i64,
+    max_delay_ns: i64,
+}
+
+/// A window and the states that are combined over it.
+struct WindowKind {
+    over_ns: i64,
+    exclude_current: bool,
+    states: Vec<CallState>,
+}
+
+/// An aggregate call of some column.
+struct Call {
+    window: usize,
+    argument: Option<Program>,
+    filter: Option<Program>,
+    form: Form,
+    call: AggregateCall,
+}
+
+/// How a call is kept and computed.
+enum Form {
+    /// As words, merged in the tree.
+    Words(CallState),
+    /// As the encoded arguments of each row, read again for each result.
+    Extra { at: usize, encoder: RowConverter, arguments: Vec<Program> },
+    /// The argument at the row before.
+    Lag { at: usize, encoder: RowConverter },
+}
+
+/// A new column: its calls and what is computed from their results.
+struct OutputColumn {
+    calls: std::ops::Range<usize>,
+    schema: SchemaRef,
+    /// Columns of the input that the expression reads as `current.x`.
+    current: Vec<usize>,
+    program: Program,
+}
+
+/// The evaluated arguments of a call for a batch.
+enum Arguments {
+    None,
+    Ints(PrimitiveArray<Int64Type>),
+    Floats(PrimitiveArray<Float64Type>),
+    Encoded(EncodedRows),
+}
+
+/// The results of a call for the rows of a batch.
+enum Results {
+    Ints(Int64Builder),
+    Floats(Float64Builder),
+    Encoded(Vec<Option<OwnedRow>>),
+    Arrays(Vec<ArrayRef>),
+}
+
+impl Rolling {
+    fn new(plan: &RollingPlan, cx: &RenderCx<'_>, store: Box<dyn SlotStore<KeyRows>>) -> Result<Self, String> {
+        let input = cx.inputs.first().ok_or("rolling without an input")?;
+        let place = |name: &str| input.index_of(name).map_err(|_| format!("column `{name}` is not in the input"));
+        let key = plan.key.iter().map(|name| place(name)).collect::<Result<Vec<_>, _>>()?;
+        let fields = key.iter().map(|at| SortField::new(input.field(*at).data_type().clone())).collect();
+        let key_encoder = RowConverter::new(fields).map_err(|error| error.to_string())?;
+        let wanted = cx.wanted.first().ok_or("rolling without an output")?;
+        let mut rolling = Rolling {
+            step: cx.step.clone(),
+            store,
+            key,
+            key_encoder,
+            calls: Vec::new(),
+            states: Vec::new(),
+            words: 0,
+            extras: 0,
+            lags: 0,
+            windows: Vec::new(),
+            columns: Vec::new(),
+            passed: Vec::new(),
+            output: Arc::new(Schema::empty()),
+            keeps_event_time: wanted.contains(hidden::EVENT_TIME),
+            late_columns: Vec::new(),
+            late_read: cx.read.get(1).copied().unwrap_or(false),
+            over_ns: plan.over_ns,
+            max_delay_ns: plan.max_delay_ns,
+        };
+        let mut fields = Vec::new();
+        for field in plan.output.fields() {
+            if wanted.contains(field.name())
+                && let Some((at, _)) = plan.input.column_with_name(field.name())
+            {
+                rolling.passed.push(place(plan.input.field(at).name())?);
+                fields.push(field.clone());
+            }
+        }
+        for column in plan.columns.iter().filter(|column| wanted.contains(&column.name)) {
+            let first = rolling.calls.len();
+            let window = rolling.window(column.over_ns, column.exclude_current);
+            for call in &column.aggregation.calls {
+                rolling.add_call(call, window, input)?;
+            }
+            let calls = first..rolling.calls.len();
+            let results = column.aggregation.calls.iter().enumerate();
+            let mut inner: Vec<Field> =
+                results.map(|(at, call)| Field::new(format!("${at}"), call.data_type.clone(), true)).collect();
+            let mut current = Vec::new();
+            for name in column.aggregation.current_columns() {
+                let at = place(name)?;
+                current.push(at);
+                inner.push(input.field(at).clone());
+            }
+            let schema: SchemaRef = Arc::new(Schema::new(inner));
+            let program = column.aggregation.finish(&schema).map_err(|error| error.message)?;
+            rolling.columns.push(OutputColumn { calls, schema, current, program });
+            let aggregation = &column.aggregation;
+            let field = Field::new(&column.name, aggregation.data_type.clone(), aggregation.nullable);
+            fields.push(Arc::new(field));
+        }
+        rolling.output = Arc::new(Schema::new(fields));
+        let late = cx.wanted.get(1).cloned().unwrap_or_default();
+        let names = plan.input.fields().iter().filter(|field| late.contains(field.name()));
+        rolling.late_columns = names.map(|field| place(field.name())).collect::<Result<_, _>>()?;
+        Ok(rolling)
+    }
+
+    fn window(&mut self, over_ns: i64, exclude_current: bool) -> usize {
+        let same = |window: &WindowKind| window.over_ns == over_ns && window.exclude_current == exclude_current;
+        self.windows.iter().position(same).unwrap_or_else(|| {
+            self.windows.push(WindowKind { over_ns, exclude_current, states: Vec::new() });
+            self.windows.len() - 1
+        })
+    }
+
+    fn add_call(&mut self, call: &AggregateCall, window: usize, input: &SchemaRef) -> Result<(), String> {
+        let filter = call.filter.as_ref().map(|filter| compile(filter, input)).transpose()?;
+        let argument_type = call.args.first().map(|argument| argument.data_type().clone());
+        let form = if call.function == AggregateFunction::Lag {
+            let data_type = argument_type.ok_or("lag takes a value")?;
+            self.lags += 1;
+            Form::Lag { at: self.lags - 1, encoder: encoder([&data_type])? }
+        } else if let Some(kind) = word_state(call, argument_type.as_ref()) {
+            let state = CallState { kind, at: self.words };
+            self.words += kind.words();
+            self.states.push(state);
+            self.windows[window].states.push(state);
+            Form::Words(state)
+        } else {
+            let arguments = call.args.iter().map(|argument| compile(argument, input)).collect::<Result<_, _>>()?;
+            self.extras += 1;
+            let encoder = encoder(call.args.iter().map(|argument| argument.data_type()))?;
+            Form::Extra { at: self.extras - 1, encoder, arguments }
+        };
+        let argument = match &form {
+            Form::Extra { .. } => None,
+            _ => call.args.first().map(|argument| compile(argument, input)).transpose()?,
+        };
+        self.calls.push(Call { window, argument, filter, form, call: call.clone() });
+        Ok(())
+    }
+
+    /// One batch in canonical order.
+    fn batch(&mut self, rows: &Rows, out: &mut StepOutput) {
+        let count = rows.num_rows();
+        let mut failed: BTreeMap<usize, RowError> = BTreeMap::new();
+        let mut arguments = Vec::with_capacity(self.calls.len());
+        let mut filters = Vec::with_capacity(self.calls.len());
+        for call in &mut self.calls {
+            filters.push(call.filter.as_mut().map(|filter| {
+                let evaluated = evaluate(filter, rows);
+                failed.extend(evaluated.errors);
+                as_mask(&evaluated.array)
+            }));
+            arguments.push(call.arguments(rows, &mut failed));
+        }
+        let keys: Vec<ArrayRef> = self.key.iter().map(|at| rows.batch.column(*at).clone()).collect();
+        let keys = self
+            .key_encoder
+            .convert_columns(&keys)
+            .unwrap_or_else(|error| panic!("key columns changed their types: {error}"));
+
+        let mut results: Vec<Results> = self.calls.iter().map(|call| call.results(count)).collect();
+        let mut kept: Vec<u32> = Vec::with_capacity(count);
+        let mut late: Vec<u32> = Vec::new();
+        let mut new_words = vec![0u64; self.words];
+        let mut new_extras: Vec<Option<Box<[u8]>>> = Vec::new();
+        let mut combined = vec![vec![0u64; self.words]; self.windows.len()];
+        let mut spans = vec![Window { after_ns: 0, until_ns: 0 }; self.windows.len()];
+        let mut scratch = Vec::new();
+        for row in 0..count {
+            if failed.contains_key(&row) {
+                continue;
+            }
+            // The plan refuses inputs without event time, and the source makes a null one an error row.
+            let time_ns = rows.event_ns.as_ref().map_or(0, |times| times.get(row));
+            let (words, extras) = (self.words, self.extras);
+            let slot =
+                self.store.find_or_insert(keys.row(row).as_ref(), 0, &mut || KeyRows::new(words, extras));
+            let Some(state) = self.store.get_mut(slot) else { continue };
+            if state.is_dormant() {
+                state.revive(&self.states);
+            }
+            let greatest = state.greatest_with(time_ns);
+            let keep_after_ns = greatest.saturating_sub(self.over_ns).saturating_sub(self.max_delay_ns);
+            if time_ns <= keep_after_ns {
+                late.push(row as u32);
+                continue;
+            }
+            new_words.fill(0);
+            for ((call, argument), filter) in self.calls.iter().zip(&arguments).zip(&filters) {
+                let counts = filter.as_ref().is_none_or(|mask| mask.value(row));
+                match &call.form {
+                    Form::Words(state) if counts => {
+                        let words = &mut new_words[state.at..state.at + state.kind.words()];
+                        match argument {
+                            Arguments::None => words[0] = 1,
+                            Arguments::Ints(values) if values.is_valid(row) => {
+                                state.kind.put_int(words, values.value(row));
+                            }
+                            Arguments::Floats(values) if values.is_valid(row) => {
+                                state.kind.put_float(words, values.value(row));
+                            }
+                            Arguments::Encoded(_) | Arguments::Ints(_) | Arguments::Floats(_) => {}
+                        }
+                    }
+                    Form::Extra { .. } => new_extras.push(match argument {
+                        Arguments::Encoded(values) if counts => Some(values.row(row).as_ref().into()),
+                        _ => None,
+                    }),
+                    _ => {}
+                }
+            }
+            for (window, span) in self.windows.iter().zip(&mut spans) {
+                let after_ns = time_ns.saturating_sub(window.over_ns).max(keep_after_ns);
+                *span = Window { after_ns, until_ns: time_ns };
+            }
+            // Windows without the row itself are read before it goes in, the others after.
+            for before in [true, false] {
+                for (at, window) in self.windows.iter().enumerate() {
+                    if window.exclude_current == before {
+                        if !window.states.is_empty() {
+                            state.combine(spans[at], &window.states, &mut scratch, &mut combined[at]);
+                        }
+                        for (call, result) in self.calls.iter().zip(&mut results) {
+                            if call.window == at
+                                && let Form::Extra { at: extra, encoder, .. } = &call.form
+                            {
+                                let inside = state.extras_in(spans[at], *extra);
+                                if let Err(error) = call.read_again(inside, encoder, result) {
+                                    failed.insert(row, error);
+                                }
+                            }
+                        }
+                    }
+                }
+                if before {
+                    let new = NewRow {
+                        time_ns,
+                        offset: rows.positions.source(row).1,
+                        words: &new_words,
+                        extras: &mut new_extras,
+                    };
+                    state.push(new, keep_after_ns, &self.states);
+                }
+            }
+            for ((call, argument), result) in self.calls.iter().zip(&arguments).zip(&mut results) {
+                match (&call.form, argument) {
+                    (Form::Words(words), _) => {
+                        let words_of = &combined[call.window][words.at..words.at + words.kind.words()];
+                        if let Err(error) = call.finish(words.kind, words_of, result) {
+                            failed.insert(row, error);
+                        }
+                    }
+                    (Form::Lag { at, encoder }, Arguments::Encoded(values)) => {
+                        let before = state.lag.get(*at).filter(|bytes| !bytes.is_empty());
+                        let before = before.map(|bytes| encoder.parser().parse(bytes).owned());
+                        if let Results::Encoded(found) = result {
+                            found.push(before);
+                        }
+                        state.lag.resize(self.lags.max(state.lag.len()), Box::from([]));
+                        state.lag[*at] = values.row(row).as_ref().into();
+                    }
+                    _ => {}
+                }
+            }
+            kept.push(row as u32);
+        }
+        out.late += late.len() as u64;
+        if self.late_read && !late.is_empty() {
+            let mut rows = rows.take(&UInt32Array::from(late));
+            rows.batch = rows.batch.project(&self.late_columns).unwrap_or(rows.batch);
+            out.give(1, rows);
+        }
+        let whole = kept.len() == count;
+        let mut kept_rows = if whole { rows.clone() } else { rows.take(&UInt32Array::from(kept.clone())) };
+        let arrays: Vec<ArrayRef> =
+            self.calls.iter().zip(results).map(|(call, result)| call.array(result)).collect();
+        let mut columns: Vec<ArrayRef> =
+            self.passed.iter().map(|at| kept_rows.batch.column(*at).clone()).collect();
+        for column in &mut self.columns {
+            let mut inner: Vec<ArrayRef> = arrays[column.calls.clone()].to_vec();
+            inner.extend(column.current.iter().map(|at| kept_rows.batch.column(*at).clone()));
+            let inner = kept_rows.with_batch(assemble(&column.schema, inner, kept_rows.num_rows()));
+            let evaluated = evaluate(&mut column.program, &inner);
+            for (at, error) in evaluated.errors {
+                failed.insert(kept[at] as usize, error);
+            }
+            columns.push(evaluated.array);
+        }
+        if !self.keeps_event_time {
+            kept_rows.event_ns = None;
+        }
+        if failed.is_empty() {
+            let batch = assemble(&self.output, columns, kept_rows.num_rows());
+            out.give(0, kept_rows.with_batch(batch));
+            return;
+        }
+        // Rows that failed only at their results are in the state all the same: the next row of the key sees them.
+        let good: BooleanArray = kept.iter().map(|row| Some(!failed.contains_key(&(*row as usize)))).collect();
+        fail(&self.step, rows, failed.into_iter().collect(), out);
+        // A column that can't be null is null where its row failed, so the batch is put together after the filter.
+        let loose: Vec<Field> =
+            self.output.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
+        let batch = assemble(&Arc::new(Schema::new(loose)), columns, kept_rows.num_rows());
+        let filtered = kept_rows.with_batch(batch).filter(&good);
+        let batch = assemble(&self.output, filtered.batch.columns().to_vec(), filtered.num_rows());
+        out.give(0, filtered.with_batch(batch));
+    }
+}
+
+impl EpochStep for Rolling {
+    fn close(&mut self, _epoch: Epoch, inputs: Vec<Vec<Rows>>, out: &mut StepOutput) {
+        for rows in inputs.iter().flatten() {
+            self.batch(rows, out);
+        }
+    }
+}
+
+impl Call {
+    fn arguments(&mut self, rows: &Rows, failed: &mut BTreeMap<usize, RowError>) -> Arguments {
+        let mut value = |program: &mut Program| {
+            let evaluated = evaluate(program, rows);
+            failed.extend(evaluated.errors);
+            evaluated.array
+        };
+        let encode = |encoder: &RowConverter, columns: &[ArrayRef]| {
+            encoder
+                .convert_columns(columns)
+                .map(Arguments::Encoded)
+                .unwrap_or_else(|error| panic!("arguments changed their types: {error}"))
+        };
+        match (&mut self.form, &mut self.argument) {
+            (Form::Words(_), None) => Arguments::None,
+            (Form::Words(state), Some(argument)) => {
+                let array = value(argument);
+                match state.kind {
+                    // Only whether a value is there matters.
+                    StateKind::Count => Arguments::Ints(PrimitiveArray::new(
+                        vec![0i64; array.len()].into(),
+                        array.logical_nulls(),
+                    )),
+                    StateKind::SumFloat | StateKind::Moments | StateKind::MinFloat | StateKind::MaxFloat => {
+                        Arguments::Floats(as_type::<Float64Type>(&array))
+                    }
+                    _ => Arguments::Ints(as_type::<Int64Type>(&array)),
+                }
+            }
+            (Form::Extra { encoder, arguments, .. }, _) => {
+                let columns: Vec<ArrayRef> = arguments.iter_mut().map(value).collect();
+                encode(encoder, &columns)
+            }
+            (Form::Lag { encoder, .. }, Some(argument)) => {
+                let column = value(argument);
+                encode(encoder, &[column])
+            }
+            (Form::Lag { .. }, None) => Arguments::None,
+        }
+    }
+
+    fn results(&self, rows: usize) -> Results {
+        match &self.form {
+            Form::Words(state) => match (state.kind, &self.call.function) {
+                (StateKind::Count | StateKind::SumInt | StateKind::MinInt | StateKind::MaxInt, _) => {
+                    Results::Ints(Int64Builder::with_capacity(rows))
+                }
+                _ => Results::Floats(Float64Builder::with_capacity(rows)),
+            },
+            Form::Lag { .. } => Results::Encoded(Vec::with_capacity(rows)),
+            Form::Extra { .. } => match self.call.function {
+                AggregateFunction::First | AggregateFunction::Last if !self.call.distinct => {
+                    Results::Encoded(Vec::with_capacity(rows))
+                }
+                _ => Results::Arrays(Vec::with_capacity(rows)),
+            },
+        }
+    }
+
+    /// The result of a combined state.
+    fn finish(&self, kind: StateKind, words: &[u64], results: &mut Results) -> Result<(), RowError> {
+        let n = StateKind::count(words);
+        match results {
+            Results::Ints(ints) => match kind {
+                StateKind::Count => ints.append_value(n as i64),
+                _ if n == 0 => ints.append_null(),
+                _ => match kind.int(words) {
+                    Ok(value) => ints.append_value(value),
+                    Err(_) => {
+                        ints.append_null();
+                        return Err(RowError::new("overflow", "a sum does not fit in int64"));
+                    }
+                },
+            },
+            Results::Floats(floats) => {
+                let count = n as f64;
+                floats.append_option(match self.call.function {
+                    _ if n == 0 => None,
+                    AggregateFunction::Avg => Some(StateKind::float(words) / count),
+                    AggregateFunction::Variance { population: true } => Some(StateKind::squares(words) / count),
+                    AggregateFunction::Stddev { population: true } => Some((StateKind::squares(words) / count).sqrt()),
+                    AggregateFunction::Variance { population: false } => {
+                        (n > 1).then(|| StateKind::squares(words) / (count - 1.0))
+                    }
+                    AggregateFunction::Stddev { population: false } => {
+                        (n > 1).then(|| (StateKind::squares(words) / (count - 1.0)).sqrt())
+                    }
+                    _ => Some(StateKind::float(words)),
+                });
+            }
+            Results::Encoded(_) | Results::Arrays(_) => {}
+        }
+        Ok(())
+    }
+
+    /// The result of a call whose rows are read again.
+    fn read_again<'a>(
+        &self,
+        mut inside: impl DoubleEndedIterator<Item = &'a [u8]>,
+        encoder: &RowConverter,
+        results: &mut Results,
+    ) -> Result<(), RowError> {
+        match results {
+            Results::Encoded(found) => {
+                let one = match self.call.function {
+                    AggregateFunction::First => inside.next(),
+                    _ => inside.next_back(),
+                };
+                found.push(one.map(|bytes| encoder.parser().parse(bytes).owned()));
+                Ok(())
+            }
+            Results::Arrays(arrays) => {
+                let value = self.accumulate(inside, encoder);
+                let (array, error) = match value {
+                    Ok(array) => (array, None),
+                    Err(error) => (new_null_array(&self.call.data_type, 1), Some(error)),
+                };
+                arrays.push(array);
+                error.map_or(Ok(()), Err)
+            }
+            Results::Ints(_) | Results::Floats(_) => Ok(()),
+        }
+    }
+
+    fn accumulate<'a>(
+        &self,
+        inside: impl Iterator<Item = &'a [u8]>,
+        encoder: &RowConverter,
+    ) -> Result<ArrayRef, RowError> {
+        let invalid = |reason: String| RowError::new("invalid", reason);
+        let mut accumulator = self.call.accumulator().map_err(|error| invalid(error.message))?;
+        let parser = encoder.parser();
+        let columns = encoder
+            .convert_rows(inside.map(|bytes| parser.parse(bytes)))
+            .map_err(|error| invalid(error.to_string()))?;
+        if columns.first().is_some_and(|column| !column.is_empty()) {
+            accumulator.update(&columns)?;
+        }
+        accumulator.evaluate()
+    }
+
+    /// All results of a batch as a column of the call's type.
+    fn array(&self, results: Results) -> ArrayRef {
+        let array: ArrayRef = match results {
+            Results::Ints(mut ints) => Arc::new(ints.finish()),
+            Results::Floats(mut floats) => Arc::new(floats.finish()),
+            Results::Arrays(arrays) => {
+                let parts: Vec<&dyn Array> = arrays.iter().map(|array| array.as_ref()).collect();
+                match parts.as_slice() {
+                    [] => new_null_array(&self.call.data_type, 0),
+                    parts => concat(parts).unwrap_or_else(|error| panic!("results of one call differ: {error}")),
+                }
+            }
+            Results::Encoded(found) => match &self.form {
+                Form::Extra { encoder, .. } | Form::Lag { encoder, .. } => self.decode(&found, encoder),
+                Form::Words(_) => new_null_array(&self.call.data_type, found.len()),
+            },
+        };
+        retype(array, &self.call.data_type)
+    }
+
+    fn decode(&self, found: &[Option<OwnedRow>], encoder: &RowConverter) -> ArrayRef {
+        let decoded = (|| {
+            let argument = self.call.args.first().map_or(&self.call.data_type, |argument| argument.data_type());
+            let null = encoder.convert_columns(&[new_null_array(argument, 1)])?;
+            let rows = found.iter().map(|row| row.as_ref().map_or_else(|| null.row(0), OwnedRow::row));
+            let mut columns = encoder.convert_rows(rows)?;
+            Ok::<_, arrow::error::ArrowError>(columns.swap_remove(0))
+        })();
+        decoded.unwrap_or_else(|error| panic!("an encoded argument can't be read back: {error}"))
+    }
+}
+
+/// The state in words of a call, where it has one.
+fn word_state(call: &AggregateCall, argument: Option<&DataType>) -> Option<StateKind> {
+    if call.distinct {
+        return None;
+    }
+    let as_int = |data_type: &DataType| {
+        matches!(
+            data_type,
+            DataType::Int8
+                | DataType::Int16
+                | DataType::Int32
+                | DataType::Int64
+                | DataType::UInt8
+                | DataType::UInt16
+                | DataType::UInt32
+                | DataType::Timestamp(..)
+        )
+    };
+    match (&call.function, argument) {
+        (AggregateFunction::Count, _) if call.args.len() <= 1 => Some(StateKind::Count),
+        (AggregateFunction::Sum, Some(DataType::Int64)) => Some(StateKind::SumInt),
+        (AggregateFunction::Sum | AggregateFunction::Avg, Some(DataType::Float64)) => Some(StateKind::SumFloat),
+        (AggregateFunction::Variance { .. } | AggregateFunction::Stddev { .. }, Some(DataType::Float64)) => {
+            Some(StateKind::Moments)
+        }
+        (AggregateFunction::Min, Some(data_type)) if as_int(data_type) => Some(StateKind::MinInt),
+        (AggregateFunction::Max, Some(data_type)) if as_int(data_type) => Some(StateKind::MaxInt),
+        (AggregateFunction::Min, Some(DataType::Float64)) => Some(StateKind::MinFloat),
+        (AggregateFunction::Max, Some(DataType::Float64)) => Some(StateKind::MaxFloat),
+        _ => None,
+    }
+}
+
+fn encoder<'a>(types: impl IntoIterator<Item = &'a DataType>) -> Result<RowConverter, String> {
+    let fields = types.into_iter().map(|data_type| SortField::new(data_type.clone())).collect();
+    RowConverter::new(fields).map_err(|error| error.to_string())
+}
+
+/// A column as another type that holds all its values: the plan chose the pair.
+fn retype(array: ArrayRef, to: &DataType) -> ArrayRef {
+    if array.data_type() == to {
+        return array;
+    }
+    cast(&array, to).unwrap_or_else(|error| panic!("a result can't be read as its own type: {error}"))
+}
+
+fn as_type<T: arrow::datatypes::ArrowPrimitiveType>(array: &ArrayRef) -> PrimitiveArray<T> {
+    retype(array.clone(), &T::DATA_TYPE).as_primitive::<T>().clone()
+}
+
+/// A boolean column as a mask without nulls: null is false.
+fn as_mask(array: &ArrayRef) -> BooleanArray {
+    let mask = array.as_boolean();
+    arrow::compute::prep_null_mask_filter(mask)
+}
+

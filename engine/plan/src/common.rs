@@ -1,0 +1,146 @@
+//! The keys that components share whatever their kind. The planner reads them; a kind reads the others.
+//!
+//! Their doc comments are the reference and the JSON Schema, as a kind's own are.
+
+use engine_spec::{Assignments, Expression, Input, Node, TimeSpan};
+use indexmap::IndexMap;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+
+/// Keys of every source.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SourceKeys {
+    /// Columns that are added to those of the schema and of `metadata`, or replace them: column to expression.
+    pub(crate) set: Assignments,
+    /// When each row happened.
+    pub(crate) event_time: Option<EventTimeKeys>,
+}
+
+/// Keys of sources that decode records.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct DecodingKeys {
+    /// The columns: the path of a schema file, or a map of column to type, such as `amount: float64` or `note: string | null`.
+    #[schemars(with = "Option<engine_spec::SchemaSpec>")]
+    pub(crate) schema: Option<Node>,
+    /// How a record is read: a name such as `json` or `csv`, or a map with `type` and the format's own keys.
+    #[schemars(schema_with = "format_form")]
+    pub(crate) format: Option<Node>,
+    /// What the system knows of each record, as columns: column to `key`, `headers['name']`, `timestamp`, `path` and so on.
+    pub(crate) metadata: IndexMap<String, String>,
+}
+
+/// When each row happened.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EventTimeKeys {
+    /// The column that tells it. Either this or `value`.
+    pub(crate) column: Option<String>,
+    /// An expression that tells it. Either this or `column`.
+    pub(crate) value: Option<Expression>,
+    /// What an integer counts since 1970.
+    pub(crate) unit: Option<Unit>,
+    /// How far behind the latest row another may come. None unless said.
+    pub(crate) max_delay: Option<TimeSpan>,
+    /// Not built yet.
+    #[schemars(skip)]
+    pub(crate) idle_after: Option<TimeSpan>,
+}
+
+/// What an integer counts since 1970.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Unit {
+    /// Seconds.
+    S,
+    /// Milliseconds.
+    Ms,
+    /// Microseconds.
+    Us,
+    /// Nanoseconds.
+    Ns,
+}
+
+impl Unit {
+    pub(crate) fn ns(self) -> i64 {
+        match self {
+            Unit::S => 1_000_000_000,
+            Unit::Ms => 1_000_000,
+            Unit::Us => 1_000,
+            Unit::Ns => 1,
+        }
+    }
+}
+
+/// The input of a sink, or of an operator with one input.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OneInput {
+    /// What it reads.
+    pub(crate) input: Input,
+}
+
+/// The inputs of an operator with several.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ManyInputs {
+    /// What it reads: two or more.
+    #[schemars(length(min = 2))]
+    pub(crate) inputs: Vec<Input>,
+}
+
+/// Keys of every sink, beside its input.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SinkKeys {
+    /// Only the rows for which this is true.
+    #[serde(rename = "where")]
+    pub(crate) filter: Option<Expression>,
+    /// What is put out: a list of columns, or a map of new column to expression. All columns in order unless said.
+    #[schemars(schema_with = "columns_form")]
+    pub(crate) columns: Option<Node>,
+    /// What holds of every row when the engine is stopped at any time and started again.
+    pub(crate) delivery: Option<Delivery>,
+}
+
+/// Keys of sinks that encode rows.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct EncodingKeys {
+    /// How a row is written: a name such as `json` or `csv`, or a map with `type` and the format's own keys.
+    #[schemars(schema_with = "format_form")]
+    pub(crate) format: Option<Node>,
+    /// How JSON and CSV write a timestamp.
+    #[schemars(schema_with = "timestamps_form")]
+    pub(crate) timestamps: Option<Node>,
+}
+
+/// What holds of every row when the engine is stopped at any time and started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Delivery {
+    /// It reaches the sink, perhaps more than once.
+    AtLeastOnce,
+    /// It reaches the sink once. Not built yet.
+    ExactlyOnce,
+}
+
+fn format_form(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [
+        { "type": "string" },
+        { "type": "object", "properties": { "type": { "type": "string" } }, "required": ["type"] }
+    ] })
+}
+
+fn timestamps_form(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "enum": ["rfc3339", "epoch_ms"] })
+}
+
+fn columns_form(generator: &mut SchemaGenerator) -> Schema {
+    let expression = generator.subschema_for::<Expression>();
+    json_schema!({ "anyOf": [
+        { "type": "array", "items": { "type": "string" }, "minItems": 1, "description": "Columns, in order." },
+        { "type": "object", "additionalProperties": expression, "minProperties": 1, "description": "New column to expression." }
+    ] })
+}

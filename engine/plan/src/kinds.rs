@@ -1,0 +1,374 @@
+//! The contracts that each kind of source, operator and sink fulfils, and what a kind is told while it plans itself.
+//!
+//! A kind is one file in `operators` or `connectors` and one line in a registry there: its config struct (whose doc
+//! comments are the reference and the JSON Schema), `plan`, and a `render` or `start` that the planner never sees.
+
+use crate::model::{ModelKind, ModelSet, PlannedModel};
+use arrow::datatypes::{Field, SchemaRef};
+use engine_base::codes::plan as codes;
+use engine_base::{Code, Diagnostic, Diagnostics, SourceMap, Span};
+use engine_expr::{Context, ExprError, Scalar, Scope};
+use engine_spec::{Component, Expression, Files, Node};
+use indexmap::IndexMap;
+use schemars::{Schema, SchemaGenerator};
+use serde::de::DeserializeOwned;
+use std::any::Any;
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// Names of columns. Hidden columns have the names in [`hidden`].
+pub type Columns = BTreeSet<String>;
+
+/// Names under which hidden columns appear in [`Columns`]; no user column can start with `@`.
+pub mod hidden {
+    /// Each row's event time.
+    pub const EVENT_TIME: &str = "@event_time";
+}
+
+/// What is known of the rows on an edge.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StreamType {
+    /// The visible columns.
+    pub schema: SchemaRef,
+    /// Whether rows have event time, and how late they may be.
+    pub event_time: Option<EventTime>,
+    /// Append or changelog.
+    pub kind: StreamKind,
+}
+
+/// The event time of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventTime {
+    /// How far behind the greatest event time seen a row may come, nanoseconds.
+    pub max_delay_ns: i64,
+}
+
+/// Whether rows are facts or changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamKind {
+    /// Each row is a fact that stays.
+    Append,
+    /// Rows insert and delete; the key tells which row they speak of.
+    Changelog {
+        /// The columns of the key.
+        key: Vec<String>,
+    },
+}
+
+/// The planned, immutable form of a step: what `render` or `start` of its kind downcasts to its own type.
+pub trait Planned: Any + Send + Sync + Debug {
+    /// The columns of each input that must be there when the `wanted` columns of each output port are read.
+    ///
+    /// This prunes columns down to the decoder: a step is rendered against inputs that hold these columns only.
+    fn reads(&self, wanted: &[Columns]) -> Vec<Columns>;
+
+    /// What a person should see of the step in `dry-run`, `graph` and `plan`: `("where", "amount > 0")`. Never a secret.
+    fn facts(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+}
+
+impl dyn Planned {
+    /// The concrete planned type of a kind.
+    pub fn downcast<T: Planned>(&self) -> Option<&T> {
+        (self as &dyn Any).downcast_ref()
+    }
+}
+
+/// What a kind is told while it plans one component, and where it leaves problems.
+pub struct Cx<'a> {
+    /// The component: its name, type, config node and the folder its paths are relative to.
+    pub component: &'a Component,
+    /// The part of the component's map that is the kind's own: without `type` and the keys that all kinds share.
+    pub config: Node,
+    /// Files, through which all reading goes.
+    pub files: &'a dyn Files,
+    /// Parameters and functions of expressions.
+    pub expr: &'a Context,
+    /// Problems found.
+    pub diagnostics: &'a mut Diagnostics,
+    /// Files that spans point into; schemas and cards that are read get added.
+    pub sources: &'a mut SourceMap,
+    /// The connections of the pipeline, by name.
+    pub connections: &'a IndexMap<String, Component>,
+    /// The planned models of the pipeline, by name.
+    pub models: &'a ModelSet,
+}
+
+impl Cx<'_> {
+    /// The kind's config struct, or `None` with every problem noted.
+    pub fn config<T: DeserializeOwned>(&mut self) -> Option<T> {
+        let mut found = Diagnostics::new();
+        let config = self.config.decode(&mut found);
+        self.diagnostics.extend(found);
+        config
+    }
+
+    /// The place of a key of the component, for a diagnostic.
+    pub fn span(&self, path: &[&str]) -> Span {
+        self.component.node.span_at(path)
+    }
+
+    /// Notes a problem.
+    pub fn push(&mut self, diagnostic: Diagnostic) {
+        self.diagnostics.push(diagnostic);
+    }
+
+    /// Notes an error at a key of the component.
+    pub fn error(&mut self, code: Code, path: &[&str], message: impl Into<String>) {
+        let span = self.span(path);
+        self.push(Diagnostic::error(code, span, message));
+    }
+
+    /// Plans the scalar expression written at `path`; a problem points at the very characters.
+    pub fn scalar(&mut self, path: &[&str], expression: &Expression, scope: &Scope) -> Option<Scalar> {
+        let planned = self.expr.scalar(&expression.0, scope);
+        self.noted(path, planned)
+    }
+
+    /// Plans the boolean expression written at `path`.
+    pub fn predicate(&mut self, path: &[&str], expression: &Expression, scope: &Scope) -> Option<Scalar> {
+        let planned = self.expr.predicate(&expression.0, scope);
+        self.noted(path, planned)
+    }
+
+    /// The column that is named at `path`, or a problem with the nearest name.
+    pub fn column<'s>(&mut self, path: &[&str], name: &str, schema: &'s SchemaRef) -> Option<&'s Field> {
+        if let Ok(field) = schema.field_with_name(name) {
+            return Some(field);
+        }
+        const SHOWN_MAX: usize = 12;
+        let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        let span = self.span(path);
+        let problem = Diagnostic::error(codes::UNKNOWN_COLUMN, span, format!("there is no column `{name}` here"))
+            .did_you_mean(name, columns.iter().copied());
+        let shown: Vec<String> = columns.iter().take(SHOWN_MAX).map(|column| format!("`{column}`")).collect();
+        let more = if columns.len() > SHOWN_MAX { ", ..." } else { "" };
+        self.push(match columns.len() {
+            0 => problem.help("the rows have no columns"),
+            _ => problem.help(format!("the columns are {}{more}", shown.join(", "))),
+        });
+        None
+    }
+
+    /// The connection that is named at `path`, which must be of type `kind`; or a problem.
+    pub fn connection(&mut self, path: &[&str], name: &str, kind: &str) -> Option<&Component> {
+        let connections = self.connections;
+        let span = self.span(path);
+        let Some(connection) = connections.get(name) else {
+            let problem =
+                Diagnostic::error(codes::UNKNOWN_CONNECTION, span, format!("there is no connection named `{name}`"))
+                    .did_you_mean(name, connections.keys().map(String::as_str));
+            let known: Vec<String> = connections.keys().map(|name| format!("`{name}`")).collect();
+            self.push(match known.len() {
+                0 => problem.help(format!("declare it: `connections: {{ {name}: {{ type: {kind}, ... }} }}`")),
+                1..=8 if problem.help.is_empty() => problem.help(format!("the connections are {}", known.join(", "))),
+                _ => problem,
+            });
+            return None;
+        };
+        if connection.kind != kind {
+            let message = format!("`{name}` is a connection of type `{}`, and this needs `{kind}`", connection.kind);
+            let fitting: Vec<&Component> = connections.values().filter(|other| other.kind == kind).collect();
+            let problem = Diagnostic::error(codes::CONNECTION_KIND, span, message)
+                .also(connection.kind_span, format!("`{name}` is `{}`", connection.kind));
+            self.push(match fitting.as_slice() {
+                [] => problem.help(format!("declare a connection of type `{kind}`")),
+                [one, ..] => problem.help(format!("`{}` is of type `{kind}`", one.name)),
+            });
+            return None;
+        }
+        Some(connection)
+    }
+
+    /// The model that is named at `path`, or a problem. A model whose own card is wrong is never asked for: the planner
+    /// leaves out what uses it.
+    pub fn model(&mut self, path: &[&str], name: &str) -> Option<Arc<dyn PlannedModel>> {
+        let models = self.models;
+        if let Some(model) = models.get(name) {
+            return Some(model.clone());
+        }
+        let span = self.span(path);
+        let problem = Diagnostic::error(codes::UNKNOWN_MODEL, span, format!("there is no model named `{name}`"))
+            .did_you_mean(name, models.keys().map(String::as_str));
+        let known: Vec<String> = models.keys().map(|name| format!("`{name}`")).collect();
+        self.push(match known.len() {
+            0 => problem.help(format!("declare it: `models: {{ {name}: models/{name}/model.yaml }}`")),
+            1..=8 if problem.help.is_empty() => problem.help(format!("the models are {}", known.join(", "))),
+            _ => problem,
+        });
+        None
+    }
+
+    /// Turns a planning error of the expression at `path` into a diagnostic.
+    pub fn noted<T>(&mut self, path: &[&str], planned: Result<T, ExprError>) -> Option<T> {
+        match planned {
+            Ok(planned) => Some(planned),
+            Err(error) => {
+                let node = self.component.node.at(path);
+                let span = match (node, error.range) {
+                    (Some(node), Some(range)) => node.locate(range),
+                    (Some(node), None) => node.span,
+                    (None, _) => self.span(path),
+                };
+                let mut diagnostic = Diagnostic::error(error.code, span, error.message);
+                diagnostic.help = error.help;
+                self.push(diagnostic);
+                None
+            }
+        }
+    }
+}
+
+/// A kind of operator.
+pub struct OperatorKind {
+    /// The `type:` in the file.
+    pub name: &'static str,
+    /// One line for the reference.
+    pub summary: &'static str,
+    /// The JSON Schema of its own keys.
+    pub config_schema: fn(&mut SchemaGenerator) -> Schema,
+    /// How many inputs it takes, and under which keys they stand.
+    pub inputs: InputKeys,
+    /// Checks a component and plans it. `None` only with an error noted.
+    pub plan: fn(&mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator>,
+}
+
+/// The keys under which an operator names its inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputKeys {
+    /// `input:`
+    One,
+    /// `inputs:`, a list of two or more.
+    Many,
+}
+
+/// An output port of a step.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// Empty for the main output; `rejected`, `late`, a case's name for side outputs, read as `step.name`.
+    pub port: String,
+    /// Its rows.
+    pub stream: StreamType,
+}
+
+/// What an operator's `plan` gives.
+#[derive(Debug)]
+pub struct PlannedOperator {
+    /// Its outputs: the main one first. The error output is added by the planner where `can_fail`.
+    pub outputs: Vec<Output>,
+    /// Whether a row can fail, so that there is a `name.errors`.
+    pub can_fail: bool,
+    /// Key columns of each input, where rows must be brought together by key; an empty list brings all to one worker.
+    pub exchange: Option<Vec<Vec<String>>>,
+    /// What it keeps, in words for the dry-run ("recent rows by card, 30d"), where it has state.
+    pub state: Option<String>,
+    /// How far back in event time its state reaches, nanoseconds: what a restart without checkpoints must read again.
+    pub look_back_ns: i64,
+    /// Its planned form.
+    pub planned: Arc<dyn Planned>,
+}
+
+/// A kind of source.
+pub struct SourceKind {
+    /// The `type:` in the file.
+    pub name: &'static str,
+    /// One line for the reference.
+    pub summary: &'static str,
+    /// The JSON Schema of its own keys.
+    pub config_schema: fn(&mut SchemaGenerator) -> Schema,
+    /// Whether it decodes records, and so takes `format`, `schema` and `metadata`.
+    pub decodes: bool,
+    /// What `metadata:` may name: `key`, `headers['...']`, `timestamp`, `path`, ...
+    pub metadata: &'static [&'static str],
+    /// Checks a component and plans it. `None` only with an error noted.
+    pub plan: fn(&mut Cx<'_>, common: &SourceCommon) -> Option<PlannedSource>,
+}
+
+/// The keys that every decoding source shares, checked by the planner.
+#[derive(Clone, Debug)]
+pub struct SourceCommon {
+    /// The columns of `schema:`; `None` where it was not given.
+    pub schema: Option<SchemaRef>,
+    /// `extra: error` in the schema: an unknown field fails the record.
+    pub extra_error: bool,
+    /// The node of `format:` (a name or a map with `type`), where it was given.
+    pub format: Option<Node>,
+    /// `metadata:`: new column and what it names.
+    pub metadata: Vec<(String, String)>,
+}
+
+/// What a source's `plan` gives.
+#[derive(Debug)]
+pub struct PlannedSource {
+    /// The columns it can hand out: those of the schema, then those of `metadata`.
+    pub schema: SchemaRef,
+    /// Whether it can be read again from a recorded mark.
+    pub replayable: bool,
+    /// Whether it comes to an end by itself.
+    pub finite: bool,
+    /// Its planned form.
+    pub planned: Arc<dyn Planned>,
+}
+
+/// A kind of sink.
+pub struct SinkKind {
+    /// The `type:` in the file.
+    pub name: &'static str,
+    /// One line for the reference.
+    pub summary: &'static str,
+    /// The JSON Schema of its own keys.
+    pub config_schema: fn(&mut SchemaGenerator) -> Schema,
+    /// Whether it encodes rows, and so takes `format` and `timestamps`.
+    pub encodes: bool,
+    /// Checks a component and plans it. `None` only with an error noted.
+    pub plan: fn(&mut Cx<'_>, input: &StreamType, common: &SinkCommon) -> Option<PlannedSink>,
+}
+
+/// The keys that every encoding sink shares. `where` and `columns` are planned as steps before the sink.
+#[derive(Clone, Debug)]
+pub struct SinkCommon {
+    /// The node of `format:`, where it was given.
+    pub format: Option<Node>,
+    /// The node of `timestamps:`, where it was given.
+    pub timestamps: Option<Node>,
+}
+
+/// What a sink's `plan` gives.
+#[derive(Debug)]
+pub struct PlannedSink {
+    /// Whether a row can fail for good (delivery refused, encoding), so that there is a `name.errors`.
+    pub can_fail: bool,
+    /// The longest a delivery may take before it fails, nanoseconds, where it is bounded: for the latency estimate.
+    pub timeout_ns: Option<i64>,
+    /// Its planned form.
+    pub planned: Arc<dyn Planned>,
+}
+
+/// A kind of connection.
+pub struct ConnectionKind {
+    /// The `type:` in the file.
+    pub name: &'static str,
+    /// One line for the reference.
+    pub summary: &'static str,
+    /// The JSON Schema of its own keys.
+    pub config_schema: fn(&mut SchemaGenerator) -> Schema,
+    /// Checks a connection, used or not.
+    pub check: fn(&mut Cx<'_>),
+}
+
+/// The registries, handed to the planner by the command line.
+#[derive(Clone, Default)]
+pub struct Registries {
+    /// Kinds of source.
+    pub sources: Vec<&'static SourceKind>,
+    /// Kinds of operator.
+    pub operators: Vec<&'static OperatorKind>,
+    /// Kinds of sink.
+    pub sinks: Vec<&'static SinkKind>,
+    /// Kinds of connection.
+    pub connections: Vec<&'static ConnectionKind>,
+    /// Kinds of model.
+    pub models: Vec<&'static ModelKind>,
+}

@@ -1,0 +1,409 @@
+//! A pipeline and the registries to a [`Plan`], with every problem.
+//!
+//! ```text
+//! connections, models, parameters ──▶ wiring: who reads whom, cycles, an order
+//!      ──▶ each component in that order: its shared keys, the steps they imply, its kind's own `plan`
+//!      ──▶ checks over the whole (unused, objectives) ──▶ columns wanted, backwards ──▶ digest
+//! ```
+//!
+//! A component that can't be planned leaves those that read it without types. They are still asked for problems that need
+//! no types (keys, values, units); what they say of expressions would be noise, and is dropped.
+
+mod checks;
+mod component;
+mod digest;
+mod implied;
+mod keys;
+mod prune;
+mod wiring;
+
+use crate::kinds::{Columns, Cx, Output, Planned, Registries, StreamKind, StreamType, hidden};
+use crate::model::{ModelCx, ModelSet};
+use crate::plan::{ERRORS, Edge, Plan, Role, Step};
+use crate::{language, types};
+use engine_base::codes::plan as codes;
+use engine_base::{Diagnostic, Diagnostics, Severity, SourceMap, Span, StepId};
+use engine_expr::{Context, ParamValue};
+use engine_spec::{Component, Files, Node, Pipeline, Value};
+use keys::KeyNames;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use wiring::Wiring;
+
+/// After this many problems the rest is not looked for: a person reads the first few, and a hostile file may have
+/// hundreds of thousands.
+const MAX_PROBLEMS: usize = 500;
+
+/// Plans a pipeline.
+///
+/// `None` where there is an error, or (in a dry run) a value that is known only in a run; both are noted.
+pub fn plan(
+    pipeline: &Pipeline,
+    registries: &Registries,
+    files: &dyn Files,
+    sources: &mut SourceMap,
+    diagnostics: &mut Diagnostics,
+) -> Option<Plan> {
+    let mut planner = Planner {
+        pipeline,
+        registries,
+        files,
+        sources,
+        found: Diagnostics::new(),
+        expr: Context::new(parameters(pipeline)),
+        models: ModelSet::new(),
+        keys: KeyNames::default(),
+        steps: Vec::new(),
+        placed: HashMap::new(),
+        failed: BTreeSet::new(),
+        source_count: 0,
+    };
+    let plan = planner.run();
+    diagnostics.extend(planner.found);
+    plan
+}
+
+struct Planner<'a> {
+    pipeline: &'a Pipeline,
+    registries: &'a Registries,
+    files: &'a dyn Files,
+    sources: &'a mut SourceMap,
+    found: Diagnostics,
+    expr: Context,
+    models: ModelSet,
+    keys: KeyNames,
+    steps: Vec<Step>,
+    /// Where the outputs of a component or an implied step are.
+    placed: HashMap<String, Placed>,
+    /// Components that could not be planned.
+    failed: BTreeSet<String>,
+    source_count: u16,
+}
+
+/// Where a name's outputs are: a source's main rows come from the last of the steps that its keys imply.
+#[derive(Clone, Copy, Debug)]
+struct Placed {
+    own: StepId,
+    main: Edge,
+}
+
+/// A stream and where it comes from.
+#[derive(Clone, Debug)]
+struct Incoming {
+    edge: Edge,
+    stream: StreamType,
+}
+
+/// What is to be added as a step.
+struct NewStep {
+    name: String,
+    kind: &'static str,
+    implied: bool,
+    role: Role,
+    inputs: Vec<Edge>,
+    outputs: Vec<Output>,
+    can_fail: bool,
+    planned: Arc<dyn Planned>,
+    span: Span,
+}
+
+impl Planner<'_> {
+    fn run(&mut self) -> Option<Plan> {
+        self.check_connections();
+        self.plan_models();
+        let mut wiring = Wiring::read(self.pipeline, self.registries, &mut self.found);
+        let order = wiring.order(&mut self.found);
+        for at in order {
+            if self.found.len() >= MAX_PROBLEMS {
+                return None;
+            }
+            let part = &wiring.parts[at];
+            if !self.plan_part(part) {
+                self.failed.insert(part.component.name.clone());
+            }
+        }
+        wiring.check_unused(&mut self.found);
+        self.check_unused();
+        let objectives = self.plan_objectives();
+        if !self.failed.is_empty() && !self.found.has_errors() {
+            self.note_unknown_until_run(&wiring);
+        }
+        if self.found.has_errors() || !self.failed.is_empty() {
+            return None;
+        }
+        prune::prune(&mut self.steps);
+        let digest = digest::digest(self.pipeline, &self.steps, &self.models);
+        Some(Plan {
+            name: self.pipeline.name.clone(),
+            description: self.pipeline.description.clone(),
+            steps: std::mem::take(&mut self.steps),
+            objectives,
+            max_in_flight: self.pipeline.max_in_flight,
+            digest,
+        })
+    }
+
+    fn check_connections(&mut self) {
+        let pipeline = self.pipeline;
+        for connection in pipeline.connections.values() {
+            let Some(kind) = self.registries.connections.iter().find(|kind| kind.name == connection.kind).copied() else {
+                let built: Vec<&str> = self.registries.connections.iter().map(|kind| kind.name).collect();
+                let problem =
+                    unknown_kind("connection", connection, &built, language::CONNECTIONS, self.registries);
+                self.found.push(problem);
+                continue;
+            };
+            let own = self.keys.own(kind.name, "connection", kind.config_schema);
+            let config = keys::split(connection, kind.name, &[], own.as_deref(), &mut self.found);
+            let mut found = Diagnostics::new();
+            (kind.check)(&mut self.cx(connection, config, &mut found));
+            self.found.extend(found);
+        }
+    }
+
+    fn plan_models(&mut self) {
+        let pipeline = self.pipeline;
+        for model in pipeline.models.values() {
+            let Some(kind) = model.card.get("type") else {
+                self.found.push(
+                    Diagnostic::error(
+                        engine_base::codes::spec::MISSING_KEY,
+                        model.card.head(),
+                        format!("the card of the model `{}` has no `type`", model.name),
+                    )
+                    .help(format!("add `type:`, one of {}", list(&self.registries.model_names()))),
+                );
+                continue;
+            };
+            let Some(kind_name) = kind.as_str() else {
+                // The decoder's words for a value of the wrong type.
+                let _: Option<String> = kind.decode(&mut self.found);
+                continue;
+            };
+            let card = Component {
+                name: model.name.clone(),
+                name_span: model.name_span,
+                kind: kind_name.to_owned(),
+                kind_span: kind.span,
+                node: model.card.without(&["type"]),
+                base_dir: model.base_dir.clone(),
+                unnamed: false,
+                kept: Vec::new(),
+            };
+            let Some(kind) = self.registries.models.iter().find(|kind| kind.name == card.kind).copied() else {
+                let built = self.registries.model_names();
+                self.found.push(unknown_kind("model", &card, &built, language::MODELS, self.registries));
+                continue;
+            };
+            let mut found = Diagnostics::new();
+            let planned = (kind.plan)(&mut ModelCx {
+                name: &model.name,
+                card: &card.node,
+                base_dir: &model.base_dir,
+                files: self.files,
+                diagnostics: &mut found,
+                sources: self.sources,
+            });
+            self.found.extend(found);
+            if let Some(planned) = planned {
+                self.models.insert(model.name.clone(), planned);
+            }
+        }
+    }
+
+    /// What a kind is told about a component.
+    fn cx<'c>(&'c mut self, component: &'c Component, config: Node, found: &'c mut Diagnostics) -> Cx<'c> {
+        Cx {
+            component,
+            config,
+            files: self.files,
+            expr: &self.expr,
+            diagnostics: found,
+            sources: self.sources,
+            connections: &self.pipeline.connections,
+            models: &self.models,
+        }
+    }
+
+    /// Adds a step; its error output is added where it can fail.
+    fn add(&mut self, new: NewStep) -> StepId {
+        let id = StepId(u32::try_from(self.steps.len()).unwrap_or(u32::MAX));
+        let mut outputs = new.outputs;
+        if new.can_fail {
+            let stream = StreamType { schema: types::error_schema(), event_time: None, kind: StreamKind::Append };
+            outputs.push(Output { port: ERRORS.to_owned(), stream });
+        }
+        let facts = new.planned.facts();
+        self.placed.insert(new.name.clone(), Placed { own: id, main: Edge { from: id, port: 0 } });
+        self.steps.push(Step {
+            id,
+            name: new.name,
+            kind: new.kind,
+            implied: new.implied,
+            role: new.role,
+            inputs: new.inputs,
+            wanted: vec![Columns::new(); outputs.len()],
+            outputs,
+            can_fail: new.can_fail,
+            exchange: None,
+            state: None,
+            look_back_ns: 0,
+            planned: new.planned,
+            facts,
+            span: new.span,
+        });
+        id
+    }
+
+    /// The stream behind an output of a step.
+    fn incoming(&self, edge: Edge) -> Incoming {
+        Incoming { edge, stream: self.steps[edge.from.0 as usize].outputs[edge.port].stream.clone() }
+    }
+
+    /// Notes what can't be checked, where a placeholder stands in for a value of the run.
+    fn note_unknown_until_run(&mut self, wiring: &Wiring<'_>) {
+        let Some(part) = wiring.parts.iter().find(|part| self.failed.contains(&part.component.name)) else { return };
+        let name = &part.component.name;
+        let message = format!("`{name}` has a value that is known only in a run, so it was not checked any further");
+        self.found.push(
+            Diagnostic::new(Severity::Note, codes::UNKNOWN_UNTIL_RUN, Some(part.component.name_span), message)
+                .help("set the environment variable, or give it a default: `${env:NAME:-value}`"),
+        );
+    }
+}
+
+/// The parameters as expressions know them. One whose value is known only in a run is null of its type.
+fn parameters(pipeline: &Pipeline) -> Vec<(String, arrow::datatypes::DataType, bool, ParamValue)> {
+    pipeline
+        .parameters
+        .values()
+        .map(|parameter| {
+            let value = parameter.value.as_ref().filter(|node| !node.is_placeholder());
+            let value = value.map_or(ParamValue::Null, param_value);
+            (parameter.name.clone(), types::data_type(&parameter.ty.ty), parameter.ty.nullable, value)
+        })
+        .collect()
+}
+
+fn param_value(node: &Node) -> ParamValue {
+    match &node.value {
+        Value::Bool(value) => ParamValue::Bool(*value),
+        Value::Int(value) => match (i64::try_from(*value), u64::try_from(*value)) {
+            (Ok(value), _) => ParamValue::Int(value),
+            (_, Ok(value)) => ParamValue::UInt(value),
+            _ => ParamValue::String(value.to_string()),
+        },
+        Value::Float(value) => ParamValue::Float(*value),
+        Value::String(text) => ParamValue::String(text.clone()),
+        Value::Null | Value::List(_) | Value::Map(_) => ParamValue::Null,
+    }
+}
+
+impl Registries {
+    fn model_names(&self) -> Vec<&'static str> {
+        self.models.iter().map(|kind| kind.name).collect()
+    }
+
+    /// In which sections a type stands: `source`, `operator`, `sink`.
+    fn sections_of(&self, name: &str) -> Vec<&'static str> {
+        let mut sections = Vec::new();
+        if self.sources.iter().any(|kind| kind.name == name) {
+            sections.push("source");
+        }
+        if self.operators.iter().any(|kind| kind.name == name) {
+            sections.push("operator");
+        }
+        if self.sinks.iter().any(|kind| kind.name == name) {
+            sections.push("sink");
+        }
+        if self.models.iter().any(|kind| kind.name == name) {
+            sections.push("model");
+        }
+        sections
+    }
+}
+
+/// The problem of a `type:` that is in no registry.
+fn unknown_kind(
+    section: &str,
+    component: &Component,
+    built: &[&str],
+    language: &[&str],
+    registries: &Registries,
+) -> Diagnostic {
+    let (kind, span) = (component.kind.as_str(), component.kind_span);
+    if language.contains(&kind) {
+        let article = if section.starts_with(['a', 'e', 'i', 'o']) { "an" } else { "a" };
+        return Diagnostic::error(
+            codes::KIND_NOT_BUILT,
+            span,
+            format!("{article} {section} of type `{kind}` is not built yet"),
+        )
+        .at_caret("part of the language, but not of this version")
+        .help(kinds_help(section, built));
+    }
+    let problem = Diagnostic::error(codes::UNKNOWN_KIND, span, format!("there is no {section} of type `{kind}`"));
+    let elsewhere = registries.sections_of(kind);
+    if let Some(other) = elsewhere.first() {
+        let verb = if elsewhere.len() > 1 { elsewhere.join(" or a ") } else { (*other).to_owned() };
+        return problem.help(format!("`{kind}` is the type of a {verb}: it stands under `{other}s:`"));
+    }
+    if let Some((_, here)) =
+        language::ELSEWHERE.iter().find(|(word, here)| word.eq_ignore_ascii_case(kind) && language.contains(here))
+    {
+        return problem.help(format!("here that is `{here}`"));
+    }
+    let problem = problem.did_you_mean(kind, built.iter().chain(language).copied());
+    if problem.help.is_empty() { problem.help(kinds_help(section, built)) } else { problem }
+}
+
+fn kinds_help(section: &str, built: &[&str]) -> String {
+    match built {
+        [] => format!("no type of {section} is built yet"),
+        built => format!("the types of {section} are {}", list(built)),
+    }
+}
+
+/// `a`, `b` and `c`.
+fn list(names: &[&str]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    match quoted.split_last() {
+        None => "none".to_owned(),
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} and {last}", others.join(", ")),
+    }
+}
+
+/// Whether a diagnostic needs no types to be true: it is about the file, not about what flows.
+fn needs_no_types(diagnostic: &Diagnostic) -> bool {
+    diagnostic.code.0.starts_with("E01")
+}
+
+/// Every column of every output, and its event time: what would be read if somebody read everything.
+fn everything(outputs: &[Output]) -> Vec<Columns> {
+    outputs.iter().map(|output| visible(&output.stream)).collect()
+}
+
+fn visible(stream: &StreamType) -> Columns {
+    stream.schema.fields().iter().map(|field| field.name().clone()).collect()
+}
+
+/// The help for a stream without event time.
+fn no_event_time(span: Span, what: &str) -> Diagnostic {
+    Diagnostic::error(codes::NO_EVENT_TIME, span, format!("{what} needs event time, which these rows don't have"))
+        .help("say when each row happened, at the source: `event_time: { column: at }`")
+}
+
+impl StreamType {
+    /// The same stream with another schema.
+    pub(crate) fn with_schema(&self, schema: arrow::datatypes::SchemaRef) -> StreamType {
+        StreamType { schema, ..self.clone() }
+    }
+}
+
+/// What a step reads of its inputs when all its outputs are read.
+fn reads_event_time(planned: &dyn Planned, outputs: &[Output], inputs: &[StreamType]) -> bool {
+    let reads = planned.reads(&everything(outputs));
+    reads.iter().zip(inputs).any(|(reads, input)| input.event_time.is_none() && reads.contains(hidden::EVENT_TIME))
+}
+

@@ -1,0 +1,312 @@
+//! The steps that keys of sources and sinks imply: `where:`, `columns:`, `set:` and `event_time:`.
+
+use super::{Incoming, NewStep, Planner, no_event_time, visible};
+use crate::common::EventTimeKeys;
+use crate::event_time::EventTimePlan;
+use crate::kinds::{Columns, Cx, EventTime, Output, Planned, StreamType};
+use crate::plan::{Edge, Role};
+use crate::rowwise::{FilterPlan, MapPlan};
+use crate::types;
+use arrow::datatypes::{Field, Schema};
+use engine_base::codes::{plan as codes, spec as spec_codes};
+use engine_base::{Diagnostic, Diagnostics};
+use engine_expr::{Scalar, Scope};
+use engine_spec::{Assignments, Component, Expression, Node, Value};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Stands in for a step that could not be planned, so that those behind it can be checked. Never in a plan.
+#[derive(Debug)]
+pub(super) struct Guess;
+
+impl Planned for Guess {
+    fn reads(&self, wanted: &[Columns]) -> Vec<Columns> {
+        vec![wanted.iter().flatten().cloned().collect()]
+    }
+}
+
+impl Planner<'_> {
+    /// The rows for which the expression at `path` is true. Where it is wrong, that is noted, and the rows are given as
+    /// they came with no column null, so that no false problem follows.
+    pub(super) fn imply_filter(
+        &mut self,
+        component: &Component,
+        name: String,
+        path: &[&str],
+        expression: &Expression,
+        input: &Incoming,
+    ) -> Incoming {
+        let scope = Scope::new(input.stream.schema.clone());
+        let predicate = self.with_cx(component, |cx| cx.predicate(path, expression, &scope));
+        let Some(predicate) = predicate else {
+            self.failed.insert(component.name.clone());
+            let schema = types::narrow(&input.stream.schema, &visible(&input.stream));
+            return Incoming { edge: input.edge, stream: input.stream.with_schema(schema) };
+        };
+        self.check_event_time(component, path, &predicate, &input.stream);
+        let schema = types::narrow(&input.stream.schema, &predicate.non_null_when_true());
+        let stream = input.stream.with_schema(schema);
+        self.imply(component, name, "filter", input, stream, true, Arc::new(FilterPlan { predicate }))
+    }
+
+    /// `set:` of a source: columns that are added, or replace those of the same name. Each sees the columns as they came.
+    pub(super) fn imply_set(&mut self, component: &Component, set: &Assignments, input: &Incoming) -> Option<Incoming> {
+        let mut columns = Vec::new();
+        for field in input.stream.schema.fields() {
+            if !set.contains_key(field.name()) {
+                columns.push((field.as_ref().clone(), self.column(field.name(), &input.stream)?));
+            }
+        }
+        let order: Vec<String> = input.stream.schema.fields().iter().map(|field| field.name().clone()).collect();
+        let mut sound = true;
+        for (name, expression) in set {
+            match self.assignment(component, &["set", name], name, expression, &input.stream) {
+                Some(column) => columns.push(column),
+                None => sound = false,
+            }
+        }
+        if !sound {
+            return None;
+        }
+        // A replaced column keeps its place.
+        columns.sort_by_key(|(field, _)| order.iter().position(|name| name == field.name()).unwrap_or(order.len()));
+        self.imply_map(component, format!("{}.set", component.name), columns, input)
+    }
+
+    /// `columns:` of a sink: a list of columns, or a map of new column to expression.
+    pub(super) fn imply_columns(&mut self, component: &Component, keys: &Node, input: &Incoming) -> Option<Incoming> {
+        let mut columns = Vec::new();
+        let mut sound = true;
+        match &keys.value {
+            Value::List(items) => {
+                let mut seen = BTreeSet::new();
+                for (at, item) in items.iter().enumerate() {
+                    let at = at.to_string();
+                    let Some(name) = item.decode::<String>(&mut self.found) else {
+                        sound = false;
+                        continue;
+                    };
+                    let known = self.with_cx(component, |cx| {
+                        cx.column(&["columns", &at], &name, &input.stream.schema).cloned()
+                    });
+                    if !seen.insert(name.clone()) {
+                        self.found.push(
+                            Diagnostic::error(codes::COLUMN_TAKEN, item.span, format!("`{name}` is named twice"))
+                                .help("name each column once"),
+                        );
+                        sound = false;
+                    }
+                    match known {
+                        Some(field) => columns.push((field, self.column(&name, &input.stream)?)),
+                        None => sound = false,
+                    }
+                }
+            }
+            _ => {
+                let assignments: Assignments = keys.decode(&mut self.found)?;
+                for (name, expression) in &assignments {
+                    match self.assignment(component, &["columns", name], name, expression, &input.stream) {
+                        Some(column) => columns.push(column),
+                        None => sound = false,
+                    }
+                }
+            }
+        }
+        if sound && columns.is_empty() {
+            self.found.push(
+                Diagnostic::error(spec_codes::BAD_VALUE, keys.span, "`columns` names no column")
+                    .help("name at least one, or leave the key out for all"),
+            );
+            sound = false;
+        }
+        if !sound {
+            return None;
+        }
+        self.imply_map(component, format!("{}.columns", component.name), columns, input)
+    }
+
+    /// `event_time:` of a source. Where it is wrong, that is noted, and the step that fails is left out.
+    pub(super) fn imply_event_time(
+        &mut self,
+        component: &Component,
+        keys: &EventTimeKeys,
+        input: &Incoming,
+    ) -> Incoming {
+        let node = &component.node;
+        let max_delay_ns = keys.max_delay.map_or(0, |max_delay| max_delay.ns());
+        let stream = StreamType { event_time: Some(EventTime { max_delay_ns }), ..input.stream.clone() };
+        // Whatever is wrong here: the rows are taken to have event time, so that nothing behind is blamed for its absence.
+        let timed = Incoming { edge: input.edge, stream: stream.clone() };
+        let planned = self.event_time(component, keys, input);
+        if keys.idle_after.is_some() {
+            self.found.push(
+                Diagnostic::error(
+                    spec_codes::NOT_BUILT,
+                    node.get("event_time").and_then(|keys| keys.entry("idle_after")).map_or_else(
+                        || node.span_at(&["event_time"]),
+                        |entry| entry.key_span,
+                    ),
+                    "`idle_after` is not built yet",
+                )
+                .help("leave it out: there are no watermarks yet that an idle source could hold back"),
+            );
+        }
+        let Some((value, unit_ns)) = planned else {
+            self.failed.insert(component.name.clone());
+            return timed;
+        };
+        let planned = EventTimePlan { value, unit_ns, max_delay_ns };
+        let can_fail = planned.can_fail();
+        let name = format!("{}.event_time", component.name);
+        self.imply(component, name, "event_time", input, stream, can_fail, Arc::new(planned))
+    }
+
+    /// The value of `event_time:` and its unit.
+    fn event_time(
+        &mut self,
+        component: &Component,
+        keys: &EventTimeKeys,
+        input: &Incoming,
+    ) -> Option<(Scalar, i64)> {
+        let span = component.node.span_at(&["event_time"]);
+        let (value, path) = match (&keys.column, &keys.value) {
+            (Some(column), None) => {
+                let path = ["event_time", "column"];
+                self.with_cx(component, |cx| cx.column(&path, column, &input.stream.schema).map(|_| ()))?;
+                (self.column(column, &input.stream)?, path)
+            }
+            (None, Some(expression)) => {
+                let path = ["event_time", "value"];
+                let scope = Scope::new(input.stream.schema.clone());
+                (self.with_cx(component, |cx| cx.scalar(&path, expression, &scope))?, path)
+            }
+            (column, _) => {
+                let message = match column {
+                    Some(_) => "`event_time` has both `column` and `value`",
+                    None => "`event_time` has neither `column` nor `value`",
+                };
+                self.found.push(
+                    Diagnostic::error(codes::EVENT_TIME_SOURCE, span, message)
+                        .help("write `column:` with the column that tells it, or `value:` with an expression"),
+                );
+                return None;
+            }
+        };
+        let span = component.node.span_at(&path);
+        let shown = types::type_text(value.data_type());
+        match (EventTimePlan::own_unit_ns(value.data_type()), keys.unit) {
+            (Err(()), _) => {
+                self.found.push(
+                    Diagnostic::error(
+                        codes::EVENT_TIME_TYPE,
+                        span,
+                        format!("the event time is {shown}: it takes a timestamp, a date, or an integer with its `unit`"),
+                    )
+                    .help("make it a `timestamp` in the schema, or write `value:` with an expression such as `to_timestamp(at)`"),
+                );
+                None
+            }
+            (Ok(Some(_)), Some(_)) => {
+                self.found.push(
+                    Diagnostic::error(
+                        codes::EVENT_TIME_UNIT,
+                        component.node.span_at(&["event_time", "unit"]),
+                        format!("a {shown} has its own unit"),
+                    )
+                    .help("leave `unit` out"),
+                );
+                None
+            }
+            (Ok(None), None) => {
+                self.found.push(
+                    Diagnostic::error(codes::EVENT_TIME_UNIT, span, format!("the event time is {shown}, so it needs a unit"))
+                        .help("say what it counts since 1970: `unit: s`, `ms`, `us` or `ns`"),
+                );
+                None
+            }
+            (Ok(Some(unit_ns)), None) => Some((value, unit_ns)),
+            (Ok(None), Some(unit)) => Some((value, unit.ns())),
+        }
+    }
+
+    /// A column and the scalar that makes it.
+    fn assignment(
+        &mut self,
+        component: &Component,
+        path: &[&str],
+        name: &str,
+        expression: &Expression,
+        input: &StreamType,
+    ) -> Option<(Field, Scalar)> {
+        let scope = Scope::new(input.schema.clone());
+        let value = self.with_cx(component, |cx| cx.scalar(path, expression, &scope))?;
+        self.check_event_time(component, path, &value, input);
+        let field = match value.as_column().and_then(|column| input.schema.field_with_name(column).ok()) {
+            Some(field) => field.clone().with_name(name),
+            None => Field::new(name, value.data_type().clone(), value.nullable()),
+        };
+        Some((field, value))
+    }
+
+    fn imply_map(
+        &mut self,
+        component: &Component,
+        name: String,
+        columns: Vec<(Field, Scalar)>,
+        input: &Incoming,
+    ) -> Option<Incoming> {
+        let can_fail = columns.iter().any(|(_, value)| value.as_column().is_none());
+        let schema = Schema::new(columns.iter().map(|(field, _)| field.clone()).collect::<Vec<_>>());
+        if !self.check_columns(component, &schema) {
+            return None;
+        }
+        let stream = input.stream.with_schema(Arc::new(schema));
+        let columns = columns.into_iter().map(|(field, value)| (field.name().clone(), value)).collect();
+        Some(self.imply(component, name, "map", input, stream, can_fail, Arc::new(MapPlan { columns })))
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn imply(
+        &mut self,
+        component: &Component,
+        name: String,
+        kind: &'static str,
+        input: &Incoming,
+        stream: StreamType,
+        can_fail: bool,
+        planned: Arc<dyn Planned>,
+    ) -> Incoming {
+        let id = self.add(NewStep {
+            name,
+            kind,
+            implied: true,
+            role: Role::Operator,
+            inputs: vec![input.edge],
+            outputs: vec![Output { port: String::new(), stream: stream.clone() }],
+            can_fail,
+            planned,
+            span: component.name_span,
+        });
+        Incoming { edge: Edge { from: id, port: 0 }, stream }
+    }
+
+    /// The scalar that is a column and nothing else. The column is there, so that this does not fail.
+    fn column(&mut self, name: &str, input: &StreamType) -> Option<Scalar> {
+        let quoted = format!("\"{}\"", name.replace('"', "\"\""));
+        self.expr.scalar(&quoted, &Scope::new(input.schema.clone())).ok()
+    }
+
+    fn check_event_time(&mut self, component: &Component, path: &[&str], value: &Scalar, input: &StreamType) {
+        if value.reads_event_time() && input.event_time.is_none() {
+            let span = component.node.span_at(path);
+            self.found.push(no_event_time(span, "`event_time()`"));
+        }
+    }
+
+    fn with_cx<T>(&mut self, component: &Component, run: impl FnOnce(&mut Cx<'_>) -> T) -> T {
+        let mut found = Diagnostics::new();
+        let result = run(&mut self.cx(component, component.node.clone(), &mut found));
+        self.found.extend(found);
+        result
+    }
+}

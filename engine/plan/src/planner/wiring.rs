@@ -1,0 +1,349 @@
+//! Who reads whom: names to components, circles, and an order in which each component stands after those it reads.
+
+use super::{list, unknown_kind};
+use crate::kinds::{InputKeys, OperatorKind, Registries, SinkKind, SourceKind};
+use crate::language;
+use crate::plan::ERRORS;
+use engine_base::codes::plan as codes;
+use engine_base::{Diagnostic, Diagnostics, Span};
+use engine_spec::{Component, Expression, Input, Pipeline};
+use indexmap::IndexSet;
+use std::collections::HashMap;
+
+/// Every component of a pipeline with what it reads.
+pub(super) struct Wiring<'a> {
+    pub(super) parts: Vec<Part<'a>>,
+}
+
+/// A source, operator or sink.
+pub(super) struct Part<'a> {
+    pub(super) component: &'a Component,
+    pub(super) kind: PartKind,
+    pub(super) inputs: Vec<Reference>,
+    /// Its inputs can't be told, so it can't be planned. The reason is noted.
+    pub(super) broken: bool,
+}
+
+/// The kind of a component, or the section it stands in where its type is unknown.
+#[derive(Clone, Copy)]
+pub(super) enum PartKind {
+    Source(&'static SourceKind),
+    Operator(&'static OperatorKind),
+    Sink(&'static SinkKind),
+    Unknown { sink: bool },
+}
+
+/// A name that a component reads.
+pub(super) struct Reference {
+    pub(super) from: String,
+    pub(super) filter: Option<Expression>,
+    /// Where the name stands.
+    pub(super) span: Span,
+    /// The path of the input in the component.
+    pub(super) path: Vec<String>,
+    /// The component that is read: an index into the parts.
+    pub(super) owner: Option<usize>,
+    /// What follows the component's name: empty, `errors`, `set.errors`.
+    pub(super) rest: String,
+}
+
+impl<'a> Wiring<'a> {
+    /// Reads kinds and inputs, and resolves the names of components.
+    pub(super) fn read(pipeline: &'a Pipeline, registries: &Registries, found: &mut Diagnostics) -> Wiring<'a> {
+        let mut parts = Vec::new();
+        for component in pipeline.sources.values() {
+            let kind = registries.sources.iter().find(|kind| kind.name == component.kind).copied();
+            let kind = kind.map_or_else(
+                || {
+                    let built: Vec<&str> = registries.sources.iter().map(|kind| kind.name).collect();
+                    found.push(unknown_kind("source", component, &built, language::SOURCES, registries));
+                    PartKind::Unknown { sink: false }
+                },
+                PartKind::Source,
+            );
+            parts.push(Part { component, kind, inputs: Vec::new(), broken: false });
+        }
+        for component in pipeline.operators.values() {
+            let kind = registries.operators.iter().find(|kind| kind.name == component.kind).copied();
+            let kind = kind.map_or_else(
+                || {
+                    let built: Vec<&str> = registries.operators.iter().map(|kind| kind.name).collect();
+                    found.push(unknown_kind("operator", component, &built, language::OPERATORS, registries));
+                    PartKind::Unknown { sink: false }
+                },
+                PartKind::Operator,
+            );
+            parts.push(Part::reading(component, kind, found));
+        }
+        for component in pipeline.sinks.values() {
+            let kind = registries.sinks.iter().find(|kind| kind.name == component.kind).copied();
+            let kind = kind.map_or_else(
+                || {
+                    let built: Vec<&str> = registries.sinks.iter().map(|kind| kind.name).collect();
+                    found.push(unknown_kind("sink", component, &built, language::SINKS, registries));
+                    PartKind::Unknown { sink: true }
+                },
+                PartKind::Sink,
+            );
+            parts.push(Part::reading(component, kind, found));
+        }
+        let mut wiring = Wiring { parts };
+        wiring.resolve(&pipeline.broken, found);
+        wiring
+    }
+
+    fn resolve(&mut self, broken: &IndexSet<String>, found: &mut Diagnostics) {
+        let index: HashMap<&str, usize> =
+            self.parts.iter().enumerate().map(|(at, part)| (part.component.name.as_str(), at)).collect();
+        let is_sink: Vec<bool> = self.parts.iter().map(Part::is_sink).collect();
+        let mut resolved = Vec::new();
+        for part in &self.parts {
+            for reference in &part.inputs {
+                let known = prefixes(&reference.from).find_map(|(name, rest)| Some((*index.get(name)?, rest)));
+                let sink_rows = known.is_some_and(|(owner, rest)| is_sink[owner] && rest.is_empty());
+                if let Some((owner, _)) = known.filter(|_| sink_rows) {
+                    found.push(self.sink_as_input(reference, owner));
+                } else if known.is_none() && !prefixes(&reference.from).any(|(name, _)| broken.contains(name)) {
+                    found.push(self.unknown_input(reference));
+                }
+                let owner = known.map(|(owner, _)| owner).filter(|_| !sink_rows);
+                resolved.push((owner, known.map_or(String::new(), |(_, rest)| rest.to_owned())));
+            }
+        }
+        let mut resolved = resolved.into_iter();
+        for part in &mut self.parts {
+            for (reference, (owner, rest)) in part.inputs.iter_mut().zip(resolved.by_ref()) {
+                part.broken |= owner.is_none();
+                reference.owner = owner;
+                reference.rest = rest;
+            }
+        }
+    }
+
+    fn sink_as_input(&self, reference: &Reference, owner: usize) -> Diagnostic {
+        let sink = &self.parts[owner];
+        let name = &sink.component.name;
+        let problem = Diagnostic::error(
+            codes::SINK_AS_INPUT,
+            reference.span,
+            format!("`{name}` is a sink: no rows come out of it"),
+        );
+        let problem = match sink.inputs.first() {
+            Some(before) => problem.help(format!("read what it reads: `{}`", before.from)),
+            None => problem,
+        };
+        problem.help(format!("rows that it can't deliver are read as `{name}.{ERRORS}`"))
+    }
+
+    fn unknown_input(&self, reference: &Reference) -> Diagnostic {
+        let from = &reference.from;
+        let readable: Vec<&str> =
+            self.parts.iter().filter(|part| !part.is_sink()).map(|part| part.component.name.as_str()).collect();
+        let problem = Diagnostic::error(
+            codes::UNKNOWN_INPUT,
+            reference.span,
+            format!("there is no source or operator named `{from}`"),
+        )
+        .did_you_mean(from, readable.iter().copied());
+        if !problem.help.is_empty() {
+            return problem;
+        }
+        // `valdi.errors`: the part before the dot may be the slip.
+        if let Some((name, port)) = from.rsplit_once('.') {
+            if let Some(near) = engine_base::suggest::nearest(name, readable.iter().copied()) {
+                return problem.help(format!("did you mean `{near}.{port}`?"));
+            }
+        }
+        match readable.len() {
+            0 => problem.help("the pipeline has no sources and operators to read"),
+            1..=8 => problem.help(format!("there are {}", list(&readable))),
+            _ => problem,
+        }
+    }
+
+    /// The parts, each after those it reads, in the order of the file where that is open. A part in a circle is reported
+    /// and marked as broken.
+    pub(super) fn order(&mut self, found: &mut Diagnostics) -> Vec<usize> {
+        #[derive(Clone, Copy, PartialEq)]
+        enum Mark {
+            New,
+            Open,
+            Done,
+        }
+        let mut marks = vec![Mark::New; self.parts.len()];
+        let mut order = Vec::with_capacity(self.parts.len());
+        let mut broken = Vec::new();
+        for start in 0..self.parts.len() {
+            if marks[start] != Mark::New {
+                continue;
+            }
+            // A stack of our own: a chain of a hundred thousand steps must not overflow the thread's.
+            let mut stack = vec![(start, 0)];
+            marks[start] = Mark::Open;
+            while let Some((at, next)) = stack.last_mut() {
+                let at = *at;
+                let Some(reference) = self.parts[at].inputs.get(*next) else {
+                    marks[at] = Mark::Done;
+                    order.push(at);
+                    stack.pop();
+                    continue;
+                };
+                *next += 1;
+                let Some(owner) = reference.owner else { continue };
+                match marks[owner] {
+                    Mark::Done => {}
+                    Mark::New => {
+                        marks[owner] = Mark::Open;
+                        stack.push((owner, 0));
+                    }
+                    Mark::Open => {
+                        let from = stack.iter().position(|(part, _)| *part == owner).unwrap_or(0);
+                        let circle: Vec<usize> = stack[from..].iter().map(|(part, _)| *part).collect();
+                        found.push(self.circle(&circle));
+                        broken.extend(circle);
+                    }
+                }
+            }
+        }
+        for at in broken {
+            self.parts[at].broken = true;
+        }
+        order
+    }
+
+    /// `circle` holds parts each of which reads the next, and the last the first.
+    fn circle(&self, circle: &[usize]) -> Diagnostic {
+        const SHOWN_MAX: usize = 8;
+        let reads = |at: usize| {
+            let (part, owner) = (&self.parts[circle[at]], circle[(at + 1) % circle.len()]);
+            part.inputs.iter().find(|reference| reference.owner == Some(owner))
+        };
+        let span = |at: usize| reads(at).map_or(self.parts[circle[at]].component.name_span, |reads| reads.span);
+        let name = |at: usize| self.parts[circle[at % circle.len()]].component.name.as_str();
+        // Rows flow against the direction of reading.
+        let mut way: Vec<&str> = (0..=circle.len()).rev().map(name).collect();
+        if way.len() > SHOWN_MAX {
+            way.splice(SHOWN_MAX / 2..way.len() - SHOWN_MAX / 2, ["..."]);
+        }
+        if circle.len() == 1 {
+            return Diagnostic::error(codes::CYCLE, span(0), format!("`{}` reads itself", name(0)))
+                .help("let it read the step whose rows it should work on");
+        }
+        let mut problem =
+            Diagnostic::error(codes::CYCLE, span(0), format!("steps read each other in a circle: {}", way.join(" -> ")))
+                .at_caret(format!("`{}` reads `{}`", name(0), name(1)));
+        for at in 1..circle.len().min(SHOWN_MAX) {
+            problem = problem.also(span(at), format!("`{}` reads `{}`", name(at), name(at + 1)));
+        }
+        problem.help("rows flow from sources to sinks: one of these must read something else")
+    }
+
+    /// Warns of sources and operators whose rows go nowhere.
+    pub(super) fn check_unused(&self, found: &mut Diagnostics) {
+        let mut rows_read = vec![false; self.parts.len()];
+        let mut errors_read = vec![false; self.parts.len()];
+        for reference in self.parts.iter().flat_map(|part| &part.inputs) {
+            if let Some(owner) = reference.owner {
+                let errors = reference.rest == ERRORS || reference.rest.ends_with(".errors");
+                if errors { errors_read[owner] = true } else { rows_read[owner] = true }
+            }
+        }
+        for (at, part) in self.parts.iter().enumerate() {
+            if part.is_sink() || rows_read[at] {
+                continue;
+            }
+            let name = &part.component.name;
+            let message = match errors_read[at] {
+                true => format!("nothing reads the rows of `{name}`, only its errors"),
+                false => format!("nothing reads `{name}`"),
+            };
+            found.push(
+                Diagnostic::warning(codes::UNUSED_STEP, part.component.name_span, message)
+                    .help(format!("let a sink read it (`input: {name}`), or take it out")),
+            );
+        }
+    }
+}
+
+impl<'a> Part<'a> {
+    fn reading(component: &'a Component, kind: PartKind, found: &mut Diagnostics) -> Part<'a> {
+        let mut part = Part { component, kind, inputs: Vec::new(), broken: false };
+        // The keys of an unknown kind are read as far as they go, so that what it reads does not look unused.
+        let (many, quiet) = match kind {
+            PartKind::Operator(kind) => (kind.inputs == InputKeys::Many, false),
+            PartKind::Sink(_) => (false, false),
+            _ => (component.node.get("inputs").is_some(), true),
+        };
+        let mut problems = Diagnostics::new();
+        if many {
+            part.read_inputs(&mut problems);
+        } else {
+            part.read_input(&mut problems);
+        }
+        part.broken |= problems.has_errors();
+        if !quiet {
+            found.extend(problems);
+        }
+        part
+    }
+
+    fn read_input(&mut self, found: &mut Diagnostics) {
+        let node = &self.component.node;
+        let Some(keys) = node.only(&["input"]).decode::<crate::common::OneInput>(found) else {
+            self.broken = true;
+            return;
+        };
+        self.push(keys.input, vec!["input".into()]);
+    }
+
+    fn read_inputs(&mut self, found: &mut Diagnostics) {
+        let node = &self.component.node;
+        let Some(keys) = node.only(&["inputs"]).decode::<crate::common::ManyInputs>(found) else {
+            self.broken = true;
+            return;
+        };
+        if keys.inputs.len() < 2 {
+            found.push(
+                Diagnostic::error(
+                    codes::TOO_FEW_INPUTS,
+                    node.span_at(&["inputs"]),
+                    format!("`{}` brings rows of two or more inputs together", self.component.name),
+                )
+                .help("add another input, or leave the step out"),
+            );
+        }
+        for (at, input) in keys.inputs.into_iter().enumerate() {
+            self.push(input, vec!["inputs".into(), at.to_string()]);
+        }
+    }
+
+    fn push(&mut self, input: Input, path: Vec<String>) {
+        let mut keys: Vec<&str> = path.iter().map(String::as_str).collect();
+        let node = &self.component.node;
+        let span = match node.at(&keys) {
+            Some(input) if input.get("from").is_some() => {
+                keys.push("from");
+                node.span_at(&keys)
+            }
+            _ => node.span_at(&keys),
+        };
+        self.inputs.push(Reference {
+            from: input.from,
+            filter: input.filter,
+            span,
+            path,
+            owner: None,
+            rest: String::new(),
+        });
+    }
+
+    pub(super) fn is_sink(&self) -> bool {
+        matches!(self.kind, PartKind::Sink(_) | PartKind::Unknown { sink: true })
+    }
+}
+
+/// A name as (component, rest), the longest component first: `a.b.c` as (`a.b.c`, ``), (`a.b`, `c`), (`a`, `b.c`).
+fn prefixes(name: &str) -> impl Iterator<Item = (&str, &str)> {
+    let dots = name.rmatch_indices('.').map(|(at, _)| (&name[..at], &name[at + 1..]));
+    std::iter::once((name, "")).chain(dots)
+}

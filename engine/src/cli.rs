@@ -1,0 +1,149 @@
+//! What the commands take. A mistake here is a usage error: exit 2.
+
+use crate::commands;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use engine_base::diagnostic::render::Format;
+use engine_spec::LoadOptions;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+/// A streaming dataflow engine for AI: one YAML file is one pipeline.
+#[derive(Debug, Parser)]
+#[command(name = "engine", version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// One variant a command.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a pipeline until its input ends or it is told to stop
+    ///
+    /// Exit codes: 0 (done, or stopped by a signal with everything acknowledged), 1 (problems, or a fault), 2 (usage),
+    /// 70 (a fault of the engine).
+    Run(commands::run::RunArgs),
+    /// Check pipelines without running them, and print their plans
+    ///
+    /// Everything that can be known without running: names, types, shapes, units, secrets, models against their weights.
+    /// No network, no side effect. All problems are reported at once.
+    ///
+    /// Exit codes: 0 (no problem), 1 (problems), 2 (usage).
+    DryRun(DryRun),
+    /// Draw the dataflow of a pipeline
+    Graph(Graph),
+    /// Print the JSON Schema of the pipeline language, for editors
+    Schema,
+    /// Explain an error code in full
+    Explain(Explain),
+}
+
+/// How a pipeline file is read: the same for all commands.
+#[derive(Args, Debug)]
+pub(crate) struct PipelineArgs {
+    /// Take the keys of this profile of the file
+    #[arg(long, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
+    /// Set a key of the file: a path of keys with dots, and YAML text
+    #[arg(long, value_name = "PATH=VALUE", value_parser = assignment)]
+    pub(crate) set: Vec<(String, String)>,
+    /// Give a parameter of the file a value
+    #[arg(long, value_name = "NAME=VALUE", value_parser = assignment)]
+    pub(crate) param: Vec<(String, String)>,
+}
+
+impl PipelineArgs {
+    /// For `engine_spec::load`. Only a run can't do without a secret or a variable.
+    pub(crate) fn options(&self, secrets_required: bool) -> LoadOptions {
+        LoadOptions {
+            profile: self.profile.clone(),
+            set: self.set.clone(),
+            params: self.param.clone(),
+            secrets_required,
+        }
+    }
+}
+
+/// `engine dry-run`.
+#[derive(Args, Debug)]
+pub(crate) struct DryRun {
+    /// Pipeline files
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// How problems are written: `human` to stderr with the plan on stdout, the others to stdout
+    #[arg(long, value_enum, default_value_t = ReportFormat::Human)]
+    pub(crate) format: ReportFormat,
+    #[command(flatten)]
+    pub(crate) pipeline: PipelineArgs,
+}
+
+/// How problems are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReportFormat {
+    /// For people: the line, a caret, the remedy
+    Human,
+    /// One JSON document
+    Json,
+    /// SARIF 2.1.0, for code scanners and editors
+    Sarif,
+    /// Annotations of GitHub workflows
+    Github,
+}
+
+impl ReportFormat {
+    /// The renderer's name for it; people get colours on a terminal.
+    pub(crate) fn format(self) -> Format {
+        match self {
+            ReportFormat::Human => human(),
+            ReportFormat::Json => Format::Json,
+            ReportFormat::Sarif => Format::Sarif,
+            ReportFormat::Github => Format::Github,
+        }
+    }
+}
+
+/// For people on stderr: with colours where it is a terminal and `NO_COLOR` is not set.
+pub(crate) fn human() -> Format {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    Format::Human { color: !no_color && std::io::stderr().is_terminal() }
+}
+
+/// `engine graph`.
+#[derive(Args, Debug)]
+pub(crate) struct Graph {
+    /// The pipeline file
+    pub(crate) file: PathBuf,
+    /// How it is drawn
+    #[arg(long, value_enum, default_value_t = Drawing::Text)]
+    pub(crate) format: Drawing,
+    #[command(flatten)]
+    pub(crate) pipeline: PipelineArgs,
+}
+
+/// How a dataflow is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Drawing {
+    /// A tree for a terminal
+    Text,
+    /// A flowchart for Mermaid
+    Mermaid,
+}
+
+/// `engine explain`.
+#[derive(Args, Debug)]
+pub(crate) struct Explain {
+    /// A code such as E0301
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) code: Option<String>,
+    /// Every code, as a page of the documentation
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// `left=right`, cut at the first `=`.
+fn assignment(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_owned(), value.to_owned())),
+        _ => Err("write it as name=value".to_owned()),
+    }
+}

@@ -1,0 +1,53 @@
+//! The commands, one file each, and what they share: exit codes, writing problems and results.
+
+pub(crate) mod dry_run;
+pub(crate) mod explain;
+pub(crate) mod graph;
+pub(crate) mod run;
+pub(crate) mod schema;
+
+use engine_base::diagnostic::render::{Format, render};
+use engine_base::{Diagnostics, SourceMap};
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// How a command ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// All is well.
+    Success,
+    /// The pipeline has problems.
+    Problems,
+    /// The command line is wrong.
+    Usage,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(match exit {
+            Exit::Success => 0,
+            Exit::Problems => 1,
+            Exit::Usage => 2,
+        })
+    }
+}
+
+/// Writes problems: for people to stderr, for machines to stdout.
+pub(crate) fn report(format: Format, diagnostics: &mut Diagnostics, sources: &SourceMap) {
+    diagnostics.sort();
+    let text = render(format, diagnostics, sources);
+    match format {
+        Format::Human { .. } => write_to(&mut io::stderr().lock(), &text),
+        _ => write_to(&mut io::stdout().lock(), &text),
+    }
+}
+
+/// Writes a command's result to stdout.
+pub(crate) fn print(text: &str) {
+    write_to(&mut io::stdout().lock(), text);
+}
+
+/// A reader that went away (`engine schema | head`) is no problem of ours.
+fn write_to(out: &mut dyn Write, text: &str) {
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}

@@ -1,0 +1,296 @@
+//! `engine run FILE`: a plan made to run until its input ends or a signal asks it to stop.
+//!
+//! Exit codes: 0 the input ended or a signal was obeyed, everything read is acknowledged; 1 the pipeline has problems or
+//! stopped for a fault; 2 usage; 70 an operator panicked (a fault of the engine).
+
+use crate::cli::PipelineArgs;
+use crate::load::load_plan;
+use crate::runtime::errors_file::ErrorsFile;
+use crate::runtime::graph::{GraphShared, SharedSink, build, pruned};
+use crate::runtime::state_dir::{Resume, StateDir, lossy_sources};
+use crate::runtime::watch::{Instruments, Watch, WatchArgs};
+use engine_base::{Clock, StepId, SystemClock};
+use engine_connectors::SinkStart;
+use engine_dataflow::cuts::Acknowledged;
+use engine_dataflow::deliver::SinkShared;
+use engine_dataflow::ingest::{Committed, IngestShared};
+use engine_dataflow::operate::StepShared;
+use engine_dataflow::{Budget, Control, CutBoard, RecordedCuts, SourceNames};
+use engine_plan::plan::{Plan, Role};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Bytes of input in flight where the pipeline does not say.
+const IN_FLIGHT_BYTES: u64 = 64 << 20;
+/// Age of the oldest unacknowledged epoch where the pipeline does not say, nanoseconds.
+const IN_FLIGHT_AGE_NS: u64 = 10_000_000_000;
+/// The shortest time between two commits of a cut: an fsync each would be wasted.
+const COMMIT_EVERY: Duration = Duration::from_millis(20);
+/// The exit code of a fault of the engine itself (sysexits.h, EX_SOFTWARE).
+const EXIT_PANIC: i32 = 70;
+
+/// Run a pipeline until its input ends or it is told to stop.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RunArgs {
+    /// The pipeline file.
+    file: PathBuf,
+
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+
+    /// Worker threads.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: u16,
+
+    /// Where the pipeline keeps what a restart needs; without it, sources start where their configuration says.
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+
+    #[command(flatten)]
+    watch: WatchArgs,
+
+    /// Writes where each epoch was cut, for `--follow-cuts`.
+    #[arg(long, value_name = "FILE", help_heading = "Reproducing a run")]
+    record_cuts: Option<PathBuf>,
+
+    /// Cuts the input where a recorded run did, and ends with the last cut: the same results to the bit, on any number of
+    /// workers.
+    #[arg(long, value_name = "FILE", help_heading = "Reproducing a run")]
+    follow_cuts: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: RunArgs) -> ExitCode {
+    args.watch.start_logging();
+    let Some(plan) = load_plan(&args.file, &args.pipeline) else { return ExitCode::from(1) };
+    match execute(&args, Arc::new(plan)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            tracing::error!("{reason}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
+    let started = Instant::now();
+    let clock = SystemClock::shared();
+    let control = Arc::new(Control::default());
+    stop_on_signals(&control)?;
+    exit_on_panic();
+
+    let mut state = args.state.as_deref().map(|path| StateDir::open(path, &plan)).transpose()?;
+    let resume = state.as_ref().map(StateDir::resume).unwrap_or_default();
+    say_how_it_starts(&plan, &resume, state.is_some());
+    let follow = args.follow_cuts.as_ref().map(|path| {
+        let text = std::fs::read_to_string(path).map_err(|error| error.to_string());
+        text.and_then(|text| RecordedCuts::from_text(&text))
+            .map_err(|error| format!("the cuts in {} can't be followed: {error}", path.display()))
+    });
+    let follow = follow.transpose()?.map(Arc::new);
+
+    let errors_path = match &state {
+        Some(state) => state.errors_path(),
+        None => PathBuf::from(".engine").join(&plan.name).join("errors.jsonl"),
+    };
+    let errors = ErrorsFile::new(errors_path);
+    let instruments = Instruments::new(&plan, usize::from(args.workers), clock.clone());
+    let handles = open_sinks(&plan, &clock, &resume)?;
+    let board = Arc::new(CutBoard::starting_at(resume.acknowledged.clone()));
+    if args.record_cuts.is_some() {
+        board.record();
+    }
+    let names = SourceNames::new(plan.sources().map(|step| Arc::from(step.name.as_str())));
+    let committed = Arc::new(Committed::default());
+    let shared = GraphShared {
+        workers: usize::from(args.workers),
+        ingest: IngestShared {
+            board: board.clone(),
+            control: control.clone(),
+            clock: clock.clone(),
+            budget: budget(&plan, u64::from(args.workers)),
+            follow,
+            names: names.clone(),
+            committed: committed.clone(),
+            pulse: instruments.clone(),
+        },
+        steps: StepShared { clock: clock.clone(), names: names.clone(), board: board.clone() },
+        sinks: SinkShared {
+            control: control.clone(),
+            clock: clock.clone(),
+            names,
+            resume: Arc::new(resume.acknowledged.cut.clone()),
+        },
+        handles: handles.clone(),
+        errors: errors.clone(),
+        from: resume.from,
+        meters: instruments.meters(&plan),
+        errors_meter: instruments.errors_meter(),
+        clock,
+        plan: plan.clone(),
+    };
+    let watch = Watch::start(&args.watch, &plan, &instruments, &handles)?;
+
+    let (cuts, acknowledged) = channel();
+    let committer = state.take().map(|state| {
+        let (plan, control, committed) = (plan.clone(), control.clone(), committed.clone());
+        std::thread::spawn(move || commit(state, &plan, &acknowledged, &control, &committed))
+    });
+    let cuts = Mutex::new(Some(cuts));
+    let on_cut = move |acknowledged: Acknowledged| {
+        if let Some(cuts) = &*cuts.lock().unwrap_or_else(PoisonError::into_inner) {
+            // Without a state directory nobody listens.
+            let _: Result<(), _> = Sender::send(cuts, acknowledged);
+        }
+    };
+    let outcome = engine_dataflow::run::run(
+        usize::from(args.workers),
+        &control,
+        &board,
+        Arc::new(on_cut),
+        move |scope, worker| build(&shared, scope, worker),
+    );
+    // The sender is gone with the dataflow, so the committer has written the last cut when it returns.
+    let durable = committer.map_or(Ok(()), |committer| {
+        committer.join().unwrap_or_else(|_| Err("the thread that commits cuts panicked".to_owned()))
+    });
+    let closed = close_sinks(&plan, &handles);
+    if let Some(path) = &args.record_cuts {
+        let text = board.recorded().to_text();
+        std::fs::write(path, text).map_err(|error| format!("{} can't be written: {error}", path.display()))?;
+    }
+    watch.finish(&plan, &instruments, &errors, started.elapsed());
+    outcome.and(durable).and(closed)
+}
+
+/// Writes the latest acknowledged cut, at most once a [`COMMIT_EVERY`]; ends when the dataflow is gone.
+fn commit(
+    mut state: StateDir,
+    plan: &Plan,
+    acknowledged: &Receiver<Acknowledged>,
+    control: &Control,
+    committed: &Committed,
+) -> Result<(), String> {
+    while let Ok(mut latest) = acknowledged.recv() {
+        latest = acknowledged.try_iter().last().unwrap_or(latest);
+        if let Err(error) = state.commit(plan, &latest) {
+            let reason = format!("the state directory can't be written: {error}");
+            control.fail(reason.clone());
+            return Err(reason);
+        }
+        committed.set(latest.cut);
+        std::thread::sleep(COMMIT_EVERY);
+    }
+    Ok(())
+}
+
+fn budget(plan: &Plan, workers: u64) -> Budget {
+    let bytes = plan.max_in_flight.bytes.map_or(IN_FLIGHT_BYTES, |size| size.bytes());
+    let age_ns = plan.max_in_flight.age.map_or(IN_FLIGHT_AGE_NS, |age| age.ns().max(0) as u64);
+    Budget { bytes: (bytes / workers).max(1), age_ns }
+}
+
+fn say_how_it_starts(plan: &Plan, resume: &Resume, has_state: bool) {
+    if resume.acknowledged != Acknowledged::default() {
+        for (at, step) in plan.sources().enumerate() {
+            let id = engine_base::SourceId(at as u16);
+            for (partition, mark) in resume.acknowledged.cut.get(&id).into_iter().flatten() {
+                let from = resume.from.get(&id).and_then(|marks| marks.get(partition)).map_or(0, |mark| mark.next);
+                if from < mark.next {
+                    tracing::info!(
+                        source = step.name,
+                        partition,
+                        from,
+                        acknowledged = mark.next,
+                        "reading again {} records to rebuild state; their output was acknowledged and is dropped",
+                        mark.next - from
+                    );
+                } else {
+                    tracing::info!(source = step.name, partition, from, "going on");
+                }
+            }
+        }
+    }
+    if has_state {
+        for source in lossy_sources(plan) {
+            tracing::warn!(source, "can't be read again: what is in flight when the engine dies is lost");
+        }
+    }
+}
+
+fn open_sinks(
+    plan: &Plan,
+    clock: &Arc<dyn Clock>,
+    resume: &Resume,
+) -> Result<HashMap<StepId, SharedSink>, String> {
+    let resumed = resume.acknowledged != Acknowledged::default();
+    let mut handles = HashMap::new();
+    for step in plan.sinks() {
+        let entry = engine_connectors::find_sink(step.kind)
+            .ok_or_else(|| format!("sink `{}`: no sink of type `{}`", step.name, step.kind))?;
+        let input = step.inputs.first().ok_or_else(|| format!("sink `{}` has no input", step.name))?;
+        let start = SinkStart {
+            name: step.name.as_str().into(),
+            schema: pruned(plan.step(input.from), input.port),
+            clock: clock.clone(),
+            resumed,
+        };
+        let handle = (entry.open)(&*step.planned, start).map_err(|error| format!("sink `{}`: {error}", step.name))?;
+        handles.insert(step.id, Arc::new(Mutex::new(Some(handle))));
+    }
+    Ok(handles)
+}
+
+fn close_sinks(plan: &Plan, handles: &HashMap<StepId, SharedSink>) -> Result<(), String> {
+    let mut outcome = Ok(());
+    for step in plan.steps.iter().filter(|step| matches!(step.role, Role::Sink { .. })) {
+        let handle = handles
+            .get(&step.id)
+            .and_then(|handle| handle.lock().unwrap_or_else(PoisonError::into_inner).take());
+        if let Some(handle) = handle
+            && let Err(error) = handle.close()
+        {
+            outcome = outcome.and(Err(format!("sink `{}`: {error}", step.name)));
+        }
+    }
+    outcome
+}
+
+/// The first SIGINT or SIGTERM stops reading and lets what was read finish; the second ends the process.
+fn stop_on_signals(control: &Arc<Control>) -> Result<(), String> {
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM]).map_err(|error| format!("signals can't be handled: {error}"))?;
+    let control = control.clone();
+    std::thread::spawn(move || {
+        let mut asked = false;
+        for signal in signals.forever() {
+            if asked {
+                std::process::exit(128 + signal);
+            }
+            asked = true;
+            tracing::info!("stopping: finishing what was read; a second signal ends at once");
+            control.stop();
+        }
+    });
+    Ok(())
+}
+
+/// A panic in an operator ends the process: other workers would wait for it for ever. Panics in pure code are caught before
+/// they come here (architecture, decision 10).
+fn exit_on_panic() {
+    std::panic::set_hook(Box::new(|info| {
+        let thread = std::thread::current();
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        let what = info.payload_as_str().unwrap_or("no message");
+        tracing::error!(thread = thread.name().unwrap_or("unnamed"), place, "a fault of the engine: {what}");
+        std::process::exit(EXIT_PANIC);
+    }));
+    // Expressions and models install their own hook over this one, which stays silent while they catch.
+    drop(engine_expr::quiet_panics());
+}

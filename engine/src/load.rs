@@ -1,0 +1,48 @@
+//! From a file on the command line to a plan, with every kind that is built.
+
+use crate::cli::{self, PipelineArgs};
+use crate::commands;
+use crate::files::RealFiles;
+use engine_base::{Diagnostics, SourceMap};
+use engine_plan::{Plan, Registries};
+use std::path::Path;
+
+/// Every kind that is built.
+pub(crate) fn registries() -> Registries {
+    Registries {
+        sources: engine_connectors::source_kinds(),
+        operators: engine_operators::operator_kinds(),
+        sinks: engine_connectors::sink_kinds(),
+        connections: engine_connectors::connection_kinds(),
+        models: engine_models::model_kinds(),
+    }
+}
+
+/// Loads and plans a pipeline. Problems are added to `diagnostics`; with an error there is no plan.
+///
+/// What `required` asks for, variables and secrets, must be there for a run; otherwise a placeholder stands in.
+pub(crate) fn plan_file(
+    path: &Path,
+    arguments: &PipelineArgs,
+    required: bool,
+    sources: &mut SourceMap,
+    diagnostics: &mut Diagnostics,
+) -> Option<Plan> {
+    let options = arguments.options(required);
+    let mut found = Diagnostics::new();
+    let plan = engine_spec::load(path, &RealFiles, &options, sources, &mut found).and_then(|pipeline| {
+        let plan = engine_plan::plan(&pipeline, &registries(), &RealFiles, sources, &mut found);
+        plan.filter(|_| !found.has_errors())
+    });
+    diagnostics.extend(found);
+    plan
+}
+
+/// The plan of a pipeline that is to run: problems are written to stderr for people, and with an error there is none.
+pub(crate) fn load_plan(path: &Path, arguments: &PipelineArgs) -> Option<Plan> {
+    let mut sources = SourceMap::default();
+    let mut diagnostics = Diagnostics::new();
+    let plan = plan_file(path, arguments, true, &mut sources, &mut diagnostics);
+    commands::report(cli::human(), &mut diagnostics, &sources);
+    plan
+}

@@ -1,0 +1,322 @@
+//! A plan to a dataflow: each source, chain, keyed step and sink becomes one operator, the same graph on every worker.
+//!
+//! What a step reads is pruned to the columns that the plan wants on that edge; error outputs that no step reads meet in
+//! `errors.jsonl`.
+
+use super::errors_file::ErrorsFile;
+use arrow::datatypes::{Schema, SchemaRef};
+use engine_base::{Clock, SourceId, StepId};
+use engine_connectors::{SinkHandle, SourceStart};
+use engine_dataflow::deliver::{SinkShared, deliver};
+use engine_dataflow::ingest::{Ingested, IngestShared, SourceInput, ingest};
+use engine_dataflow::meter::Meter;
+use engine_dataflow::operate::{ChainStep, KeyedInput, StepShared, chain, keyed};
+use engine_dataflow::run::Built;
+use engine_dataflow::{Cut, Rows, RowStep};
+use engine_operators::{Render, RenderCx};
+use engine_plan::EventTimePlan;
+use engine_plan::plan::{Edge, Plan, Role, Step};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use timely::dataflow::operators::Concatenate;
+use timely::dataflow::{Scope, Stream};
+
+/// A sink of the process; taken out and closed when the run is over.
+pub(crate) type SharedSink = Arc<Mutex<Option<Box<dyn SinkHandle>>>>;
+
+/// What every worker builds its graph from.
+pub(crate) struct GraphShared {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) workers: usize,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ingest: IngestShared,
+    pub(crate) steps: StepShared,
+    pub(crate) sinks: SinkShared,
+    /// The open sinks, by step.
+    pub(crate) handles: HashMap<StepId, SharedSink>,
+    pub(crate) errors: Arc<ErrorsFile>,
+    /// Where each source starts.
+    pub(crate) from: Cut,
+    /// The instruments of each step, by its id; one more for `errors.jsonl`.
+    pub(crate) meters: Vec<Arc<dyn Meter>>,
+    pub(crate) errors_meter: Arc<dyn Meter>,
+}
+
+type Streams<'scope> = HashMap<Edge, Stream<'scope, u64, Rows>>;
+
+/// The schema of the batches at an output: its columns that somebody reads, in order.
+pub(crate) fn pruned(step: &Step, port: usize) -> SchemaRef {
+    let schema = &step.outputs[port].stream.schema;
+    let wanted = &step.wanted[port];
+    let fields: Vec<_> = schema.fields().iter().filter(|field| wanted.contains(field.name())).cloned().collect();
+    if fields.len() == schema.fields().len() { schema.clone() } else { Arc::new(Schema::new(fields)) }
+}
+
+/// Builds the graph of this worker.
+pub(crate) fn build<'scope>(shared: &GraphShared, scope: Scope<'scope, u64>, worker: usize) -> Built<'scope> {
+    let plan = &*shared.plan;
+    let mut streams: Streams<'scope> = HashMap::new();
+    let mut done = Vec::new();
+
+    let sources: Vec<&Step> = plan.sources().collect();
+    let inputs = sources.iter().enumerate().map(|(at, step)| source_input(shared, step, at, worker)).collect();
+    let Ingested { rows, errors, flight, activator } = ingest(scope, inputs, &shared.ingest);
+    for ((step, rows), errors) in sources.iter().zip(rows).zip(errors) {
+        streams.insert(Edge { from: step.id, port: 0 }, rows);
+        if let Some(port) = step.error_port() {
+            streams.insert(Edge { from: step.id, port }, errors);
+        }
+    }
+
+    let readers = plan.readers();
+    let chains: HashMap<StepId, Vec<StepId>> =
+        plan.chains().into_iter().filter_map(|chain| Some((*chain.first()?, chain))).collect();
+    for step in &plan.steps {
+        match &step.role {
+            Role::Source { .. } => {}
+            Role::Sink { .. } => {
+                let Some(input) = streams.get(&step.inputs[0]).cloned() else { continue };
+                let Some(handle) = shared.handles.get(&step.id).cloned() else { continue };
+                let open = Box::new(move |waker| {
+                    let guard = handle.lock().unwrap_or_else(PoisonError::into_inner);
+                    guard.as_ref().map(|handle| handle.writer(worker, waker)).ok_or_else(|| "it is closed".to_owned())
+                });
+                let meter = shared.meters[step.id.0 as usize].clone();
+                let out = deliver(input, &step.name, open, meter, &shared.sinks);
+                done.push(out.done);
+                if let Some(port) = step.error_port() {
+                    streams.insert(Edge { from: step.id, port }, out.errors);
+                } else {
+                    // A sink that can't fail a row still has its error stream; nothing ever comes.
+                    done.push(out.errors);
+                }
+            }
+            Role::Operator => {
+                if let Some(chain) = chains.get(&step.id) {
+                    add_chain(shared, chain, worker, &readers, &mut streams);
+                } else if !step.is_row_wise() {
+                    add_step(shared, scope, step, worker, &readers, &mut streams);
+                }
+            }
+        }
+    }
+
+    let unread: Vec<_> = plan
+        .steps
+        .iter()
+        .filter_map(|step| {
+            let port = step.error_port()?;
+            let nobody = readers[step.id.0 as usize][port].is_empty();
+            nobody.then(|| streams.remove(&Edge { from: step.id, port }))?
+        })
+        .collect();
+    if !unread.is_empty() {
+        let errors = shared.errors.clone();
+        let open = Box::new(move |_waker| Ok(errors.writer()));
+        let input = scope.concatenate(unread);
+        let out = deliver(input, "errors.jsonl", open, shared.errors_meter.clone(), &shared.sinks);
+        done.push(out.done);
+    }
+    // What nobody reads still has to be passed before its epoch counts as done.
+    done.extend(streams.into_iter().filter(|(edge, _)| {
+        readers[edge.from.0 as usize][edge.port].is_empty()
+    }).map(|(_, stream)| stream));
+    Built { done, flight, activator }
+}
+
+fn source_input(shared: &GraphShared, step: &Step, at: usize, worker: usize) -> SourceInput {
+    let name: Arc<str> = step.name.as_str().into();
+    let id = match step.role {
+        Role::Source { source, .. } => source,
+        _ => SourceId(at as u16),
+    };
+    let start = SourceStart {
+        name: name.clone(),
+        source: id,
+        worker,
+        workers: shared.workers,
+        waker: engine_dataflow::Waker::none(),
+        resume: shared.from.get(&id).cloned().unwrap_or_default(),
+        columns: pruned(step, 0),
+        clock: shared.clock.clone(),
+        finite_from_start: false,
+    };
+    let (kind, planned) = (step.kind, step.planned.clone());
+    let open = Box::new(move |waker| {
+        let entry = engine_connectors::find_source(kind).ok_or_else(|| format!("no source of type `{kind}`"))?;
+        (entry.start)(&*planned, SourceStart { waker, ..start })
+    });
+    SourceInput { name, id, open, meter: shared.meters[step.id.0 as usize].clone() }
+}
+
+fn add_chain<'scope>(
+    shared: &GraphShared,
+    ids: &[StepId],
+    worker: usize,
+    readers: &[Vec<Vec<(StepId, usize)>>],
+    streams: &mut Streams<'scope>,
+) {
+    let plan = &*shared.plan;
+    let (Some(first), Some(last)) = (ids.first(), ids.last()) else { return };
+    let Some(input) = streams.get(&plan.step(*first).inputs[0]).cloned() else { return };
+    let mut steps = Vec::with_capacity(ids.len());
+    for id in ids {
+        let step = plan.step(*id);
+        match row_step(shared, step, worker, readers) {
+            Ok(rendered) => steps.push(ChainStep {
+                name: step.name.as_str().into(),
+                step: rendered,
+                side_ports: step.row_outputs().len() - 1,
+                meter: shared.meters[id.0 as usize].clone(),
+            }),
+            Err(reason) => {
+                // The graph must have the same shape on every worker, so it is built all the same, and never fed.
+                shared.ingest.control.fail(format!("step `{}`: {reason}", step.name));
+                steps.push(ChainStep {
+                    name: step.name.as_str().into(),
+                    step: Box::new(Broken),
+                    side_ports: step.row_outputs().len() - 1,
+                    meter: shared.meters[id.0 as usize].clone(),
+                });
+            }
+        }
+    }
+    let built = chain(input, steps, &shared.steps);
+    streams.insert(Edge { from: *last, port: 0 }, built.main);
+    for ((id, sides), errors) in ids.iter().zip(built.sides).zip(built.errors) {
+        for (at, side) in sides.into_iter().enumerate() {
+            streams.insert(Edge { from: *id, port: 1 + at }, side);
+        }
+        let step = plan.step(*id);
+        // A step that can't fail still has a stream of errors, which stays empty.
+        let port = step.error_port().unwrap_or(step.outputs.len());
+        if step.can_fail {
+            streams.insert(Edge { from: *id, port }, errors);
+        }
+    }
+}
+
+/// Stands where a step could not be rendered; the run is failing already and gives it no rows to lose.
+struct Broken;
+
+impl RowStep for Broken {
+    fn step(&mut self, _rows: Rows, _out: &mut engine_dataflow::StepOutput) {}
+}
+
+fn row_step(
+    shared: &GraphShared,
+    step: &Step,
+    worker: usize,
+    readers: &[Vec<Vec<(StepId, usize)>>],
+) -> Result<Box<dyn RowStep>, String> {
+    let inputs = input_schemas(shared, step);
+    let read = read_ports(step, readers);
+    let cx = render_cx(shared, step, worker, &inputs, &read);
+    if let Some(event_time) = step.planned.downcast::<EventTimePlan>() {
+        // The only row-wise step that is no kind of its own: a source's key implies it.
+        return engine_operators::render_event_time(event_time, &cx);
+    }
+    match engine_operators::find(step.kind).map(|entry| &entry.render) {
+        Some(Render::Rows(render)) => render(&*step.planned, &cx),
+        _ => Err(format!("`{}` is not row-wise", step.kind)),
+    }
+}
+
+fn add_step<'scope>(
+    shared: &GraphShared,
+    scope: Scope<'scope, u64>,
+    step: &Step,
+    worker: usize,
+    readers: &[Vec<Vec<(StepId, usize)>>],
+    streams: &mut Streams<'scope>,
+) {
+    let inputs = input_schemas(shared, step);
+    let read = read_ports(step, readers);
+    let sources: Vec<_> = step.inputs.iter().filter_map(|edge| streams.get(edge).cloned()).collect();
+    let render = engine_operators::find(step.kind).map(|entry| &entry.render);
+    let meter = shared.meters[step.id.0 as usize].clone();
+    let fail = |reason: String| shared.ingest.control.fail(format!("step `{}`: {reason}", step.name));
+    match render {
+        Some(Render::Union) => {
+            let mut united = Vec::new();
+            for (at, source) in sources.into_iter().enumerate() {
+                let cx = render_cx(shared, step, worker, &inputs, &read);
+                let rendered = engine_operators::render_union_input(&*step.planned, &cx, at).unwrap_or_else(|reason| {
+                    fail(reason);
+                    Box::new(Broken)
+                });
+                let one = ChainStep {
+                    name: format!("{} {at}", step.name).into(),
+                    step: rendered,
+                    side_ports: 0,
+                    meter: meter.clone(),
+                };
+                united.push(chain(source, vec![one], &shared.steps).main);
+            }
+            streams.insert(Edge { from: step.id, port: 0 }, scope.concatenate(united));
+        }
+        Some(Render::Epochs(render)) => {
+            let cx = render_cx(shared, step, worker, &inputs, &read);
+            let rendered = render(&*step.planned, &cx).unwrap_or_else(|reason| {
+                fail(reason);
+                Box::new(BrokenEpochs)
+            });
+            let keys = step.exchange.clone().unwrap_or_default();
+            let keyed_inputs = sources
+                .into_iter()
+                .zip(keys.into_iter().chain(std::iter::repeat(Vec::new())))
+                .map(|(stream, key)| KeyedInput { stream, key })
+                .collect();
+            let ports = step.row_outputs().len();
+            let built = keyed(scope, &step.name, keyed_inputs, ports, rendered, meter, &shared.steps);
+            for (port, stream) in built.ports.into_iter().enumerate() {
+                streams.insert(Edge { from: step.id, port }, stream);
+            }
+            if let Some(port) = step.error_port() {
+                streams.insert(Edge { from: step.id, port }, built.errors);
+            }
+        }
+        _ => fail(format!("nothing runs a step of type `{}`", step.kind)),
+    }
+}
+
+/// Stands where a keyed step could not be rendered.
+struct BrokenEpochs;
+
+impl engine_dataflow::EpochStep for BrokenEpochs {
+    fn close(
+        &mut self,
+        _epoch: engine_base::Epoch,
+        _inputs: Vec<Vec<Rows>>,
+        _out: &mut engine_dataflow::StepOutput,
+    ) {
+    }
+}
+
+fn input_schemas(shared: &GraphShared, step: &Step) -> Vec<SchemaRef> {
+    step.inputs.iter().map(|edge| pruned(shared.plan.step(edge.from), edge.port)).collect()
+}
+
+fn read_ports(step: &Step, readers: &[Vec<Vec<(StepId, usize)>>]) -> Vec<bool> {
+    let of = &readers[step.id.0 as usize];
+    (0..step.row_outputs().len()).map(|port| port == 0 || !of[port].is_empty()).collect()
+}
+
+fn render_cx<'a>(
+    shared: &GraphShared,
+    step: &'a Step,
+    worker: usize,
+    inputs: &'a [SchemaRef],
+    read: &'a [bool],
+) -> RenderCx<'a> {
+    RenderCx {
+        step: step.name.as_str().into(),
+        step_id: step.id,
+        inputs,
+        wanted: &step.wanted[..step.row_outputs().len()],
+        read,
+        worker,
+        workers: shared.workers,
+        clock: shared.clock.clone(),
+    }
+}

@@ -1,0 +1,212 @@
+//! The state directory: the lock, the last acknowledged cut, and what a restart needs to know.
+//!
+//! ```text
+//! STATE/lock         held while an engine runs on it; a second one is refused
+//! STATE/cut.json     written whole to a side file, fsynced, then renamed: it is the old one or the new one, never half
+//! STATE/errors.jsonl error rows that no step reads
+//! ```
+//!
+//! A pipeline with state in memory starts from an earlier cut: the latest one before which no row's event time can reach
+//! into what the state looks back on. For that a few earlier cuts are kept, thinned out with age.
+
+use engine_dataflow::cuts::Acknowledged;
+use engine_dataflow::{Cut, Mark, Marks};
+use engine_plan::{Plan, Role};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+/// The format of `cut.json`.
+const FORMAT: u32 = 1;
+/// How many earlier cuts are kept; between two of them lies at least the look back divided by this.
+const EARLIER_CUTS_MAX: i64 = 64;
+
+/// An open state directory.
+#[derive(Debug)]
+pub(crate) struct StateDir {
+    path: PathBuf,
+    /// Locked while it is open.
+    _lock: File,
+    stored: Stored,
+    look_back_ns: i64,
+    names: Vec<String>,
+}
+
+/// `cut.json`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Stored {
+    format: u32,
+    pipeline: String,
+    digest: String,
+    cut: Named,
+    event_ns: Option<i64>,
+    origin: Named,
+    earlier: Vec<Earlier>,
+}
+
+/// An earlier cut.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Earlier {
+    event_ns: i64,
+    cut: Named,
+}
+
+/// A cut by names of sources: identity goes by names, not by their order in the file.
+type Named = BTreeMap<String, BTreeMap<u32, StoredMark>>;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct StoredMark {
+    next: u64,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    detail: String,
+}
+
+/// Where a run starts.
+#[derive(Debug, Default)]
+pub(crate) struct Resume {
+    /// Where sources read from.
+    pub(crate) from: Cut,
+    /// What was acknowledged before: rows from before this cut are read for state only.
+    pub(crate) acknowledged: Acknowledged,
+}
+
+impl StateDir {
+    /// Opens or makes the directory and takes its lock.
+    pub(crate) fn open(path: &Path, plan: &Plan) -> Result<StateDir, String> {
+        let shown = path.display();
+        fs::create_dir_all(path).map_err(|error| format!("the state directory {shown} can't be made: {error}"))?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join("lock"))
+            .map_err(|error| format!("the state directory {shown} can't be locked: {error}"))?;
+        // SAFETY: `flock` reads nothing but the descriptor, which `lock` keeps open.
+        if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+            return Err(format!("another engine runs on the state directory {shown}; stop it, or give another --state"));
+        }
+        let stored = match fs::read(path.join("cut.json")) {
+            Ok(bytes) => read(&bytes).map_err(|error| {
+                format!("{shown}/cut.json can't be read: {error}; move the file away to start from the beginning")
+            })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Stored::default(),
+            Err(error) => return Err(format!("{shown}/cut.json can't be read: {error}")),
+        };
+        if !stored.pipeline.is_empty() && stored.pipeline != plan.name {
+            return Err(format!(
+                "the state directory {shown} is that of pipeline `{}`, not of `{}`; give another --state",
+                stored.pipeline, plan.name
+            ));
+        }
+        let names = plan.sources().map(|step| step.name.clone()).collect();
+        let look_back_ns = plan.steps.iter().map(|step| step.look_back_ns).max().unwrap_or(0);
+        Ok(StateDir { path: path.to_owned(), _lock: lock, stored, look_back_ns, names })
+    }
+
+    /// Where error rows go.
+    pub(crate) fn errors_path(&self) -> PathBuf {
+        self.path.join("errors.jsonl")
+    }
+
+    /// Where the next run starts.
+    pub(crate) fn resume(&self) -> Resume {
+        let numbered = |named: &Named| self.numbered(named);
+        let acknowledged = Acknowledged {
+            cut: numbered(&self.stored.cut),
+            event_ns: self.stored.event_ns,
+            origin: numbered(&self.stored.origin),
+        };
+        let from = match (self.stored.event_ns, self.look_back_ns) {
+            (Some(event_ns), look_back_ns) if look_back_ns > 0 => {
+                let bound = event_ns.saturating_sub(look_back_ns);
+                let earlier = self.stored.earlier.iter().rev().find(|earlier| earlier.event_ns <= bound);
+                earlier.map_or_else(|| acknowledged.origin.clone(), |earlier| numbered(&earlier.cut))
+            }
+            _ => acknowledged.cut.clone(),
+        };
+        Resume { from, acknowledged }
+    }
+
+    /// Makes a cut durable.
+    pub(crate) fn commit(&mut self, plan: &Plan, acknowledged: &Acknowledged) -> io::Result<()> {
+        let cut = self.named(&acknowledged.cut);
+        let mut earlier = std::mem::take(&mut self.stored.earlier);
+        if let Some(event_ns) = acknowledged.event_ns
+            && self.look_back_ns > 0
+        {
+            let apart = self.look_back_ns / EARLIER_CUTS_MAX;
+            if earlier.last().is_none_or(|last| event_ns.saturating_sub(last.event_ns) > apart) {
+                earlier.push(Earlier { event_ns, cut: cut.clone() });
+            }
+            // The latest one at or before the bound serves; those before it never will again.
+            let bound = event_ns.saturating_sub(self.look_back_ns);
+            let needless = earlier.iter().take_while(|earlier| earlier.event_ns <= bound).count().saturating_sub(1);
+            earlier.drain(..needless);
+        }
+        self.stored = Stored {
+            format: FORMAT,
+            pipeline: plan.name.clone(),
+            digest: plan.digest.clone(),
+            cut,
+            event_ns: acknowledged.event_ns,
+            origin: self.named(&acknowledged.origin),
+            earlier,
+        };
+        let side = self.path.join("cut.json.new");
+        let mut file = File::create(&side)?;
+        serde_json::to_writer(&mut file, &self.stored)?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        fs::rename(&side, self.path.join("cut.json"))?;
+        // The rename itself is durable once the directory is.
+        File::open(&self.path)?.sync_all()
+    }
+
+    fn named(&self, cut: &Cut) -> Named {
+        cut.iter()
+            .filter_map(|(source, marks)| {
+                let name = self.names.get(usize::from(source.0))?;
+                let marks = marks
+                    .iter()
+                    .map(|(partition, mark)| {
+                        (*partition, StoredMark { next: mark.next, detail: mark.detail.clone() })
+                    })
+                    .collect();
+                Some((name.clone(), marks))
+            })
+            .collect()
+    }
+
+    fn numbered(&self, named: &Named) -> Cut {
+        named
+            .iter()
+            .filter_map(|(name, marks)| {
+                let at = self.names.iter().position(|known| known == name)?;
+                let marks: Marks = marks
+                    .iter()
+                    .map(|(partition, mark)| (*partition, Mark { next: mark.next, detail: mark.detail.clone() }))
+                    .collect();
+                Some((engine_base::SourceId(at as u16), marks))
+            })
+            .collect()
+    }
+}
+
+fn read(bytes: &[u8]) -> Result<Stored, String> {
+    let stored: Stored = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    if stored.format != FORMAT {
+        return Err(format!("it has format {}, this engine reads format {FORMAT}", stored.format));
+    }
+    Ok(stored)
+}
+
+/// Sources that can't be read again: what a restart would lose of them.
+pub(crate) fn lossy_sources(plan: &Plan) -> Vec<&str> {
+    plan.sources()
+        .filter(|step| matches!(step.role, Role::Source { replayable: false, .. }))
+        .map(|step| step.name.as_str())
+        .collect()
+}

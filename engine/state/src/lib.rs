@@ -1,0 +1,73 @@
+//! Keyed state: one slot for each (key, slice) of a stateful step, behind a trait (architecture, decision 5).
+//!
+//! A step never holds state of its own: it asks a [`SlotStore`]. So a checkpoint is the same for every kind of step: it
+//! writes the slots that changed since the last one ([`SlotStore::drain_changes`]), and a restart puts them back
+//! ([`SlotStore::restore`]). This crate knows neither the language nor the dataflow, and does no I/O.
+
+mod memory;
+
+pub use memory::MemoryStore;
+
+/// The place of a slot in its store. Valid until the slot is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SlotId(pub(crate) u32);
+
+/// What a slot holds: it can be written down and read back.
+pub trait SlotState: Sized {
+    /// Appends its bytes. Equal states have equal bytes.
+    fn encode(&self, out: &mut Vec<u8>);
+    /// Reads what `encode` wrote, all of it; anything else is an error that says what is wrong.
+    fn decode(bytes: &[u8]) -> Result<Self, String>;
+    /// Bytes it holds on the heap, about.
+    fn heap_bytes(&self) -> usize;
+}
+
+/// A slot that changed since the last drain.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Change<'a> {
+    /// The slot is new or has another state.
+    Put {
+        /// The key, as the step encoded it.
+        key: &'a [u8],
+        /// The slice: a window's start, or 0 where a step has one slot a key.
+        slice: i64,
+        /// The state's bytes.
+        state: &'a [u8],
+    },
+    /// The slot is gone.
+    Delete {
+        /// The key.
+        key: &'a [u8],
+        /// The slice.
+        slice: i64,
+    },
+}
+
+/// The slots of one step on one worker.
+///
+/// Contract: a state is changed only through [`SlotStore::get_mut`], which marks it; every change since the last drain is
+/// visited once by the next one; restoring all puts of a drain into an empty store gives an equal store.
+pub trait SlotStore<S: SlotState> {
+    /// The slot of a key and slice, if there is one.
+    fn find(&self, key: &[u8], slice: i64) -> Option<SlotId>;
+    /// The slot of a key and slice; a new one holds what `make` gives.
+    fn find_or_insert(&mut self, key: &[u8], slice: i64, make: &mut dyn FnMut() -> S) -> SlotId;
+    /// Reads a slot.
+    fn get(&self, id: SlotId) -> Option<&S>;
+    /// Changes a slot and marks it.
+    fn get_mut(&mut self, id: SlotId) -> Option<&mut S>;
+    /// Frees a slot.
+    fn remove(&mut self, id: SlotId);
+    /// How many slots there are.
+    fn len(&self) -> usize;
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Visits what changed since the last call, and forgets that it did.
+    fn drain_changes(&mut self, visit: &mut dyn FnMut(Change<'_>));
+    /// Puts a slot back as a checkpoint has it, unmarked.
+    fn restore(&mut self, key: &[u8], slice: i64, state: &[u8]) -> Result<(), String>;
+    /// Bytes of keys and states, about.
+    fn heap_bytes(&self) -> usize;
+}

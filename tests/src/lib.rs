@@ -1,0 +1,17 @@
+//! The tests over the whole engine, through its binary. Cases are files below `cases/`.
+
+#![cfg(test)]
+
+mod broken;
+mod language;
+
+use std::path::{Path, PathBuf};
+
+/// The binary of the same build: tests run from `TARGET/release/deps`.
+fn engine() -> PathBuf {
+    let tests = std::env::current_exe().expect("the path of this test");
+    let folder = tests.parent().and_then(Path::parent).expect("the folder of the build");
+    let engine = folder.join("engine");
+    assert!(engine.is_file(), "{} is not there: run `cargo build --release -p engine` first", engine.display());
+    engine
+}

@@ -1,0 +1,55 @@
+//! What the engine is measured against: small single-thread programs that do one job by hand, as fast as plain Rust
+//! with good libraries does it, and bare Kafka clients.
+//!
+//! They know their schema and their query, need no plan, no types at run time, no errors by row and no watching. Each
+//! job reads real input and writes real output, so that nothing can be optimised away.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to a person")]
+
+mod bids;
+mod json;
+mod kafka;
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The error of a job: a sentence for people.
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+const HELP: &str = "\
+handwritten bids ROWS SEED                       JSON Lines of bids on an auction, about 200 bytes each
+handwritten filter FILE                          auction and price of bids on every 123rd auction
+handwritten map FILE                             every bid, its price times 0.908
+handwritten kafka-produce BROKERS TOPIC RATE COUNT [FILE [KEY]]
+                                                 COUNT messages at RATE a second (0: as fast as can be), open loop:
+                                                 the lines of FILE over and over, keyed by field KEY, or bids
+handwritten kafka-consume BROKERS TOPIC COUNT    reads COUNT messages with librdkafka alone
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[&str]) -> Result<(), Error> {
+    match arguments {
+        ["bids", rows, seed] => bids::write(rows.parse()?, seed.parse()?),
+        ["filter", file] => json::run(file, json::filter),
+        ["map", file] => json::run(file, json::map),
+        ["kafka-produce", brokers, topic, rate, count, rest @ ..] if rest.len() <= 2 => {
+            let (file, key) = (rest.first().copied(), rest.get(1).copied());
+            kafka::produce(brokers, topic, rate.parse()?, count.parse()?, file, key)
+        }
+        ["kafka-consume", brokers, topic, count] => kafka::consume(brokers, topic, count.parse()?),
+        _ => Err(HELP.into()),
+    }
+}
