@@ -4,6 +4,7 @@
 
 mod broken;
 mod language;
+mod runs;
 
 use std::path::{Path, PathBuf};
 

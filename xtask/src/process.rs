@@ -218,6 +218,7 @@ mod tests {
 
     /// Run again as a process of its own, this test starts a child and waits to be killed.
     #[test]
+    #[expect(clippy::print_stderr, reason = "the way in which the parent tells the child's id")]
     fn a_guarded_child_ends_when_its_parent_is_killed() {
         const ROLE: &str = "XTASK_TEST_ROLE";
         if std::env::var_os(ROLE).is_some() {

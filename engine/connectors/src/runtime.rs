@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use tokio::runtime::{Builder, Runtime};
 
 /// The runtime, started when it is first asked for. It lives as long as the process.
-pub fn shared() -> Result<&'static Runtime, String> {
+pub(crate) fn shared() -> Result<&'static Runtime, String> {
     static RUNTIME: OnceLock<Result<Runtime, String>> = OnceLock::new();
     RUNTIME
         .get_or_init(|| {

@@ -5,8 +5,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use engine_base::{Diagnostics, SourceMap, SystemClock};
 use engine_dataflow::{ErrorRow, Marks, Polled, Positions, Reader, Rows, SourceRows, Times, Waker, Writer};
-use engine_plan::planner::plan as plan_pipeline;
-use engine_plan::{Plan, Registries, Step};
+use engine_plan::{Plan, Registries, Role, Step, plan as plan_pipeline};
 use engine_spec::{Files, LoadOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -98,7 +97,7 @@ pub(crate) fn begin(plan: &Plan, begin: Begin<'_>, bell: &Bell) -> Box<dyn Reade
             Arc::new(schema.project(&places).expect("columns"))
         }
     };
-    let engine_plan::plan::Role::Source { source: id, .. } = source.role else { panic!("not a source") };
+    let Role::Source { source: id, .. } = source.role else { panic!("not a source") };
     let start = SourceStart {
         name: Arc::from(begin.name),
         source: id,

@@ -11,7 +11,7 @@ use engine_expr::{Program, RowFacts, Scalar};
 use engine_plan::Cx;
 
 /// Notes an error where the value of an expression can't be written as text. `what` is what it is to be: "a key".
-pub fn check(cx: &mut Cx<'_>, path: &[&str], scalar: &Scalar, what: &str) -> bool {
+pub(crate) fn check(cx: &mut Cx<'_>, path: &[&str], scalar: &Scalar, what: &str) -> bool {
     let nested = matches!(
         scalar.data_type(),
         DataType::List(_)
@@ -33,7 +33,7 @@ pub fn check(cx: &mut Cx<'_>, path: &[&str], scalar: &Scalar, what: &str) -> boo
 }
 
 /// The value of an expression for each row, as text (bytes as they are); `None` where it is null.
-pub fn evaluate(program: &mut Program, rows: &Rows) -> Vec<Result<Option<Vec<u8>>, RowError>> {
+pub(crate) fn evaluate(program: &mut Program, rows: &Rows) -> Vec<Result<Option<Vec<u8>>, RowError>> {
     let now_ns = |row: usize| rows.ingest_ns.get(row);
     let event_ns = rows.event_ns.as_ref().map(|times| |row: usize| times.get(row));
     let seed = |row: usize| rows.seed(row);

@@ -117,7 +117,33 @@ fn from_text(text: &str) -> RowError {
     } else {
         INVALID
     };
-    RowError::new(code, clip(text, MOST))
+    RowError::new(code, clip(&plain(text), MOST))
+}
+
+/// Arrow's names of types within a sentence, in the language's words.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut word = String::new();
+    for c in text.chars().chain(['\n']) {
+        if c.is_ascii_alphanumeric() {
+            word.push(c);
+            continue;
+        }
+        match word.as_str() {
+            "Utf8" | "LargeUtf8" | "Utf8View" => plain.push_str("string"),
+            "Int8" | "Int16" | "Int32" | "Int64" | "UInt8" | "UInt16" | "UInt32" | "UInt64" | "Float32" | "Float64" => {
+                plain.push_str(&word.to_lowercase());
+            }
+            "Boolean" => plain.push_str("bool"),
+            "Date32" | "Date64" => plain.push_str("date"),
+            "Decimal128" | "Decimal256" => plain.push_str("decimal"),
+            other => plain.push_str(other),
+        }
+        word.clear();
+        plain.push(c);
+    }
+    plain.pop();
+    plain
 }
 
 const PREFIXES: &[&str] = &[
@@ -151,6 +177,24 @@ fn cast_text(text: &str) -> Option<RowError> {
     if let Some(rest) = text.strip_prefix("Can't cast value ") {
         let (value, wanted) = rest.rsplit_once(" to type ")?;
         return Some(RowError::new(OVERFLOW, format!("{} is out of range for {}", clip(value, QUOTED), arrow_name(wanted))));
+    }
+    if let Some((value, rest)) = text.split_once(" is too large to store in a ").or_else(|| text.split_once(" is too small to store in a ")) {
+        let digits = rest.split_once("precision ").map_or("", |(_, rest)| rest.split('.').next().unwrap_or_default());
+        return Some(RowError::new(OVERFLOW, format!("{} is out of range for a decimal of {digits} digits", clip(value, QUOTED))));
+    }
+    if text.starts_with("Date arithmetic overflow") {
+        return Some(RowError::new(OVERFLOW, "the date is out of range"));
+    }
+    if text.starts_with("Timestamp out of range") {
+        return Some(RowError::new(OVERFLOW, "the timestamp is out of range"));
+    }
+    if let Some((_, call)) = text.split_once("Array overflow on ") {
+        return Some(RowError::new(OVERFLOW, format!("out of range: {}", clip(call, QUOTED))));
+    }
+    if let Some(rest) = text.strip_prefix("Cannot cast Timestamp(")
+        && let Some((value, _)) = rest.split_once("value ").and_then(|(_, rest)| rest.split_once(' '))
+    {
+        return Some(RowError::new(OVERFLOW, format!("{} is out of range for a timestamp", clip(value, QUOTED))));
     }
     if let Some(rest) = text.strip_prefix("Error parsing timestamp from '") {
         let value = rest.rsplit_once("':").map_or(rest, |(value, _)| value);

@@ -3,10 +3,11 @@
 //! The registry is built once per process. What DataFusion folds when it plans (`now()`), or draws from a global generator
 //! (`random()`), is not in it: the planner turns such a call into a hidden column.
 
-mod bounded;
+mod adapted;
 mod extreme;
 mod fail;
 mod geo;
+mod ieee;
 mod json;
 mod pattern;
 
@@ -17,6 +18,8 @@ use datafusion_expr::{AggregateUDF, ScalarUDF};
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
+#[cfg(test)]
+pub(crate) use adapted::NULL_WHERE_AN_ARGUMENT_IS;
 pub(crate) use fail::fail;
 pub(crate) use json::check_path;
 
@@ -107,7 +110,7 @@ impl Functions {
         options.execution.time_zone = Some(UTC.to_owned());
         let config = Arc::new(options);
         let mut scalar = BTreeMap::new();
-        let ours = [json::json_get(), pattern::regexp_extract(), geo::geo_distance_m()];
+        let ours = [json::json_get(), pattern::regexp_extract(), geo::geo_distance_m(), ieee::sqrt(), ieee::power()];
         let theirs = datafusion_functions::all_default_functions()
             .into_iter()
             .chain(datafusion_functions_nested::all_default_nested_functions())
@@ -116,7 +119,7 @@ impl Functions {
                 Some(updated) => Arc::new(updated),
                 None => function,
             })
-            .map(bounded::bounded);
+            .map(adapted::adapted);
         for function in theirs.chain(ours) {
             for name in function.aliases().iter().map(String::as_str).chain([function.name()]) {
                 scalar.insert(name.to_lowercase(), Arc::clone(&function));

@@ -17,6 +17,7 @@ mod error;
 mod failure;
 mod functions;
 mod narrow;
+mod nullability;
 mod panics;
 mod parse;
 mod plan;

@@ -66,6 +66,79 @@ impl Parsed<'_> {
         (start < end).then_some(start..end)
     }
 
+    /// A range with the parentheses that belong to it: the tree forgets those around a part.
+    pub(crate) fn balanced(&self, range: Range<usize>) -> Range<usize> {
+        let (mut open, mut unopened) = (0usize, 0usize);
+        for (token, at) in &self.tokens {
+            if at.start < range.start || at.end > range.end {
+                continue;
+            }
+            match token {
+                Token::LParen | Token::LBracket | Token::LBrace => open += 1,
+                Token::RParen | Token::RBracket | Token::RBrace if open > 0 => open -= 1,
+                Token::RParen | Token::RBracket | Token::RBrace => unopened += 1,
+                _ => {}
+            }
+        }
+        let closes = |token: &Token| matches!(token, Token::RParen | Token::RBracket | Token::RBrace);
+        let opens = |token: &Token| matches!(token, Token::LParen | Token::LBracket | Token::LBrace);
+        let after = self.tokens.iter().filter(|(token, at)| at.start >= range.end && closes(token));
+        let before = self.tokens.iter().rev().filter(|(token, at)| at.end <= range.start && opens(token));
+        let end = after.map(|(_, at)| at.end).take(open).last().unwrap_or(range.end);
+        let start = before.map(|(_, at)| at.start).take(unopened).last().unwrap_or(range.start);
+        start..end
+    }
+
+    /// The bytes of a cast's type: behind AS or ::, where that follows the value.
+    pub(crate) fn cast_type(&self, value: Range<usize>) -> Option<Range<usize>> {
+        let mark = self.tokens.iter().position(|(token, at)| {
+            at.start >= value.end && (keyword(token) == Keyword::AS || *token == Token::DoubleColon)
+        })?;
+        let mut depth = 0usize;
+        let mut range: Option<Range<usize>> = None;
+        for (token, at) in &self.tokens[mark + 1..] {
+            match token {
+                Token::LParen | Token::Lt => depth += 1,
+                Token::RParen | Token::Gt if depth == 0 => break,
+                Token::RParen | Token::Gt => depth -= 1,
+                Token::Word(_) | Token::Number(..) | Token::Comma => {}
+                _ => break,
+            }
+            range = Some(range.map_or(at.start, |range| range.start)..at.end);
+            // `x::type` ends with its one word.
+            let next = self.tokens.get(mark + 2).map(|(token, _)| token);
+            if self.tokens[mark].0 == Token::DoubleColon && !matches!(next, Some(Token::LParen | Token::Lt)) {
+                break;
+            }
+        }
+        range
+    }
+
+    /// The bytes of each argument of a call.
+    pub(crate) fn arguments(&self, call: Range<usize>) -> Vec<Range<usize>> {
+        let inside = self.tokens.iter().filter(|(_, at)| at.start >= call.start && at.end <= call.end);
+        let mut depth = 0usize;
+        let mut arguments: Vec<Range<usize>> = Vec::new();
+        let mut current: Option<Range<usize>> = None;
+        for (token, at) in inside {
+            let closing = matches!(token, Token::RParen | Token::RBracket | Token::RBrace);
+            depth -= usize::from(closing && depth > 0);
+            if depth == 0 && closing {
+                break;
+            }
+            match token {
+                Token::Comma if depth == 1 => arguments.extend(current.take()),
+                _ if depth == 0 => {}
+                Token::Word(word) if depth == 1 && matches!(word.keyword, Keyword::DISTINCT | Keyword::ALL) && current.is_none() => {}
+                Token::Word(word) if depth == 1 && word.keyword == Keyword::ORDER => break,
+                _ => current = Some(current.map_or(at.start, |range| range.start)..at.end),
+            }
+            depth += usize::from(matches!(token, Token::LParen | Token::LBracket | Token::LBrace));
+        }
+        arguments.extend(current);
+        arguments
+    }
+
     /// The bytes of a call: from its name to its closing parenthesis.
     pub(crate) fn call(&self, name: Span) -> Option<Range<usize>> {
         let name = self.span(name)?;
@@ -273,10 +346,18 @@ fn check_foreign(tokens: &[(TokenWithSpan, Range<usize>)]) -> Result<(), ExprErr
             Token::SemiColon => {
                 return Err(ExprError::new(codes::TRAILING, "an expression has no `;`").at(range.clone()).help("leave it out"));
             }
+            Token::Placeholder(name) if name == "?" => return foreign("?", "write `CASE WHEN a THEN b ELSE c END`", range),
             Token::Placeholder(name) => {
                 return Err(ExprError::new(codes::UNSUPPORTED, format!("`{name}` is a placeholder, and nothing fills it"))
                     .at(range.clone())
                     .help("a parameter of the pipeline is `param.name`"));
+            }
+            Token::LParen if before.is_some_and(|before| keyword(before) == Keyword::FILTER) => {
+                if let Some((next, at)) = tokens.get(at + 1)
+                    && keyword(&next.token) != Keyword::WHERE
+                {
+                    return Err(ExprError::new(codes::SYNTAX, "WHERE is due here").at(at.clone()).help("write `FILTER (WHERE condition)`"));
+                }
             }
             Token::Word(word) if word.quote_style.is_none() && matches!(before, Some(Token::LParen)) => {
                 if matches!(word.keyword, Keyword::SELECT | Keyword::WITH | Keyword::VALUES | Keyword::TABLE) {
@@ -446,7 +527,11 @@ fn refused(parsed: &Parsed<'_>, error: &ParserError) -> ExprError {
         (Some(wanted), Some((_, range))) => {
             let found = &parsed.text[range.clone()];
             let error = ExprError::new(codes::SYNTAX, format!("{} is due here, not `{}`", plain(wanted), short(found)));
+            let behind_in = parsed.tokens.iter().rev().find(|(_, at)| at.end <= range.start).is_some_and(|(token, _)| keyword(token) == Keyword::IN);
             let error = match found {
+                _ if wanted == "(" && behind_in => {
+                    error.help("values stand in parentheses: `x IN (a, b)`; of a list column write `x = ANY(list)`")
+                }
                 "=" | "<" | ">" | "*" | "/" | "%" | "," => error.help("a value is missing before it"),
                 "'" => error.help("a single quote within text is written twice"),
                 _ => error,
@@ -463,7 +548,7 @@ fn refused(parsed: &Parsed<'_>, error: &ParserError) -> ExprError {
 /// What the parser wanted, in plain words.
 fn plain(wanted: &str) -> String {
     match wanted {
-        "an expression" | "an expression:" => "a value".to_owned(),
+        "an expression" | "an expression:" | "placeholder" | "a value" => "a value".to_owned(),
         "(" | ")" | "[" | "]" | "{" | "}" | "," | ":" => format!("`{wanted}`"),
         "identifier" => "a name".to_owned(),
         "a data type name" => "the name of a type".to_owned(),
@@ -486,17 +571,17 @@ fn left_over(parsed: &Parsed<'_>, at: usize) -> ExprError {
         return ExprError::new(codes::TRAILING, "something is left after the expression").at(at..parsed.text.len());
     };
     let (token, range) = &parsed.tokens[index];
-    let before = index.checked_sub(1).map(|index| &parsed.tokens[index]);
     let end = parsed.text.trim_end().len();
     let found = &parsed.text[range.clone()];
     let error = ExprError::new(codes::TRAILING, format!("the expression is complete before `{}`", short(found))).at(range.start..end);
-    match (before.map(|(token, _)| token), token) {
-        (_, Token::Comma) => error.help("one key takes one expression; a list of values is `[a, b]`"),
-        (_, Token::Colon) => error.help("a cast is `CAST(x AS type)`, a field `s.field`"),
-        (Some(Token::Word(one)), Token::Word(two)) if one.keyword == Keyword::NoKeyword && two.keyword == Keyword::NoKeyword => {
-            error.help(format!("for text, write single quotes: `'{}'`", short(&parsed.text[..end])))
+    let words = parsed.tokens.iter().all(|(token, _)| matches!(token, Token::Word(word) if word.quote_style.is_none()));
+    match token {
+        _ if words && !matches!(token, Token::Word(word) if word.keyword == Keyword::AS) => {
+            error.help(format!("for text, write single quotes: `'{}'`", short(parsed.text.trim())))
         }
-        (_, Token::Word(word)) if word.keyword == Keyword::AS => error.help("the key is the column's name; leave out `AS`"),
+        Token::Comma => error.help("one key takes one expression; a list of values is `[a, b]`"),
+        Token::Colon => error.help("a cast is `CAST(x AS type)`, a field `s.field`"),
+        Token::Word(word) if word.keyword == Keyword::AS => error.help("the key is the column's name; leave out `AS`"),
         _ => error.help("an operator such as AND, +, = is missing before it, or quotes around text: `'...'`"),
     }
 }

@@ -18,10 +18,12 @@ use crate::context::{Context, Scope};
 use crate::error::ExprError;
 use crate::failure::row_error;
 use crate::functions::{Functions, fail, functions};
+use crate::panics::catching;
 use crate::parse::{Parsed, parse};
 use crate::program::{Constant, constant, lower, schema_of};
 use crate::scalar::{Hidden, Scalar};
 use crate::types::{column_type, type_name};
+use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRewriter};
 use datafusion_common::{Column, DFSchema, DataFusionError, ScalarValue};
@@ -250,7 +252,7 @@ impl<'a> Planner<'a> {
         match node {
             ast::Expr::Nested(inner) => self.place(inner),
             ast::Expr::Function(function) => self.parsed.call(function.name.span()),
-            other => self.parsed.range(other),
+            other => self.parsed.range(other).map(|range| self.parsed.balanced(range)),
         }
     }
 
@@ -321,11 +323,29 @@ impl<'a> Planner<'a> {
                 }))
             })?
             .data;
-        let expr = match broken {
-            Some(error) => return Err(Broken::Fails(error)),
-            None => self.polish(expr, 3)?,
-        };
+        if let Some(error) = broken {
+            return Err(Broken::Fails(error));
+        }
+        let called = matches!(expr, Expr::ScalarFunction(_));
+        let expr = self.polish(expr, 3)?;
+        if called && self.conditional == 0 {
+            self.try_without_rows(&expr)?;
+        }
         Ok(expr)
+    }
+
+    /// A function that fails without a row fails by its constants: `date_part('hours of fun', at)`.
+    fn try_without_rows(&self, expr: &Expr) -> Result<(), Broken> {
+        if matches!(expr, Expr::Literal(..) | Expr::Column(_)) {
+            return Ok(());
+        }
+        let lowered = lower(expr, &self.schema)?;
+        let batch = RecordBatch::new_empty(Arc::clone(self.schema.inner()));
+        match catching(|| lowered.evaluate(&batch)) {
+            Ok(Err(error)) => Err(Broken::Fails(row_error(&error))),
+            // A panic here is the kernel's way with no rows, and says nothing of rows.
+            Ok(Ok(_)) | Err(_) => Ok(()),
+        }
     }
 
     /// The expression that fails for the rows that need it, or, where all do, the failure.
@@ -346,7 +366,11 @@ impl<'a> Planner<'a> {
                     .with_config_options(Arc::clone(&self.functions.config))
                     .build();
                 match func.simplify(args, &info)? {
-                    ExprSimplifyResult::Original(args) => Expr::ScalarFunction(ScalarFunction { func, args }),
+                    ExprSimplifyResult::Original(args) => {
+                        // What DataFusion's simplification calls by itself is DataFusion's own: take ours.
+                        let func = self.functions.scalar(func.name()).map_or(func, Arc::clone);
+                        Expr::ScalarFunction(ScalarFunction { func, args })
+                    }
                     ExprSimplifyResult::Simplified(simple) if rounds > 0 => return self.polish_all(simple, rounds - 1),
                     ExprSimplifyResult::Simplified(simple) => simple,
                 }
@@ -458,7 +482,7 @@ impl<'a> Planner<'a> {
                 None => return Err(no_column(&computed)),
             },
         };
-        let nullable = expr.nullable(self.schema.as_ref()).unwrap_or(true);
+        let nullable = crate::nullability::nullable(&expr, self.schema.as_ref());
         if let Err(error) = lower(&expr, &self.schema) {
             return Err(ExprError::new(codes::UNSUPPORTED, format!("this can't be computed: {}", row_error(&error).reason)));
         }
@@ -553,7 +577,7 @@ fn unwrap_cast(binary: BinaryExpr, schema: &DFSchema) -> BinaryExpr {
     let narrow = |cast: &Expr, literal: &Expr| -> Option<(Expr, Expr)> {
         let (Expr::Cast(Cast { expr, field }), Expr::Literal(value, _)) = (cast, literal) else { return None };
         let inner = expr.get_type(schema).ok()?;
-        let widening = inner.is_integer() && field.data_type().is_integer();
+        let widening = inner.is_integer() && (field.data_type().is_integer() || field.data_type().is_decimal());
         let value = try_cast_literal_to_type(value, &inner).filter(|value| widening && !value.is_null())?;
         Some((expr.as_ref().clone(), Expr::Literal(value, None)))
     };

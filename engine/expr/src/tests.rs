@@ -157,6 +157,12 @@ pub(crate) fn shown_type(data_type: &DataType, nullable: bool) -> String {
     format!("{}{}", type_name(data_type), if nullable { " | null" } else { "" })
 }
 
+/// A value that a file of cases can hold: a long one is cut, and says how long it is.
+fn shortened(cell: String) -> String {
+    let length = cell.chars().count();
+    if length <= 200 { cell } else { format!("{}… ({length} characters)", cell.chars().take(40).collect::<String>()) }
+}
+
 /// A problem as the file's reader would see it: message, caret, remedies.
 pub(crate) fn shown_error(text: &str, error: &ExprError) -> String {
     let mut shown = format!("{}: {}\n", error.code, error.message);
@@ -216,7 +222,7 @@ fn values() {
     let (context, scope, batch) = (context(), scope(), batch());
     check_file("values.txt", |text| match context.scalar(text, &scope) {
         Ok(scalar) => {
-            let cells = rendered(&evaluate(&scalar, &batch));
+            let cells: Vec<String> = rendered(&evaluate(&scalar, &batch)).into_iter().map(shortened).collect();
             let same = cells.iter().all(|cell| *cell == cells[0]) && scalar.is_constant();
             let cells = if same { format!("constant {}", cells[0]) } else { cells.join("  ·  ") };
             format!("{}\n{cells}", shown_type(scalar.data_type(), scalar.nullable()))

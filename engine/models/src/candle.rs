@@ -227,7 +227,6 @@ impl JsonSchema for Normalize {
 }
 
 /// A card that agrees with its weights.
-#[derive(Debug)]
 struct Planned {
     name: String,
     digest: String,
@@ -343,6 +342,12 @@ fn digest(card: &CandleCard, weights: &[u8]) -> Option<String> {
     Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
+impl fmt::Debug for Planned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CandleModel").field("name", &self.name).field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
 impl PlannedModel for Planned {
     fn name(&self) -> &str {
         &self.name
@@ -388,6 +393,27 @@ impl PlannedModel for Planned {
 }
 
 impl CandleCard {
+    /// The names of all layers that have tensors.
+    fn layer_names(&self) -> BTreeSet<&str> {
+        fn add<'c>(layers: &'c [Layer], names: &mut BTreeSet<&'c str>) {
+            for layer in layers {
+                match layer {
+                    Layer::Linear(linear) => {
+                        names.insert(&linear.name);
+                    }
+                    Layer::LayerNorm(norm) => {
+                        names.insert(&norm.name);
+                    }
+                    Layer::Residual(inner) => add(inner, names),
+                    _ => {}
+                }
+            }
+        }
+        let mut names = BTreeSet::new();
+        self.branches.values().chain([&self.layers]).chain(self.heads.values()).for_each(|part| add(part, &mut names));
+        names
+    }
+
     /// The layers in a line: `linear 64, relu, linear 1, sigmoid`.
     fn show_layers(&self) -> String {
         fn show(layers: &[Layer]) -> String {

@@ -41,7 +41,8 @@ pub(crate) fn entry() -> OperatorEntry {
 /// Adds a model's outputs as new columns, one row for each row.
 ///
 /// Beside the columns of `outputs` there are `NAME_status` (`ok`, or `fallback` where the model could not score the row)
-/// and `NAME_model` (the digest of the model's card and weights), NAME being that of the step.
+/// and `NAME_model` (the digest of the model's card and weights), NAME being that of the step, with `_` for what can't
+/// stand in an identifier.
 ///
 /// A row fails if a feature is null and the card has no default for it, if a feature is NaN or too large for the model's
 /// type, if a list has the wrong length, if the model fails on it, or if the model puts out NaN. What becomes of it says
@@ -366,7 +367,9 @@ fn features(cx: &mut Cx<'_>, config: &Features, input: &StreamType, model: &dyn 
             Vec::new()
         }
         (Features::Each(lists), inputs) => {
-            for name in lists.keys().filter(|name| !inputs.iter().any(|input| input.name == **name)) {
+            let unknown: Vec<&String> =
+                lists.keys().filter(|name| !inputs.iter().any(|input| input.name == **name)).collect();
+            for name in &unknown {
                 let span = check::key_span(cx, &["features"], name);
                 let names = || inputs.iter().map(|input| input.name.as_str());
                 let message = format!("the model `{}` has no input `{name}`", model.name());
@@ -385,7 +388,7 @@ fn features(cx: &mut Cx<'_>, config: &Features, input: &StreamType, model: &dyn 
                         fed.push(input_features(cx, &path, columns, input, model, tensor));
                     }
                     // A misspelt one was noted, with the right name.
-                    None if lists.keys().any(|name| suggest::nearest(name, [tensor.name.as_str()]).is_some()) => {}
+                    None if unknown.iter().any(|name| suggest::nearest(name, [tensor.name.as_str()]).is_some()) => {}
                     None => {
                         let message =
                             format!("the input `{}` of the model `{}` gets nothing", tensor.name, model.name());
@@ -635,7 +638,8 @@ fn unknown_output(span: engine_base::Span, new: &str, from: &str, model: &dyn Pl
 /// The value of each new column in a row that can't be scored.
 fn fallbacks(cx: &mut Cx<'_>, values: &IndexMap<String, Literal>, outputs: &mut [OutputColumn]) {
     let names: Vec<String> = outputs.iter().map(|output| output.field.name().clone()).collect();
-    for name in values.keys().filter(|name| !names.contains(name)) {
+    let unknown: Vec<&String> = values.keys().filter(|name| !names.contains(name)).collect();
+    for name in &unknown {
         let span = check::key_span(cx, &["on_error", "fallback"], name);
         let message = format!("`{name}` is not one of the new columns of `outputs`");
         let error = Diagnostic::error(codes::BAD_FALLBACK, span, message);
@@ -648,7 +652,8 @@ fn fallbacks(cx: &mut Cx<'_>, values: &IndexMap<String, Literal>, outputs: &mut 
     for output in outputs {
         let name = output.field.name().clone();
         let Some(value) = values.get(&name) else {
-            let misspelt = values.keys().any(|key| suggest::nearest(key, [name.as_str()]).is_some());
+            // A misspelt one was noted, with the right name.
+            let misspelt = unknown.iter().any(|key| suggest::nearest(key, [name.as_str()]).is_some());
             if !misspelt {
                 let span = cx.span(&["on_error", "fallback"]);
                 cx.push(
@@ -882,11 +887,11 @@ mod tests {
             "E0319 `x` there is a column `x` already | give the new column another name: `outputs: { new: output }`",
         );
         problems(
-            "model: risk, features: [x, n], outputs: { r: score, b: pair }, on_error: { fallback: { r: [1], c: 2 } }",
+            "model: risk, features: [x, n], outputs: { r: score, both: pair }, on_error: { fallback: { r: [1], other: 2 } }",
             "
-            E0358 `{ r: [1], c: 2 }` there is no fallback for `b` | add `b:` with the value of a row that can't be scored
+            E0358 `{ r: [1], other: 2 }` there is no fallback for `both` | add `both:` with the value of a row that can't be scored
             E0358 `[1]` the fallback of `r` must be a number | or `null`
-            E0358 `c` `c` is not one of the new columns of `outputs` | the new columns are `r`, `b`
+            E0358 `other` `other` is not one of the new columns of `outputs` | the new columns are `r`, `both`
             ",
         );
     }

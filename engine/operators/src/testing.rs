@@ -230,7 +230,7 @@ impl<'a> Run<'a> {
         }
         let errors = step.error_port().map(|port| &self.readers[id.0 as usize][port]);
         assert!(out.errors.is_empty() || errors.is_some(), "rows of {} fail and can't", step.name);
-        if errors.is_some_and(|readers| !readers.is_empty()) {
+        if !out.errors.is_empty() && errors.is_some_and(|readers| !readers.is_empty()) {
             let lines = out.errors.iter().map(|error| {
                 let payload = String::from_utf8_lossy(&error.payload);
                 format!("{} {} {payload}", error.position.offset, error.error)

@@ -55,6 +55,8 @@ pub struct Pipeline {
     pub base_dir: PathBuf,
     /// The whole document after profile, overrides and substitution.
     pub root: Node,
+    /// All profiles as they are written: for checks, such as what is used in some profile only.
+    pub profiles: Option<Node>,
     /// `parameters`, with their values.
     pub parameters: IndexMap<String, Parameter>,
     /// `connections`
@@ -203,6 +205,7 @@ pub fn load(
 
     frame::adopt_unindented(&mut root, diagnostics);
     let command_line = overrides::CommandLine::new(options, sources);
+    let profiles = root.get("profiles").cloned();
     let kept = profile::apply(&mut root, options.profile.as_deref().zip(command_line.profile), complete, diagnostics);
     overrides::apply(&mut root, options, &command_line, diagnostics);
     frame::refuse_not_built(&mut root, diagnostics);
@@ -250,6 +253,7 @@ pub fn load(
         max_in_flight: frame.max_in_flight,
         broken,
         root,
+        profiles,
     })
 }
 

@@ -1,4 +1,4 @@
-//! E04xx: sources and sinks. E0401 to E0449 are formats and local connectors, E0450 and above systems.
+//! E0401 to E0449: formats, files and other local connectors.
 
 use super::CodeInfo;
 use crate::diagnostic::Code;
@@ -23,16 +23,12 @@ pub const NO_FILE: Code = Code("E0408");
 pub const FILE_KIND: Code = Code("E0409");
 /// A place to start at that the source does not have.
 pub const BAD_START: Code = Code("E0410");
-/// A sink of rows is given changes.
-pub const CHANGES_NOT_TAKEN: Code = Code("E0411");
 /// A generator without columns.
-pub const NOTHING_TO_GENERATE: Code = Code("E0412");
+pub const NOTHING_TO_GENERATE: Code = Code("E0411");
 /// A number that is too large or too small for a connector.
-pub const OUT_OF_BOUNDS: Code = Code("E0413");
+pub const OUT_OF_BOUNDS: Code = Code("E0412");
 /// Two columns of a record with one name.
-pub const COLUMN_TWICE: Code = Code("E0414");
-/// A key that says nothing for this format.
-pub const KEY_WITHOUT_EFFECT: Code = Code("E0415");
+pub const COLUMN_TWICE: Code = Code("E0413");
 
 /// The codes of this subject, in order.
 pub const CODES: &[CodeInfo] = &[
@@ -141,15 +137,6 @@ A file is read from its beginning: `start: earliest`, which is also what happens
 in the state directory (`--state`), and needs no key.",
     },
     CodeInfo {
-        code: CHANGES_NOT_TAKEN,
-        title: "changes for a sink of rows",
-        explanation: "\
-A changelog has rows that insert and rows that delete. `stdout`, `file` and `blackhole` write rows one after the other and could
-not take one back.
-
-Put a step before the sink whose rows stay: a `window` that emits `on_close`, for one.",
-    },
-    CodeInfo {
         code: NOTHING_TO_GENERATE,
         title: "generator without columns",
         explanation: "\
@@ -174,18 +161,11 @@ and 1 GiB: a record must fit into memory several times.",
         code: COLUMN_TWICE,
         title: "column given twice",
         explanation: "\
-A column of `metadata:` has the name of a column of the schema.
+A column of `metadata:` has the name of a column that the format gives by itself.
 
-    schema: { path: string, size: int64 }
-    metadata: { path: path }
+    format: raw
+    metadata: { line: offset }
 
-Give it another name: `metadata: { file: path }`.",
-    },
-    CodeInfo {
-        code: KEY_WITHOUT_EFFECT,
-        title: "key without effect",
-        explanation: "\
-A key stands where nothing could follow from it, which is most likely a mistake: a column in `metadata:` that the source does
-not know, for one. Nothing in a pipeline is read and then ignored.",
+Give it another name: `metadata: { number: offset }`.",
     },
 ];

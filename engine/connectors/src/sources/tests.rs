@@ -472,8 +472,8 @@ fn problems_of_the_plan() {
     check(&format!("path: x.jsonl.gz, {schema}"), &["E0409"]);
     check(&format!("path: x.jsonl, start: latest, {schema}"), &["E0143"]);
     check(&format!("path: x.jsonl, start: committed, {schema}"), &["E0410"]);
-    check(&format!("path: x.jsonl, max_record: 1B, {schema}"), &["E0413"]);
-    check("path: x.log, format: raw, metadata: { line: path }", &["E0414"]);
+    check(&format!("path: x.jsonl, max_record: 1B, {schema}"), &["E0412"]);
+    check("path: x.log, format: raw, metadata: { line: path }", &["E0413"]);
 }
 
 fn schema() -> SchemaRef {

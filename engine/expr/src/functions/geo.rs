@@ -1,10 +1,10 @@
 //! `geo_distance_m(lat1, lon1, lat2, lon2)`: the great-circle distance in metres.
 
 use arrow::array::{Array, ArrayRef, Float64Array};
-use arrow::datatypes::{DataType, Float64Type};
+use arrow::datatypes::{DataType, Field, FieldRef, Float64Type};
 use datafusion_common::Result;
 use datafusion_common::cast::as_primitive_array;
-use datafusion_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
+use datafusion_expr::{ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 use std::sync::Arc;
 
 /// The Earth's mean radius in metres (IUGG).
@@ -33,6 +33,10 @@ impl ScalarUDFImpl for GeoDistance {
     fn is_strict(&self) -> bool {
         true
     }
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        let nullable = args.arg_fields.iter().any(|field| field.is_nullable());
+        Ok(Arc::new(Field::new(self.name(), DataType::Float64, nullable)))
+    }
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let arrays: Vec<ArrayRef> = args.args.iter().map(|arg| arg.to_array(args.number_rows)).collect::<Result<_>>()?;
         let columns: Vec<&Float64Array> =
@@ -52,7 +56,9 @@ fn distance(lat1: f64, lon1: f64, lat2: f64, lon2: f64) -> f64 {
     let half = |from: f64, to: f64| ((to - from).to_radians() / 2.0).sin();
     let (up, along) = (half(lat1, lat2), half(lon1, lon2));
     let chord = up * up + lat1.to_radians().cos() * lat2.to_radians().cos() * along * along;
-    2.0 * RADIUS_M * chord.sqrt().min(1.0).asin()
+    // Not `min`, which would take 1 rather than NaN.
+    let root = chord.sqrt();
+    2.0 * RADIUS_M * if root > 1.0 { 1.0 } else { root }.asin()
 }
 
 #[cfg(test)]

@@ -456,7 +456,8 @@ impl Planner<'_> {
         let computed = self.type_of(&arg);
         let data_type = column_type(&computed).ok_or_else(|| no_column(&computed).at(self.place(node)))?;
         let arg = self.cast_to(arg, data_type.clone(), false, node)?;
-        let arg = Scalar::new(self.arg_text(written, 0), arg, &self.used, data_type.clone(), true);
+        let text = self.arg_texts(node).into_iter().next().unwrap_or_default();
+        let arg = Scalar::new(text, arg, &self.used, data_type.clone(), true);
         Ok(AggregateCall {
             function: AggregateFunction::Lag,
             args: vec![arg],
@@ -469,11 +470,10 @@ impl Planner<'_> {
         })
     }
 
-    fn arg_text(&self, written: &Written<'_>, at: usize) -> &str {
-        match written.args.get(at) {
-            Some(FunctionArgExpr::Expr(expr)) => self.written(expr),
-            _ => "",
-        }
+    /// What is written for each argument of a call.
+    fn arg_texts(&self, node: &ast::Expr) -> Vec<&str> {
+        let ranges = self.place(node).map(|call| self.parsed.arguments(call)).unwrap_or_default();
+        ranges.into_iter().filter_map(|range| self.parsed.text.get(range)).collect()
     }
 
     /// A call of one of DataFusion's aggregates, with the arguments it wants.
@@ -497,7 +497,11 @@ impl Planner<'_> {
             return Err(refuse(format!("the order makes no difference to `{name}`")).help("leave ORDER BY out"));
         }
         if !order_by.is_empty() && !ordered_set && sensitive == AggregateOrderSensitivity::HardRequirement {
-            return Err(refuse(format!("`{name}` takes the rows in their own order")).help("leave ORDER BY out"));
+            let error = refuse(format!("`{name}` takes the rows in the order in which they come"));
+            return Err(match name {
+                "string_agg" => error.help("write `array_to_string(array_agg(x ORDER BY y), ',')`"),
+                _ => error.help("leave ORDER BY out"),
+            });
         }
         if written.nulls.is_some() && !udf.supports_null_handling_clause() {
             return Err(refuse(format!("`{name}` takes no IGNORE NULLS")).help("leave nulls out by `FILTER (WHERE x IS NOT NULL)`"));
@@ -505,9 +509,11 @@ impl Planner<'_> {
         let star = args.is_empty() && name == "count";
         let nodes: Vec<&ast::Expr> = args.iter().filter_map(|(_, node)| *node).collect();
         let mut values: Vec<Expr> = args.into_iter().map(|(arg, _)| arg).collect();
+        let mut texts = self.arg_texts(node);
         // An ordered set's own value is what WITHIN GROUP orders by.
-        if ordered_set && written.within_group && let Some((key, _)) = order_by.first() {
-            values.insert(0, key.clone());
+        if ordered_set && written.within_group && let Some((value, key)) = order_by.first() {
+            values.insert(0, value.clone());
+            texts.insert(0, self.written(&key.expr));
         }
         if star {
             values.push(Expr::Literal(ScalarValue::Int64(Some(1)), None));
@@ -579,7 +585,7 @@ impl Planner<'_> {
         let plain = !written.within_group && order_by.is_empty() && written.nulls.is_none();
         let args = match star {
             true => Vec::new(),
-            false => values.iter().enumerate().map(|(at, value)| scalar(self.arg_text(written, at), value)).collect(),
+            false => values.iter().enumerate().map(|(at, value)| scalar(texts.get(at).copied().unwrap_or_default(), value)).collect(),
         };
         Ok(AggregateCall {
             function: kind(udf.name(), &values.iter().map(|value| self.type_of(value)).collect::<Vec<_>>(), plain),

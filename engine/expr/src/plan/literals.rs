@@ -42,6 +42,11 @@ impl Planner<'_> {
             },
             Value::Boolean(value) => ScalarValue::from(*value),
             Value::Null => ScalarValue::Null,
+            Value::Placeholder(name) => {
+                return Err(ExprError::new(codes::UNSUPPORTED, format!("`{}` is a placeholder, and nothing fills it", clip(name, 40)))
+                    .at(self.place(node))
+                    .help("a parameter of the pipeline is `param.name`"));
+            }
             _ => return Err(ExprError::new(codes::UNSUPPORTED, "this form of text is not supported").at(self.place(node)).help("write `'text'`")),
         };
         Ok(Expr::Literal(literal, None))
@@ -71,7 +76,7 @@ impl Planner<'_> {
 
     /// `DATE '2026-01-31'`
     pub(super) fn typed_string(&mut self, typed: &ast::TypedString, node: &ast::Expr) -> Result<Expr, ExprError> {
-        let data_type = self.cast_type(&typed.data_type, node)?;
+        let data_type = self.cast_type(&typed.data_type).map_err(|error| error.at(self.place(node)))?;
         match &typed.value.value {
             Value::SingleQuotedString(text) => {
                 let literal = Expr::Literal(ScalarValue::from(text.as_str()), None);
@@ -81,17 +86,21 @@ impl Planner<'_> {
         }
     }
 
-    fn cast_type(&self, written: &ast::DataType, node: &ast::Expr) -> Result<DataType, ExprError> {
+    fn cast_type(&self, written: &ast::DataType) -> Result<DataType, ExprError> {
         cast_type(written).ok_or_else(|| {
             let name = written.to_string();
             let base: String = name.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            let error = ExprError::new(codes::UNKNOWN_TYPE, format!("there is no type `{}`", clip(&name.to_lowercase(), 40))).at(self.place(node));
+            let error = ExprError::new(codes::UNKNOWN_TYPE, format!("there is no type `{}`", clip(&name.to_lowercase(), 40)));
             match written {
                 ast::DataType::Timestamp(..) => error.help("a timestamp's precision is 0, 3, 6 or 9"),
                 ast::DataType::Decimal(_) | ast::DataType::Numeric(_) => error.help("a decimal has 1 to 38 digits: `decimal(18, 2)`"),
                 ast::DataType::Time(..) => error.help("there are dates and timestamps; `date_part('hour', at)` is the hour"),
                 ast::DataType::Uuid => error.help("a UUID is a string"),
-                _ => error.did_you_mean(&base.to_lowercase(), CAST_TYPES.iter().copied()).known("the types are", CAST_TYPES.iter().copied()),
+                ast::DataType::Varchar(_) | ast::DataType::Char(_) | ast::DataType::Character(_) | ast::DataType::CharacterVarying(_) => {
+                    error.help("a string has no length: `string`")
+                }
+                _ => error
+                    .did_you_mean(&base.to_lowercase(), CAST_TYPES.iter().copied().chain(["integer", "bigint", "double", "varchar", "boolean", "text"])).known("the types are", CAST_TYPES.iter().copied()),
             }
         })
     }
@@ -104,7 +113,11 @@ impl Planner<'_> {
         data_type: &ast::DataType,
         node: &ast::Expr,
     ) -> Result<Expr, ExprError> {
-        let to = self.cast_type(data_type, node)?;
+        let value_node = value;
+        let to = self.cast_type(data_type).map_err(|error| {
+            let place = self.place(value_node).and_then(|value| self.parsed.cast_type(value));
+            error.at(place.or_else(|| self.place(node)))
+        })?;
         let value = self.plan(value)?;
         self.cast_to(value, to, matches!(kind, CastKind::TryCast | CastKind::SafeCast), node)
     }

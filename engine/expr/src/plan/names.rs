@@ -59,6 +59,9 @@ impl Planner<'_> {
                 error = error.help(format!("did you mean `{qualifier}.{name}`?"));
             }
         }
+        if name == "param" {
+            error = error.known("the parameters are", self.context.params());
+        }
         if self.context.param(name).is_some() {
             error = error.help(format!("the parameter is `param.{name}`"));
         }
@@ -189,7 +192,9 @@ impl Planner<'_> {
             _ => DataType::Null,
         };
         if let Expr::Literal(value, _) = &key {
-            let Ok(value) = value.cast_to(&key_type) else {
+            let given = value.data_type();
+            let fits = given == key_type || (given.is_integer() && key_type.is_integer());
+            let Some(value) = value.cast_to(&key_type).ok().filter(|_| fits) else {
                 return Err(ExprError::new(
                     codes::UNKNOWN_FIELD,
                     format!("the map's keys are of type {}, and this is of type {}", type_name(&key_type), type_name(&self.type_of(&key))),
@@ -278,7 +283,10 @@ impl Planner<'_> {
         let lower = bounds[0].map_or_else(|| Ok(one()), |bound| self.plan(bound))?;
         let upper = match bounds[1] {
             Some(bound) => self.plan(bound)?,
-            None => self.call_typed("array_length", vec![value.clone()], place.clone())?,
+            None => {
+                let length = self.call_typed("array_length", vec![value.clone()], place.clone())?;
+                self.cast_to(length, DataType::Int64, false, node)?
+            }
         };
         let mut args = vec![value, lower, upper];
         if let Some(stride) = bounds[2] {

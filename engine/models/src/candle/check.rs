@@ -172,11 +172,10 @@ impl<'a> Check<'a> {
             self.giver = Some((self.node.span_at(&["inputs"]), words));
         }
         if card.layers.is_empty() && card.heads.is_empty() {
-            self.error(
-                codes::NO_LAYERS,
-                &["layers"],
-                "the card has no layers",
-                "list them: `layers: [{ linear: { from: 6, to: 1, name: fc } }, sigmoid]`".to_owned(),
+            let span = self.node.get("layers").map_or_else(|| self.node.head(), |layers| layers.span);
+            self.found.push(
+                Diagnostic::error(codes::NO_LAYERS, span, "the card has no layers")
+                    .help("list them: `layers: [{ linear: { from: 6, to: 1, name: fc } }, sigmoid]`"),
             );
             return;
         }
@@ -245,12 +244,15 @@ impl<'a> Check<'a> {
         };
         let sized = self.size(*from, &under(&["from"])) & self.size(*to, &under(&["to"]));
         if sized {
-            self.takes(name, *from, width, &under(&["from"]));
             let at = under(&["name"]);
-            self.tensor(&format!("{name}.weight"), &[*to, *from], &at);
-            if *bias {
-                self.tensor(&format!("{name}.bias"), &[*to], &at);
-            } else if self.weights.is_some_and(|weights| weights.get(&format!("{name}.bias")).is_some()) {
+            let good = self.takes(name, *from, width, &[*to], &under(&["from"]));
+            // The layer's weights may be just what is given: then `from` alone is wrong, and that was said.
+            let from =
+                if good { *from } else { width.filter(|width| self.stored(name, &[*to, *width])).unwrap_or(*from) };
+            let bias_shape = [*to];
+            let bias_shape = bias.then_some(&bias_shape[..]);
+            self.tensors(name, &[*to, from], bias_shape, &at);
+            if !*bias && self.weights.is_some_and(|weights| weights.get(&format!("{name}.bias")).is_some()) {
                 self.error_at(
                     codes::MISSING_TENSOR,
                     &under(&["bias"]),
@@ -278,9 +280,8 @@ impl<'a> Check<'a> {
         }
         let sized = self.size(*size, &under("size"));
         if sized {
-            self.takes(name, *size, width, &under("size"));
-            self.tensor(&format!("{name}.weight"), &[*size], &under("name"));
-            self.tensor(&format!("{name}.bias"), &[*size], &under("name"));
+            self.takes(name, *size, width, &[], &under("size"));
+            self.tensors(name, &[*size], Some(&[*size]), &under("name"));
         }
         self.giver = Some((self.span(&under("size")), format!("`{name}` gives {size}")));
         sized.then_some(*size)
@@ -321,38 +322,81 @@ impl<'a> Check<'a> {
         good
     }
 
-    /// A layer takes the width that flows.
-    fn takes(&mut self, name: &str, takes: usize, width: Option<usize>, path: &Path) {
-        if let Some(width) = width
-            && width != takes
+    /// Whether a layer takes the width that flows. `to` is the width out, of a layer whose weights have one.
+    fn takes(&mut self, name: &str, takes: usize, width: Option<usize>, to: &[usize], path: &Path) -> bool {
+        let Some(width) = width.filter(|width| *width != takes) else { return true };
+        let message = format!("`{name}` takes {takes} where {width} {} given", if width == 1 { "is" } else { "are" });
+        let problem = Diagnostic::error(codes::LAYER_WIDTH, self.span(path), message);
+        let help = if self.stored(name, &[to, &[width]].concat()) {
+            format!("write {width}, as `{name}.weight` has it")
+        } else if self.stored(name, &[to, &[takes]].concat()) {
+            format!("`{name}.weight` has {takes}: the slip is in what comes before it")
+        } else {
+            format!("write {width}, if the weights were trained so")
+        };
+        let problem = self.with_giver(problem).help(help);
+        self.found.push(problem);
+        false
+    }
+
+    /// Whether the weights of a layer have this shape.
+    fn stored(&self, name: &str, shape: &[usize]) -> bool {
+        let info = self.weights.and_then(|weights| weights.get(&format!("{name}.weight")));
+        info.is_some_and(|info| info.shape == shape)
+    }
+
+    /// `NAME.weight` and `NAME.bias`. A name that has neither is said once, and a bias whose weight is wrong not at all.
+    fn tensors(&mut self, name: &str, weight_shape: &[usize], bias_shape: Option<&[usize]>, path: &Path) {
+        let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
+        if let Some(weights) = self.weights.filter(|weights| bias_shape.is_some() && weights.get(&weight).is_none())
+            && weights.get(&bias).is_none()
         {
-            let message =
-                format!("`{name}` takes {takes} where {width} {} given", if width == 1 { "is" } else { "are" });
-            let problem = Diagnostic::error(codes::LAYER_WIDTH, self.span(path), message);
-            let problem = self.with_giver(problem).help(format!("write {width}, if the weights were trained so"));
-            self.found.push(problem);
+            if self.used.insert(weight.clone(), false).is_none() {
+                let message = format!("`{}` has no tensors `{weight}` and `{bias}`", self.card.weights);
+                let problem = Diagnostic::error(codes::MISSING_TENSOR, self.span(path), message);
+                let spoken_for = self.card.layer_names();
+                let free: BTreeSet<&str> = weights
+                    .names()
+                    .filter_map(|tensor| tensor.strip_suffix(".weight"))
+                    .filter(|layer| !spoken_for.contains(layer))
+                    .collect();
+                self.found.push(match engine_base::suggest::nearest(name, free.iter().copied()) {
+                    Some(near) => problem.help(format!("did you mean `{near}`?")),
+                    None => problem.help(format!("it has {}", listed(weights.names()))),
+                });
+            }
+            self.used.insert(bias, false);
+            return;
+        }
+        let good = self.tensor(&weight, weight_shape, path);
+        match bias_shape {
+            Some(shape) if good => {
+                self.tensor(&bias, shape, path);
+            }
+            Some(_) => {
+                self.used.insert(bias, false);
+            }
+            None => {}
         }
     }
 
-    /// A tensor is there, of floats, of this shape, with finite numbers.
-    fn tensor(&mut self, name: &str, shape: &[usize], path: &Path) {
-        let known_bad = self.used.insert(name.to_owned(), false) == Some(false);
-        let Some(weights) = self.weights else { return };
-        if known_bad {
-            return;
+    /// Whether a tensor is there, of floats, of this shape, with finite numbers.
+    fn tensor(&mut self, name: &str, shape: &[usize], path: &Path) -> bool {
+        let before = self.used.insert(name.to_owned(), false);
+        let Some(weights) = self.weights else { return true };
+        if before == Some(false) {
+            return false;
         }
         let span = self.span(path);
         let file = &self.card.weights;
         let Some(info) = weights.get(name) else {
-            let mut problem =
-                Diagnostic::error(codes::MISSING_TENSOR, span, format!("`{file}` has no tensor `{name}`"));
-            let near = engine_base::suggest::nearest(name, weights.names());
-            problem = match near {
-                Some(near) => problem.help(format!("did you mean `{near}`?")),
-                None => problem.help(format!("it has {}", listed(weights.names()))),
+            let problem = Diagnostic::error(codes::MISSING_TENSOR, span, format!("`{file}` has no tensor `{name}`"));
+            let problem = match name.strip_suffix(".bias") {
+                Some(layer) => problem.help(format!("write `bias: false` if `{layer}` was trained without one")),
+                None => problem.did_you_mean(name, weights.names()),
             };
             self.found.push(problem);
-            return;
+            return false;
         };
         if !is_float(info.dtype) {
             self.found.push(
@@ -363,7 +407,7 @@ impl<'a> Check<'a> {
                 )
                 .help("weights are f32, f16, bf16 or f64: save them without quantization"),
             );
-            return;
+            return false;
         }
         if info.shape != shape {
             let mut problem = Diagnostic::error(
@@ -383,14 +427,14 @@ impl<'a> Check<'a> {
                 problem.help("the card and the file are of two versions of the model, or the layer has another's name")
             };
             self.found.push(problem);
-            return;
+            return false;
         }
         self.used.insert(name.to_owned(), true);
         self.parameters += shape.iter().product::<usize>();
         let finite = weights.load(name).and_then(|tensor| tensor.flatten_all()?.to_vec1::<f32>());
         let message = match finite {
             Ok(values) => match values.iter().position(|value| !value.is_finite()) {
-                None => return,
+                None => return true,
                 Some(at) => format!("`{name}` of `{file}` holds {} as f32, at element {at}", values[at]),
             },
             Err(error) => format!("`{name}` of `{file}` can't be read: {error}"),
@@ -399,6 +443,7 @@ impl<'a> Check<'a> {
             Diagnostic::error(codes::BAD_WEIGHT, span, message)
                 .help("training diverged or the numbers are beyond f32: every score would be an error"),
         );
+        false
     }
 
     /// Warns of tensors that nothing reads; returns the names of those that are read, and how many numbers they hold.

@@ -17,7 +17,6 @@ use std::cell::RefCell;
 pub struct Compiled {
     isa: Isa,
     blocks: Vec<Block>,
-    /// Width out for a width in that no layer says: the same.
     scratch: RefCell<Scratch>,
 }
 

@@ -1,6 +1,9 @@
 //! The loops. Every output of a layer is one chain of multiply-adds, from its bias through the inputs in order; the two
 //! ways of running them differ only in which of those chains share a vector.
 
+// Indices over registers read as what they are; iterators over arrays of vectors don't unroll as well.
+#![allow(clippy::needless_range_loop)]
+
 use super::lanes::Lanes;
 use super::{Activation, Layer, math};
 

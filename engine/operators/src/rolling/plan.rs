@@ -3,7 +3,7 @@
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use engine_base::codes::rolling as codes;
 use engine_base::{Diagnostic, suggest};
-use engine_expr::{Aggregation, Scope};
+use engine_expr::{AggregateFunction, Aggregation, Scope};
 use engine_plan::{
     Columns, Cx, OperatorKind, Output, Planned, PlannedOperator, StreamKind, StreamType, hidden, kinds::InputKeys,
 };
@@ -47,15 +47,15 @@ enum Over {
     /// A span of event time.
     Time(TimeSpan),
     /// A number of rows of the key. Not built yet.
-    Rows(RowCount),
+    Rows(#[expect(dead_code, reason = "named in the language, refused by the plan")] RowCount),
 }
 
 /// A number of rows.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "named in the language, refused by the plan")]
 struct RowCount {
     /// How many rows, the row itself included.
-    #[allow(dead_code, reason = "named in the language, refused by the plan")]
     rows: u64,
 }
 
@@ -123,7 +123,7 @@ impl Planned for RollingPlan {
         reads.extend(wanted.iter().filter(|name| self.input.column_with_name(name).is_some()).cloned());
         for column in self.columns.iter().filter(|column| wanted.contains(&column.name)) {
             reads.extend(column.aggregation.columns().iter().cloned());
-            reads.extend(column.aggregation.current_columns().iter().cloned());
+            reads.extend(column.aggregation.current_columns().iter().map(|name| beside(name).to_owned()));
         }
         vec![reads]
     }
@@ -138,6 +138,30 @@ impl Planned for RollingPlan {
             facts.push((column.name.clone(), text));
         }
         facts
+    }
+}
+
+/// The column of the input behind `current.x`.
+pub(super) fn beside(name: &str) -> &str {
+    name.strip_prefix("current.").unwrap_or(name)
+}
+
+impl RollingColumn {
+    /// Whether it may be null. A window with the row itself in it is never empty, so an aggregate that is null only of no
+    /// rows is never null there.
+    pub(super) fn nullable(&self) -> bool {
+        let alone = self.aggregation.outer().as_column() == Some("$0");
+        match self.aggregation.calls.as_slice() {
+            [call] if alone && !self.exclude_current => {
+                let of_values = matches!(
+                    call.function,
+                    AggregateFunction::Sum | AggregateFunction::Avg | AggregateFunction::Min | AggregateFunction::Max
+                );
+                let all_count = call.filter.is_none() && call.args.iter().all(|argument| !argument.nullable());
+                self.aggregation.nullable && !(of_values && all_count)
+            }
+            _ => self.aggregation.nullable,
+        }
     }
 }
 
@@ -239,7 +263,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     let mut fields: Vec<Arc<Field>> = input.schema.fields().iter().cloned().collect();
     for column in &columns {
         let aggregation = &column.aggregation;
-        fields.push(Arc::new(Field::new(&column.name, aggregation.data_type.clone(), aggregation.nullable)));
+        fields.push(Arc::new(Field::new(&column.name, aggregation.data_type.clone(), column.nullable())));
     }
     let output: SchemaRef = Arc::new(Schema::new(fields));
     let over_ns = columns.iter().map(|column| column.over_ns).fold(over_ns, i64::max);

@@ -1,7 +1,7 @@
 //! `rolling` at work on a worker: the rows of an epoch in canonical order, each looking back over its key.
 
 use super::calls::{CallState, StateKind};
-use super::plan::RollingPlan;
+use super::plan::{RollingPlan, beside};
 use super::tree::{KeyRows, NewRow, Window};
 use crate::RenderCx;
 use crate::render::{assemble, compile, evaluate, fail};
@@ -151,15 +151,15 @@ impl Rolling {
                 results.map(|(at, call)| Field::new(format!("${at}"), call.data_type.clone(), true)).collect();
             let mut current = Vec::new();
             for name in column.aggregation.current_columns() {
-                let at = place(name)?;
+                let at = place(beside(name))?;
                 current.push(at);
-                inner.push(input.field(at).clone());
+                inner.push(input.field(at).clone().with_name(name));
             }
             let schema: SchemaRef = Arc::new(Schema::new(inner));
             let program = column.aggregation.finish(&schema).map_err(|error| error.message)?;
             rolling.columns.push(OutputColumn { calls, schema, current, program });
             let aggregation = &column.aggregation;
-            let field = Field::new(&column.name, aggregation.data_type.clone(), aggregation.nullable);
+            let field = Field::new(&column.name, aggregation.data_type.clone(), column.nullable());
             fields.push(Arc::new(field));
         }
         rolling.output = Arc::new(Schema::new(fields));

@@ -39,6 +39,13 @@ impl Planner<'_> {
             named(&component.node, "connection", &mut connections);
             named(&component.node, "model", &mut models);
         }
+        // A profile that is not chosen uses its connections all the same.
+        let profiles = pipeline.profiles.as_ref().map(Node::entries).unwrap_or_default();
+        for section in profiles.iter().flat_map(|profile| profile.value.entries()) {
+            for component in section.value.entries() {
+                named(&component.value, "connection", &mut connections);
+            }
+        }
         for connection in pipeline.connections.values() {
             let name = connection.name.as_str();
             if !connections.contains(name) {

@@ -1,3 +1,5 @@
+//! Nodes to structs: what is understood, and every problem with its place.
+
 use engine_base::{Diagnostics, FileId};
 use indexmap::IndexMap;
 use serde::Deserialize;

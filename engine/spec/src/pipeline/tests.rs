@@ -1,3 +1,5 @@
+//! Whole files: profiles, overrides, substitution, chains.
+
 use std::collections::HashMap;
 use std::io;
 

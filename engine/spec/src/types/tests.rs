@@ -1,3 +1,5 @@
+//! Schemas as they are written: our form and JSON Schema.
+
 use std::io;
 use std::path::PathBuf;
 

@@ -1,3 +1,5 @@
+//! Each form of output, on the same problems, and on spans that lie.
+
 use super::*;
 use crate::diagnostic::{Code, Diagnostic, FileId};
 

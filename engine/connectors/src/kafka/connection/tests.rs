@@ -1,3 +1,5 @@
+//! The connection in every form that its keys allow, good and bad.
+
 use super::*;
 use crate::testing::plan;
 use std::collections::HashSet;

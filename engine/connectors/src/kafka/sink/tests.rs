@@ -177,7 +177,7 @@ fn bad_keys_are_told() {
     check("    topic: { expression: note }\n", &["E0461 a topic must not be null, and this one may be"]);
     check("    topic: a\n    timeout: 0s\n", &["E0142 a `timeout` of nothing leaves no time to deliver"]);
     check("    topic: a\n    format: csv\n", &["E0465 a record of a topic has no header before it"]);
-    check("    topic: a\n    delivery: exactly_once\n", &["E0329 `out` can't deliver exactly once: that is not built yet"]);
+    check("    topic: a\n    delivery: exactly_once\n", &["E0310 `out` can't deliver exactly once: that is not built yet"]);
     let all = text("a:1", "    topic: a\n    key: tags\n").replace("    columns: [id, card, note]\n", "");
     assert_eq!(plan(&all).map(|_| ()).unwrap_err(), ["E0463 a key can't be of type `list<string>`"]);
 }

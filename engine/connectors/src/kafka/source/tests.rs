@@ -457,7 +457,7 @@ fn bad_keys_are_told() {
     check("[a, b]", "    start: { \"0\": 1 }\n", &["E0458 offsets are of one topic, and there are several"]);
     check("a", "    start: { one: 1 }\n", &["E0458 `one` is not the number of a partition"]);
     check("a", "    format: csv\n", &["E0465 a record of a topic has no header before it"]);
-    check("a", "    metadata: { x: \"header['a']\" }\n", &["E0327 a `kafka` source knows no `header['a']` of its records"]);
+    check("a", "    metadata: { x: \"header['a']\" }\n", &["E0318 a `kafka` source knows no `header['a']` of its records"]);
     let unknown = text("a:1", "a", "").replace("connection: bank", "connection: banc");
     assert_eq!(plan(&unknown).map(|_| ()).unwrap_err(), ["E0450 there is no connection `banc`"]);
 }

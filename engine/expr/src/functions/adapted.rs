@@ -1,7 +1,11 @@
-//! A bound on functions whose result is as long as an argument says: `repeat('x', n)`, `range(n)`.
+//! DataFusion's functions as we want them: bounded, and known to be null only where they are.
 //!
-//! DataFusion reserves the memory for a whole batch first, and a number in the data could end the process. With the bound a
-//! row that asks for too much fails alone, and a batch that asks for too much together is computed in parts.
+//! *Bounded* are functions whose result is as long as an argument says: `repeat('x', n)`, `range(n)`. DataFusion reserves
+//! the memory for a whole batch first, and a number in the data could end the process. With the bound a row that asks for too
+//! much fails alone, and a batch that asks for too much together is computed in parts.
+//!
+//! *Nulls*: most functions are declared as if any result might be null, so that `concat(card, ':', id)` could be no key. What
+//! is really null is known here, and a test holds each function to it.
 
 use crate::failure::{OVERFLOW, failed};
 use arrow::array::{Array, ArrayRef};
@@ -31,24 +35,127 @@ enum Length {
     Steps,
 }
 
-/// The function, bounded if it must be.
-pub(super) fn bounded(function: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
+/// When a result is null.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Nulls {
+    /// Where any argument is.
+    AnyArgument,
+    /// Where all arguments are.
+    AllArguments,
+    /// Where the first argument is.
+    FirstArgument,
+    /// Never.
+    Never,
+}
+
+/// The functions whose result is null where an argument is, and only there.
+pub(crate) const NULL_WHERE_AN_ARGUMENT_IS: &[&str] = &[
+    "abs",
+    "acos",
+    "acosh",
+    "ascii",
+    "asin",
+    "asinh",
+    "atan",
+    "atan2",
+    "atanh",
+    "bit_length",
+    "btrim",
+    "cbrt",
+    "ceil",
+    "character_length",
+    "contains",
+    "cos",
+    "cosh",
+    "cot",
+    "date_bin",
+    "date_part",
+    "date_trunc",
+    "degrees",
+    "ends_with",
+    "exp",
+    "floor",
+    "from_unixtime",
+    "initcap",
+    "isnan",
+    "iszero",
+    "left",
+    "levenshtein",
+    "ln",
+    "log10",
+    "log2",
+    "lower",
+    "lpad",
+    "ltrim",
+    "make_date",
+    "md5",
+    "octet_length",
+    "radians",
+    "regexp_like",
+    "regexp_replace",
+    "repeat",
+    "replace",
+    "reverse",
+    "right",
+    "round",
+    "rpad",
+    "rtrim",
+    "sha224",
+    "sha256",
+    "sha384",
+    "sha512",
+    "signum",
+    "sin",
+    "sinh",
+    "split_part",
+    "starts_with",
+    "strpos",
+    "substr",
+    "tan",
+    "tanh",
+    "to_char",
+    "to_date",
+    "to_hex",
+    "to_timestamp",
+    "to_timestamp_micros",
+    "to_timestamp_millis",
+    "to_timestamp_nanos",
+    "to_timestamp_seconds",
+    "to_unixtime",
+    "translate",
+    "trunc",
+    "upper",
+];
+
+/// The function, adapted if it must be.
+pub(super) fn adapted(function: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
     let length = match function.name() {
-        "repeat" => Length::TextTimes,
-        "lpad" | "rpad" | "array_repeat" | "array_resize" => Length::Count,
-        "range" | "generate_series" => Length::Steps,
-        _ => return function,
+        "repeat" => Some(Length::TextTimes),
+        "lpad" | "rpad" | "array_repeat" | "array_resize" => Some(Length::Count),
+        "range" | "generate_series" => Some(Length::Steps),
+        _ => None,
     };
-    Arc::new(ScalarUDF::new_from_impl(Bounded { function, length }))
+    let nulls = match function.name() {
+        name if NULL_WHERE_AN_ARGUMENT_IS.contains(&name) => Some(Nulls::AnyArgument),
+        "greatest" | "least" => Some(Nulls::AllArguments),
+        "concat_ws" => Some(Nulls::FirstArgument),
+        "concat" | "make_array" | "named_struct" | "struct" => Some(Nulls::Never),
+        _ => None,
+    };
+    match (length, nulls) {
+        (None, None) => function,
+        (length, nulls) => Arc::new(ScalarUDF::new_from_impl(Adapted { function, length, nulls })),
+    }
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Bounded {
+struct Adapted {
     function: Arc<ScalarUDF>,
-    length: Length,
+    length: Option<Length>,
+    nulls: Option<Nulls>,
 }
 
-impl ScalarUDFImpl for Bounded {
+impl ScalarUDFImpl for Adapted {
     fn name(&self) -> &str {
         self.function.name()
     }
@@ -62,7 +169,16 @@ impl ScalarUDFImpl for Bounded {
         self.function.return_type(types)
     }
     fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
-        self.function.return_field_from_args(args)
+        let given: Vec<bool> = args.arg_fields.iter().map(|field| field.is_nullable()).collect();
+        let field = self.function.return_field_from_args(args)?;
+        let nullable = match self.nulls {
+            None => return Ok(field),
+            Some(Nulls::AnyArgument) => given.contains(&true),
+            Some(Nulls::AllArguments) => !given.contains(&false),
+            Some(Nulls::FirstArgument) => given.first().is_none_or(|first| *first),
+            Some(Nulls::Never) => false,
+        };
+        Ok(Arc::new(field.as_ref().clone().with_nullable(nullable)))
     }
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
         self.function.coerce_types(types)
@@ -71,19 +187,21 @@ impl ScalarUDFImpl for Bounded {
         self.function.simplify(args, info)
     }
     fn is_strict(&self) -> bool {
-        self.function.is_strict()
+        self.nulls == Some(Nulls::AnyArgument) || self.function.is_strict()
     }
     fn documentation(&self) -> Option<&Documentation> {
         self.function.documentation()
     }
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        self.check(&args)?;
+        if let Some(length) = self.length {
+            self.check(length, &args)?;
+        }
         self.function.invoke_with_args(args)
     }
 }
 
-impl Bounded {
-    fn check(&self, args: &ScalarFunctionArgs) -> Result<()> {
+impl Adapted {
+    fn check(&self, of: Length, args: &ScalarFunctionArgs) -> Result<()> {
         // All constant: one value is computed, whatever the number of rows.
         let constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
         let rows = if constant { 1 } else { args.number_rows };
@@ -93,7 +211,7 @@ impl Bounded {
             if arrays.iter().any(|array| array.is_null(row)) {
                 continue;
             }
-            let length = self.length(&arrays, row)?;
+            let length = of.of(&arrays, row)?;
             total = total.saturating_add(length);
             if length > MOST_PER_ROW {
                 return Err(failed(OVERFLOW, format!("{} would give more than {MOST_PER_ROW} bytes or elements", self.name())));
@@ -105,14 +223,18 @@ impl Bounded {
         }
     }
 
-    fn length(&self, arrays: &[ArrayRef], row: usize) -> Result<u64> {
+}
+
+impl Length {
+    /// How many bytes or elements a row asks for.
+    fn of(self, arrays: &[ArrayRef], row: usize) -> Result<u64> {
         let count = |at: usize| -> Result<u64> {
             let Some(array) = arrays.get(at) else { return Ok(0) };
             let one = cast(&array.slice(row, 1), &DataType::Int64)?;
             let value = as_primitive_array::<Int64Type>(&one)?.value(0);
             Ok(u64::try_from(value).unwrap_or(0))
         };
-        match self.length {
+        match self {
             Length::Count => count(1),
             Length::TextTimes => {
                 let one = cast(&arrays[0].slice(row, 1), &DataType::Utf8)?;
