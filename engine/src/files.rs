@@ -59,7 +59,7 @@ impl Files for RealFiles {
         let text = pattern.to_str().ok_or_else(|| invalid("the pattern is not UTF-8".into()))?;
         let found = glob::glob(text).map_err(|error| invalid(error.to_string()))?;
         // In the order of names, as `glob` gives them.
-        found.map(|path| path.map_err(glob::GlobError::into_error)).collect()
+        found.map(|path| path.map_err(Into::into)).collect()
     }
 }
 

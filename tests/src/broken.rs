@@ -18,6 +18,12 @@ use std::process::{Command, Output};
 /// Codes that no pipeline can bring about yet, and why.
 const OUT_OF_REACH: &[(&str, &str)] = &[
     ("E0308", "the only keyed kind, `rolling`, refuses such a key itself"),
+    ("E0206", "a text of this size is made by the tests of the crate `expr`, not kept in a file"),
+    ("E0219", "no function that is built changes its value but those that are seeded or recorded"),
+    ("E0225", "an expression that was planned always fits; it stands for a fault of ours"),
+    ("E0313", "the only kind with a connection, `kafka`, says it itself as E0450"),
+    ("E0314", "there is one kind of connection only"),
+    ("E0360", "every kind of model is batch-invariant"),
     ("E0309", "no kind makes a changelog yet"),
 ];
 
@@ -98,10 +104,15 @@ fn every_broken_spec_gives_its_diagnostics() {
             cases += 1;
             let output = run(&case);
             let found = String::from_utf8(output.stderr).expect("UTF-8");
-            let expected_path = case.with_extension("stderr");
+            let partial = subject.ends_with("spec");
+            // What the real kinds say where the stand-ins of the crate `spec` say something else.
+            let with_kinds = case.with_extension("engine.stderr");
+            let (expected_path, partial) = match partial && (with_kinds.exists() || bless) {
+                true => (with_kinds, false),
+                false => (case.with_extension("stderr"), partial),
+            };
             let expected = fs::read_to_string(&expected_path).unwrap_or_default();
             let name = case.strip_prefix(corpus()).expect("below the corpus").display().to_string();
-            let partial = subject.ends_with("spec");
             let same = match partial {
                 true => blocks(&expected).iter().all(|block| blocks(&found).contains(block)),
                 false => found == expected,
@@ -140,6 +151,12 @@ fn every_code_is_in_the_corpus() {
                 seen.extend(text.get(at + 1..at + 6).map(str::to_owned));
             }
         }
+    }
+    // Expressions have a corpus of their own, held by the tests of the crate `expr`.
+    let expressions = corpus().join("../../../engine/expr/src/tests/errors.txt");
+    let text = fs::read_to_string(&expressions).expect("the broken expressions");
+    for (at, _) in text.match_indices("E02") {
+        seen.extend(text.get(at..at + 5).map(str::to_owned));
     }
     let missing: Vec<&str> = codes::all()
         .map(|info| info.code.0)

@@ -67,8 +67,16 @@ fn a_type_has_its_own_keys() {
     check("operators", json!({ "input": "rows", "where": "a > 1" }), false);
     check("operators", json!({ "type": "union", "inputs": ["rows", "rows"] }), true);
     check("operators", json!({ "type": "union", "inputs": ["rows"] }), false);
-    check("operators", json!({ "type": "chain", "input": "rows", "steps": [{ "type": "filter", "where": "a > 1" }] }), true);
-    check("operators", json!({ "type": "chain", "input": "rows", "steps": [{ "type": "filter", "were": "a > 1" }] }), false);
+    check(
+        "operators",
+        json!({ "type": "chain", "input": "rows", "steps": [{ "type": "filter", "where": "a > 1" }] }),
+        true,
+    );
+    check(
+        "operators",
+        json!({ "type": "chain", "input": "rows", "steps": [{ "type": "filter", "were": "a > 1" }] }),
+        false,
+    );
     check("sources", json!({ "type": "file", "path": "rows.jsonl", "format": "json", "schema": "rows.yaml" }), true);
     check("sources", json!({ "type": "file", "format": "json", "schema": "rows.yaml" }), false);
     check("sinks", json!({ "type": "blackhole", "input": "rows", "columns": ["a"], "where": "a > 1" }), true);
@@ -77,15 +85,11 @@ fn a_type_has_its_own_keys() {
 
 #[test]
 fn values_may_come_from_outside() {
-    let window = |size: &str| {
-        json!({ "type": "rolling", "input": "rows", "key": "a", "over": size, "columns": { "n": "count(*)" } })
-    };
+    let window = |size: &str| json!({ "type": "rolling", "input": "rows", "key": "a", "over": size, "columns": { "n": "count(*)" } });
     check("operators", window("5m"), true);
     check("operators", window("5"), false);
     check("operators", window("${param:size}"), true);
-    let source = |delay: &str| {
-        json!({ "type": "stdin", "format": "json", "schema": { "a": "timestamp" }, "event_time": { "column": "a", "max_delay": delay } })
-    };
+    let source = |delay: &str| json!({ "type": "stdin", "format": "json", "schema": { "a": "timestamp" }, "event_time": { "column": "a", "max_delay": delay } });
     check("sources", source("5s"), true);
     check("sources", source("${env:DELAY:-5s}"), true);
     check("sources", source("five"), false);

@@ -28,7 +28,8 @@ fn rows(count: u64, seed: u64) -> Vec<Row> {
     (0..count)
         .map(|id| {
             now += next(40) as i64;
-            let key = next(1 + next(300));
+            let keys = 1 + next(300);
+            let key = next(keys);
             let late = if next(10) == 0 { next(3000) as i64 } else { 0 };
             Row { id, key, at_ms: now - late, amount: next(1_000_000) as f64 / 7.0, quantity: next(2000) as i64 - 1000 }
         })
@@ -184,7 +185,8 @@ fn killed_and_started_again_nothing_is_lost() {
     for attempt in 0u64..40 {
         let mut child = start(folder, &["--state", "state", "--workers", if attempt % 2 == 0 { "2" } else { "1" }]);
         // In the middle of the run as long as it takes this long; the last attempts are let through.
-        let patience = if attempt < 10 { Duration::from_millis(60 + attempt * 41 % 200) } else { Duration::from_secs(60) };
+        let patience =
+            if attempt < 10 { Duration::from_millis(60 + attempt * 41 % 200) } else { Duration::from_secs(60) };
         let deadline = std::time::Instant::now() + patience;
         let status = loop {
             match child.try_wait().expect("it can be waited for") {

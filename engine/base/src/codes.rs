@@ -27,7 +27,15 @@ pub struct CodeInfo {
 
 /// Every code, in order.
 pub fn all() -> impl Iterator<Item = &'static CodeInfo> {
-    spec::CODES.iter().chain(expr::CODES).chain(plan::CODES).chain(rolling::CODES).chain(operator::CODES).chain(connector::CODES).chain(system::CODES).chain(model::CODES)
+    spec::CODES
+        .iter()
+        .chain(expr::CODES)
+        .chain(plan::CODES)
+        .chain(rolling::CODES)
+        .chain(operator::CODES)
+        .chain(connector::CODES)
+        .chain(system::CODES)
+        .chain(model::CODES)
 }
 
 /// The code with this text, in any case.

@@ -24,8 +24,8 @@
 
 use crate::BreakerState;
 use chrono::{DateTime, NaiveDateTime};
-use engine_base::Clock;
 use engine_base::codes::spec as spec_codes;
+use engine_base::{Clock, Diagnostic};
 use engine_plan::Cx;
 use engine_spec::{Rate, TimeSpan};
 use rand::rngs::SmallRng;
@@ -133,39 +133,57 @@ impl Default for BreakerKeys {
 
 impl DeliveryKeys {
     /// The names of the keys, to part them from a kind's own with `Node::only` and `Node::without`.
-    pub const NAMES: [&str; 7] = ["timeout", "attempt_timeout", "retry", "breaker", "max_in_flight", "rate", "on_error"];
+    pub const NAMES: [&str; 7] =
+        ["timeout", "attempt_timeout", "retry", "breaker", "max_in_flight", "rate", "on_error"];
 
     /// Reads the keys of the component that is planned, and notes those that make no sense.
     pub fn read(cx: &mut Cx<'_>) -> Option<DeliveryKeys> {
         let keys: DeliveryKeys = cx.config.only(&Self::NAMES).decode(cx.diagnostics)?;
         let mut sound = true;
-        let mut wrong = |path: &[&str], message: &str| {
-            cx.error(spec_codes::OUT_OF_RANGE, path, message);
+        let longer = if cx.component.node.at(&["retry", "first"]).is_some() { "first" } else { "max" };
+        let mut wrong = |path: &[&str], message: &str, help: &str| {
+            let found = Diagnostic::error(spec_codes::OUT_OF_RANGE, cx.span(path), message).help(help);
+            cx.push(found);
             sound = false;
         };
         if keys.timeout.ns() == 0 {
-            wrong(&["timeout"], "a `timeout` of nothing leaves no time to deliver");
+            wrong(&["timeout"], "a `timeout` of nothing leaves no time to deliver", "leave it out for `5m`");
         }
         if keys.attempt_timeout.ns() == 0 {
-            wrong(&["attempt_timeout"], "an `attempt_timeout` of nothing leaves no time to deliver");
+            wrong(
+                &["attempt_timeout"],
+                "an `attempt_timeout` of nothing leaves no time to deliver",
+                "leave it out for `10s`",
+            );
         }
         if keys.retry.attempts == Some(0) {
-            wrong(&["retry", "attempts"], "`attempts` counts the first one too, so it is at least 1");
+            wrong(
+                &["retry", "attempts"],
+                "`attempts` counts the first one too, so it is at least 1",
+                "leave it out for as many as `timeout` has room for",
+            );
         }
         if keys.retry.first > keys.retry.max {
-            wrong(&["retry", "first"], "the `first` pause is longer than the longest, `max`");
+            let help =
+                format!("the first pause is at most {} now, and any at most {}", keys.retry.first, keys.retry.max);
+            wrong(&["retry", longer], "the `first` pause is longer than the longest, `max`", &help);
         }
         if keys.breaker.failures == 0 {
-            wrong(&["breaker", "failures"], "the breaker needs at least 1 failure to open");
+            wrong(&["breaker", "failures"], "the breaker needs at least 1 failure to open", "leave it out for 5");
         }
         if keys.breaker.pause.ns() == 0 {
-            wrong(&["breaker", "pause"], "a `pause` of nothing keeps the breaker from ever being open");
+            wrong(
+                &["breaker", "pause"],
+                "a `pause` of nothing keeps the breaker from ever being open",
+                "leave it out for `5s`",
+            );
         }
         if !(1..=MAX_IN_FLIGHT_MAX).contains(&keys.max_in_flight) {
-            wrong(&["max_in_flight"], &format!("`max_in_flight` is from 1 to {MAX_IN_FLIGHT_MAX}"));
+            let message = format!("`max_in_flight` is from 1 to {MAX_IN_FLIGHT_MAX}");
+            wrong(&["max_in_flight"], &message, "leave it out for 16");
         }
         if keys.rate.is_some_and(|rate| rate.per_second() <= 0.0) {
-            wrong(&["rate"], "a `rate` of nothing lets nothing through");
+            wrong(&["rate"], "a `rate` of nothing lets nothing through", "leave it out for no limit");
         }
         sound.then_some(keys)
     }
@@ -376,7 +394,9 @@ enum State {
 /// What the breaker says to one who wants to pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gate {
-    Pass { probe: bool },
+    Pass {
+        probe: bool,
+    },
     /// Not before this time.
     Until(u64),
     /// Not before something changes.

@@ -32,8 +32,11 @@ pub struct SourceEntry {
     /// What the planner sees.
     pub kind: SourceKind,
     /// Starts the share of one worker; `None` where it has none. The sentence of an error stops the pipeline.
-    pub start: fn(&dyn Planned, SourceStart) -> Result<Option<Box<dyn Reader>>, String>,
+    pub start: fn(&dyn Planned, SourceStart) -> Started,
 }
+
+/// A worker's share of a source, if it has one, or why it can't start.
+pub type Started = Result<Option<Box<dyn Reader>>, String>;
 
 /// What a source is told when it starts on a worker.
 #[derive(Clone)]
@@ -70,8 +73,11 @@ pub struct SinkEntry {
     /// What the planner sees.
     pub kind: SinkKind,
     /// Opens the sink. The sentence of an error stops the pipeline.
-    pub open: fn(&dyn Planned, SinkStart) -> Result<Box<dyn SinkHandle>, String>,
+    pub open: fn(&dyn Planned, SinkStart) -> Opened,
 }
+
+/// An open sink, or why it can't be opened.
+pub type Opened = Result<Box<dyn SinkHandle>, String>;
 
 /// What a sink is told when it is opened.
 #[derive(Clone)]
@@ -130,24 +136,15 @@ pub enum BreakerState {
 
 /// Every kind of source.
 pub fn sources() -> &'static [SourceEntry] {
-    static SOURCES: &[SourceEntry] = &[
-        sources::file::ENTRY,
-        sources::stdin::ENTRY,
-        sources::generate::ENTRY,
-        kafka::source::ENTRY,
-    ];
+    static SOURCES: &[SourceEntry] =
+        &[sources::file::ENTRY, sources::stdin::ENTRY, sources::generate::ENTRY, kafka::source::ENTRY];
     SOURCES
 }
 
 /// Every kind of sink.
 pub fn sinks() -> &'static [SinkEntry] {
-    static SINKS: &[SinkEntry] = &[
-        sinks::stdout::ENTRY,
-        sinks::file::ENTRY,
-        sinks::blackhole::ENTRY,
-        kafka::sink::ENTRY,
-        webhook::ENTRY,
-    ];
+    static SINKS: &[SinkEntry] =
+        &[sinks::stdout::ENTRY, sinks::file::ENTRY, sinks::blackhole::ENTRY, kafka::sink::ENTRY, webhook::ENTRY];
     SINKS
 }
 

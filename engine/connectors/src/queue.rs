@@ -47,7 +47,8 @@ pub enum Popped<T> {
 
 /// A queue that holds about `bytes_max` bytes.
 pub fn bounded<T>(bytes_max: usize, events: Events) -> (Sender<T>, Receiver<T>) {
-    let state = State { items: VecDeque::new(), bytes: 0, senders: 1, receiver: true, refused: false, pushing: 0, popping: 0 };
+    let state =
+        State { items: VecDeque::new(), bytes: 0, senders: 1, receiver: true, refused: false, pushing: 0, popping: 0 };
     let shared = Arc::new(Shared {
         state: Mutex::new(state),
         not_empty: Condvar::new(),

@@ -45,19 +45,22 @@ pub(crate) fn evaluate(program: &mut Program, rows: &Rows) -> Vec<Result<Option<
     let evaluated = program.evaluate(&rows.batch, &facts);
     let array = evaluated.array;
     let field = Field::new("", array.data_type().clone(), true);
-    let mut texts: Vec<Result<Option<Vec<u8>>, RowError>> = match (array.data_type(), Values::new(&field, &array, Timestamps::Rfc3339)) {
-        (DataType::Binary, _) => array.as_binary::<i32>().iter().map(|value| Ok(value.map(<[u8]>::to_vec))).collect(),
-        (_, Ok(values)) => (0..array.len())
-            .map(|row| {
-                Ok((!values.is_null(row)).then(|| {
-                    let mut text = Vec::new();
-                    values.write_plain(row, &mut text);
-                    text
-                }))
-            })
-            .collect(),
-        (_, Err(problem)) => vec![Err(RowError::new("encode", problem)); rows.num_rows()],
-    };
+    let mut texts: Vec<Result<Option<Vec<u8>>, RowError>> =
+        match (array.data_type(), Values::new(&field, &array, Timestamps::Rfc3339)) {
+            (DataType::Binary, _) => {
+                array.as_binary::<i32>().iter().map(|value| Ok(value.map(<[u8]>::to_vec))).collect()
+            }
+            (_, Ok(values)) => (0..array.len())
+                .map(|row| {
+                    Ok((!values.is_null(row)).then(|| {
+                        let mut text = Vec::new();
+                        values.write_plain(row, &mut text);
+                        text
+                    }))
+                })
+                .collect(),
+            (_, Err(problem)) => vec![Err(RowError::new("encode", problem)); rows.num_rows()],
+        };
     for (row, error) in evaluated.errors {
         if let Some(text) = texts.get_mut(row) {
             *text = Err(error);

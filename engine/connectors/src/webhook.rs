@@ -64,7 +64,8 @@ const REASON_BYTES_MAX: usize = 500;
 /// Headers that are not the user's to set.
 const OWN_HEADERS: [&str; 5] = ["content-length", "host", "transfer-encoding", "connection", "idempotency-key"];
 /// Headers that hold secrets.
-const SECRET_HEADERS: [&str; 6] = ["authorization", "proxy-authorization", "x-api-key", "api-key", "x-auth-token", "cookie"];
+const SECRET_HEADERS: [&str; 6] =
+    ["authorization", "proxy-authorization", "x-api-key", "api-key", "x-auth-token", "cookie"];
 
 /// The keys of a `webhook` sink, beside those of every sink and of delivery.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -208,7 +209,9 @@ fn plan_url(cx: &mut Cx<'_>, url: &Secret) -> Option<String> {
         return Some("known when it runs".to_owned());
     }
     let problem = match Url::parse(url.reveal()) {
-        Ok(url) if !matches!(url.scheme(), "http" | "https") => format!("a webhook can't be sent over `{}:`", url.scheme()),
+        Ok(url) if !matches!(url.scheme(), "http" | "https") => {
+            format!("a webhook can't be sent over `{}:`", url.scheme())
+        }
         Ok(url) => match url.host_str() {
             Some(_) => return Some(url.origin().ascii_serialization()),
             None => "the URL names no host".to_owned(),
@@ -232,18 +235,30 @@ fn plan_headers(cx: &mut Cx<'_>, headers: IndexMap<String, Secret>) -> Option<Ve
             Diagnostic::error(codes::BAD_HEADER, name_at, format!("`{name}` can't be the name of a header"))
                 .help("a name has letters, digits and signs such as `-`")
         } else if OWN_HEADERS.contains(&lower.as_str()) {
-            let found = Diagnostic::error(codes::BAD_HEADER, name_at, format!("the engine sets the header `{name}` itself"));
+            let found =
+                Diagnostic::error(codes::BAD_HEADER, name_at, format!("the engine sets the header `{name}` itself"));
             match lower.as_str() {
                 "idempotency-key" => found.help("write `idempotency_key:` with an expression beside `headers:`"),
                 _ => found.help("leave it out"),
             }
         } else if !placeholder && HeaderValue::from_str(value.reveal()).is_err() {
-            Diagnostic::error(codes::BAD_HEADER, value_at, format!("the value of `{name}` has characters that no header can have"))
-                .help("a value is one line of plain ASCII text")
+            Diagnostic::error(
+                codes::BAD_HEADER,
+                value_at,
+                format!("the value of `{name}` has characters that no header can have"),
+            )
+            .help("a value is one line of text")
         } else {
             if SECRET_HEADERS.contains(&lower.as_str()) && node.is_some_and(|node| !node.substituted) {
-                let found = Diagnostic::warning(codes::PASSWORD_IN_FILE, value_at, format!("the value of `{name}` stands in the file"));
-                cx.push(found.help(format!("write `{name}: \"${{secret:NAME}}\"` and set the secret where the engine runs")));
+                let found = Diagnostic::warning(
+                    codes::PASSWORD_IN_FILE,
+                    value_at,
+                    format!("the value of `{name}` stands in the file"),
+                );
+                cx.push(
+                    found
+                        .help(format!("write `{name}: \"${{secret:NAME}}\"` and set the secret where the engine runs")),
+                );
             }
             continue;
         };
@@ -267,8 +282,12 @@ fn plan_key(cx: &mut Cx<'_>, expression: &Expression, schema: &SchemaRef) -> Opt
     }
     sound &= texts::check(cx, &PATH, &key, "an idempotency key");
     if key.nullable() {
-        let found = Diagnostic::error(codes::MAY_BE_NULL, cx.span(&PATH), "an idempotency key must not be null, and this one may be")
-            .help(format!("filter such rows away, or give them a value: `coalesce({}, '')`", key.text()));
+        let found = Diagnostic::error(
+            codes::MAY_BE_NULL,
+            cx.span(&PATH),
+            "an idempotency key must not be null, and this one may be",
+        )
+        .help(format!("filter such rows away, or give them a value: `coalesce({}, '')`", key.text()));
         cx.push(found);
         sound = false;
     }
@@ -277,14 +296,20 @@ fn plan_key(cx: &mut Cx<'_>, expression: &Expression, schema: &SchemaRef) -> Opt
 
 fn plan_batch(cx: &mut Cx<'_>, batch: &BatchKeys, has_key: bool) -> Option<Batch> {
     if !(1..=BATCH_ROWS_MAX).contains(&batch.max_rows) {
-        cx.error(spec_codes::OUT_OF_RANGE, &["batch", "max_rows"], format!("`max_rows` is from 1 to {BATCH_ROWS_MAX}"));
+        let message = format!("`max_rows` is from 1 to {BATCH_ROWS_MAX}");
+        let found = Diagnostic::error(spec_codes::OUT_OF_RANGE, cx.span(&["batch", "max_rows"]), message);
+        cx.push(found.help("leave it out for 500; without `batch` a request is one row"));
         return None;
     }
     if has_key && batch.max_rows > 1 {
-        let found = Diagnostic::error(codes::KEY_AND_BATCH, cx.span(&["batch"]), "`batch` and `idempotency_key` don't go together")
-            .at_caret("rows would come in other batches after a restart")
-            .also(cx.span(&["idempotency_key"]), "this is the key of one row")
-            .help("leave out one of them");
+        let found = Diagnostic::error(
+            codes::KEY_AND_BATCH,
+            cx.span(&["batch"]),
+            "`batch` and `idempotency_key` don't go together",
+        )
+        .at_caret("rows would come in other batches after a restart")
+        .also(cx.span(&["idempotency_key"]), "this is the key of one row")
+        .help("leave out one of them");
         cx.push(found);
         return None;
     }
@@ -693,7 +718,8 @@ fn row_error(failure: &Failure) -> RowError {
 impl Shared {
     /// One request.
     async fn attempt(&self, body: Vec<u8>, key: Option<HeaderValue>) -> Outcome<()> {
-        let mut request = self.client.request(self.method.clone(), self.url.clone()).headers(self.headers.clone()).body(body);
+        let mut request =
+            self.client.request(self.method.clone(), self.url.clone()).headers(self.headers.clone()).body(body);
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
@@ -721,7 +747,8 @@ impl Shared {
             reason.push_str(": ");
             reason.push_str(text.trim());
         }
-        let may_pass = matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS);
+        let may_pass =
+            matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS);
         if may_pass || status.is_server_error() {
             Outcome::Retryable { reason, retry_after, down: status.is_server_error() }
         } else {

@@ -15,6 +15,9 @@ use std::sync::{Mutex, PoisonError};
 /// Where the partitions of all sources stand.
 pub type Cut = BTreeMap<SourceId, Marks>;
 
+/// The offset before which each partition of each source was read.
+pub type Offsets = BTreeMap<(SourceId, u32), u64>;
+
 /// What every sink has acknowledged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Acknowledged {
@@ -43,7 +46,7 @@ struct Board {
     /// Where each partition stood when it was first seen.
     origin: Cut,
     /// Every closed epoch, kept only while recording.
-    recorded: Option<BTreeMap<u64, BTreeMap<(SourceId, u32), u64>>>,
+    recorded: Option<BTreeMap<u64, Offsets>>,
 }
 
 impl CutBoard {
@@ -85,9 +88,13 @@ impl CutBoard {
             let at = recorded.entry(epoch.0).or_default();
             at.extend(marks.iter().map(|(partition, mark)| ((source, *partition), mark.next)));
         }
-        board.closed.entry(epoch.0).or_default().entry(source).or_default().extend(
-            marks.iter().map(|(partition, mark)| (*partition, mark.clone())),
-        );
+        board
+            .closed
+            .entry(epoch.0)
+            .or_default()
+            .entry(source)
+            .or_default()
+            .extend(marks.iter().map(|(partition, mark)| (*partition, mark.clone())));
     }
 
     /// What is acknowledged once the frontier behind all sinks is at `frontier` (`None`: empty, all done), if it moved
@@ -133,7 +140,7 @@ impl CutBoard {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecordedCuts {
     /// In order of epochs. A partition that is not named in an epoch did not move in it.
-    pub epochs: Vec<(Epoch, BTreeMap<(SourceId, u32), u64>)>,
+    pub epochs: Vec<(Epoch, Offsets)>,
 }
 
 impl RecordedCuts {

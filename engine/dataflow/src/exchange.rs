@@ -65,7 +65,9 @@ fn combine(column: &ArrayRef, hashes: &mut [u64]) {
         other => {
             // Any other type goes through Arrow's row format, which is stable and equal for equal values.
             let field = SortField::new_with_options(other.clone(), SortOptions::default());
-            match RowConverter::new(vec![field]).and_then(|convert| convert.convert_columns(&[column.clone()])) {
+            match RowConverter::new(vec![field])
+                .and_then(|convert| convert.convert_columns(std::slice::from_ref(column)))
+            {
                 Ok(rows) => each(column, hashes, |row| xxh3_64(rows.row(row).as_ref())),
                 // The plan refuses keys of types without a row format; should one come, one worker takes all its rows.
                 Err(_) => each(column, hashes, |_| NULL_HASH),

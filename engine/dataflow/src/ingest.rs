@@ -140,11 +140,7 @@ struct Pace {
 }
 
 /// Builds the source operator of this worker.
-pub fn ingest<'scope>(
-    scope: Scope<'scope, u64>,
-    sources: Vec<SourceInput>,
-    shared: &IngestShared,
-) -> Ingested<'scope> {
+pub fn ingest<'scope>(scope: Scope<'scope, u64>, sources: Vec<SourceInput>, shared: &IngestShared) -> Ingested<'scope> {
     let mut builder = OperatorBuilder::new("sources".to_owned(), scope);
     let mut rows_out = Vec::new();
     let mut rows = Vec::new();
@@ -190,8 +186,7 @@ pub fn ingest<'scope>(
         for cap in &mut caps {
             cap.downgrade(&first);
         }
-        let mut pace =
-            Pace { current: first, dirty: false, opened_ns: 0, closed_ns: 0, bytes: 0, following: 0 };
+        let mut pace = Pace { current: first, dirty: false, opened_ns: 0, closed_ns: 0, bytes: 0, following: 0 };
         let mut committed = 0;
         let mut lag_told_ns = 0;
         move |_frontiers| {
@@ -337,14 +332,7 @@ fn note(slot: &mut Slot, epoch: Epoch, board: &CutBoard) {
 }
 
 /// Closes the open epoch: first the marks, then the capabilities, so that no frontier passes an epoch without its cut.
-fn close(
-    next: u64,
-    pace: &mut Pace,
-    caps: &mut [Capability<u64>],
-    slots: &mut [Slot],
-    board: &CutBoard,
-    now_ns: u64,
-) {
+fn close(next: u64, pace: &mut Pace, caps: &mut [Capability<u64>], slots: &mut [Slot], board: &CutBoard, now_ns: u64) {
     for slot in slots {
         note(slot, Epoch(pace.current), board);
     }

@@ -19,9 +19,7 @@ impl Positions {
 
     /// The canonical order of two rows.
     pub fn compare(&self, row: usize, other: &Positions, other_row: usize) -> Ordering {
-        self.source(row)
-            .cmp(&other.source(other_row))
-            .then_with(|| self.suffix(row).cmp(other.suffix(other_row)))
+        self.source(row).cmp(&other.source(other_row)).then_with(|| self.suffix(row).cmp(other.suffix(other_row)))
     }
 }
 

@@ -91,7 +91,8 @@ impl Rows {
         RowPosition { origin, offset, suffix: self.positions.suffix(row).into() }
     }
 
-    /// A number that is the same for a row in every run, on any worker and in any batch: the seed of its random functions.
+    /// A number that is the same for a row in every run, on any worker and in any batch: the seed of its random
+    /// functions.
     pub fn seed(&self, row: usize) -> u64 {
         let (origin, offset) = self.positions.source(row);
         let mut bytes = [0u8; 16];
@@ -104,8 +105,8 @@ impl Rows {
         }
     }
 
-    /// Appends (step, input, ordinal of the row) to each position: what a step does that copies or expands rows, so that
-    /// positions stay unique and their order is that of the rows.
+    /// Appends (step, input, ordinal of the row) to each position: what a step does that copies or expands rows, so
+    /// that positions stay unique and their order is that of the rows.
     pub fn extend_positions(&mut self, step: StepId, input: u16, ordinal: impl Fn(usize) -> u32) {
         let rows = self.num_rows();
         let mut origins = Vec::with_capacity(rows);

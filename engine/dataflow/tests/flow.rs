@@ -45,7 +45,8 @@ impl Reader for Numbers {
             if *next >= end {
                 continue;
             }
-            let keys = Int64Array::from_iter_values((*next..end).map(|n| ((n * 7 + u64::from(*partition)) % 13) as i64));
+            let keys =
+                Int64Array::from_iter_values((*next..end).map(|n| ((n * 7 + u64::from(*partition)) % 13) as i64));
             let values = Int64Array::from_iter_values((*next..end).map(|n| n as i64));
             let batch = RecordBatch::try_from_iter([
                 ("key", Arc::new(keys) as ArrayRef),
@@ -56,7 +57,10 @@ impl Reader for Numbers {
             given.records += end - *next;
             given.rows.push(Rows {
                 batch,
-                positions: Positions::Range { origin: engine_dataflow::rows::origin(self.source, *partition), first: *next },
+                positions: Positions::Range {
+                    origin: engine_dataflow::rows::origin(self.source, *partition),
+                    first: *next,
+                },
                 ingest_ns: Times::One(1),
                 born_ns: Times::One(1),
                 event_ns: Some(Times::Each((*next..end).map(|n| n as i64).collect())),
@@ -108,7 +112,10 @@ impl EpochStep for Order {
             let values = rows.batch.column(1).as_primitive::<Int64Type>();
             let hashes = Int64Array::from_iter_values((0..rows.num_rows()).map(|row| {
                 let hash = self.0.entry(keys.value(row)).or_default();
-                *hash = hash.wrapping_mul(31).wrapping_add(values.value(row)).wrapping_add(rows.positions.source(row).0 as i64);
+                *hash = hash
+                    .wrapping_mul(31)
+                    .wrapping_add(values.value(row))
+                    .wrapping_add(rows.positions.source(row).0 as i64);
                 *hash
             }));
             let batch = RecordBatch::try_from_iter([

@@ -61,7 +61,8 @@ impl Aggregation {
 
     /// The columns `$0`, `$1`, … with their types.
     pub fn result_fields(&self) -> Vec<Field> {
-        let field = |(at, call): (usize, &AggregateCall)| Field::new(result_column(at), call.data_type.clone(), call.nullable);
+        let field =
+            |(at, call): (usize, &AggregateCall)| Field::new(result_column(at), call.data_type.clone(), call.nullable);
         self.calls.iter().enumerate().map(field).collect()
     }
 }

@@ -122,7 +122,8 @@ fn guarded<T: Send>(text: &str, work: impl FnOnce() -> Result<T, ExprError> + Se
         return catching(work).unwrap_or_else(failed);
     }
     std::thread::scope(|scope| {
-        let planner = std::thread::Builder::new().stack_size(LONG_TEXT_STACK_BYTES).spawn_scoped(scope, || catching(work));
+        let planner =
+            std::thread::Builder::new().stack_size(LONG_TEXT_STACK_BYTES).spawn_scoped(scope, || catching(work));
         match planner.map(std::thread::ScopedJoinHandle::join) {
             Ok(Ok(planned)) => planned.unwrap_or_else(failed),
             _ => Err(ExprError::new(codes::TOO_LARGE, "the expression is too long for the memory there is")),
@@ -140,5 +141,7 @@ fn typed(name: &str, data_type: &DataType, nullable: bool, value: ParamValue) ->
         ParamValue::Float(value) => value.into(),
         ParamValue::String(value) => ScalarValue::Utf8(Some(value)),
     };
-    value.cast_to(data_type).map_err(|_| format!("the value of the parameter `{name}` is not a value of type {}", type_name(data_type)))
+    value
+        .cast_to(data_type)
+        .map_err(|_| format!("the value of the parameter `{name}` is not a value of type {}", type_name(data_type)))
 }

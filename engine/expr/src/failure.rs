@@ -97,7 +97,8 @@ fn from_text(text: &str) -> RowError {
         text = rest.trim_start();
     }
     let text = text.split("\nThis issue was likely caused").next().unwrap_or_default();
-    let text = text.split("This was likely caused by a bug").next().unwrap_or_default().trim_end_matches(['.', ' ', '\n']);
+    let text =
+        text.split("This was likely caused by a bug").next().unwrap_or_default().trim_end_matches(['.', ' ', '\n']);
     let lower = text.to_lowercase();
     if lower.contains("divide by zero") || lower.contains("division by zero") {
         return divided();
@@ -167,20 +168,34 @@ fn cast_text(text: &str) -> Option<RowError> {
     if let Some(rest) = text.strip_prefix("Cannot cast string '") {
         let (value, rest) = rest.rsplit_once("' to value of ")?;
         let wanted = rest.strip_suffix(" type").unwrap_or(rest);
-        return Some(RowError::new(CAST, format!("'{}' is not a value of type {}", clip(value, QUOTED), arrow_name(wanted))));
+        return Some(RowError::new(
+            CAST,
+            format!("'{}' is not a value of type {}", clip(value, QUOTED), arrow_name(wanted)),
+        ));
     }
     if let Some(rest) = text.strip_prefix("Cannot cast value '") {
         let (value, rest) = rest.rsplit_once("' to value of ")?;
         let wanted = rest.strip_suffix(" type").unwrap_or(rest);
-        return Some(RowError::new(CAST, format!("'{}' is not a value of type {}", clip(value, QUOTED), arrow_name(wanted))));
+        return Some(RowError::new(
+            CAST,
+            format!("'{}' is not a value of type {}", clip(value, QUOTED), arrow_name(wanted)),
+        ));
     }
     if let Some(rest) = text.strip_prefix("Can't cast value ") {
         let (value, wanted) = rest.rsplit_once(" to type ")?;
-        return Some(RowError::new(OVERFLOW, format!("{} is out of range for {}", clip(value, QUOTED), arrow_name(wanted))));
+        return Some(RowError::new(
+            OVERFLOW,
+            format!("{} is out of range for {}", clip(value, QUOTED), arrow_name(wanted)),
+        ));
     }
-    if let Some((value, rest)) = text.split_once(" is too large to store in a ").or_else(|| text.split_once(" is too small to store in a ")) {
+    if let Some((value, rest)) =
+        text.split_once(" is too large to store in a ").or_else(|| text.split_once(" is too small to store in a "))
+    {
         let digits = rest.split_once("precision ").map_or("", |(_, rest)| rest.split('.').next().unwrap_or_default());
-        return Some(RowError::new(OVERFLOW, format!("{} is out of range for a decimal of {digits} digits", clip(value, QUOTED))));
+        return Some(RowError::new(
+            OVERFLOW,
+            format!("{} is out of range for a decimal of {digits} digits", clip(value, QUOTED)),
+        ));
     }
     if text.starts_with("Date arithmetic overflow") {
         return Some(RowError::new(OVERFLOW, "the date is out of range"));
@@ -198,7 +213,10 @@ fn cast_text(text: &str) -> Option<RowError> {
     }
     if let Some(rest) = text.strip_prefix("Error parsing timestamp from '") {
         let value = rest.rsplit_once("':").map_or(rest, |(value, _)| value);
-        return Some(RowError::new(CAST, format!("'{}' is not a timestamp", clip(value.trim_end_matches('\''), QUOTED))));
+        return Some(RowError::new(
+            CAST,
+            format!("'{}' is not a timestamp", clip(value.trim_end_matches('\''), QUOTED)),
+        ));
     }
     None
 }
@@ -223,7 +241,9 @@ fn arrow_name(name: &str) -> String {
     };
     match simple {
         Some(simple) => type_name(&simple),
-        None if name.starts_with("Decimal") => name.split_once('(').map_or("decimal".to_owned(), |(_, rest)| format!("decimal({rest}")),
+        None if name.starts_with("Decimal") => {
+            name.split_once('(').map_or("decimal".to_owned(), |(_, rest)| format!("decimal({rest}"))
+        }
         None if name.starts_with("Timestamp") => "timestamp".to_owned(),
         None if name.starts_with("Interval") => "interval".to_owned(),
         None => clip(&name.to_lowercase(), QUOTED),

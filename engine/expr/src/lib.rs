@@ -17,7 +17,6 @@ mod error;
 mod failure;
 mod functions;
 mod narrow;
-mod nullability;
 mod panics;
 mod parse;
 mod plan;

@@ -14,7 +14,9 @@ pub(crate) fn when_true(condition: &Expr) -> Columns {
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => union(when_true(left), when_true(right)),
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => both(when_true(left), when_true(right)),
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::IsNotDistinctFrom, right }) => match (&**left, &**right) {
-            (value, Expr::Literal(literal, _)) | (Expr::Literal(literal, _), value) if !literal.is_null() => when_known(value),
+            (value, Expr::Literal(literal, _)) | (Expr::Literal(literal, _), value) if !literal.is_null() => {
+                when_known(value)
+            }
             _ => Columns::new(),
         },
         Expr::Not(inner) | Expr::IsFalse(inner) => when_false(inner),

@@ -44,7 +44,9 @@ pub fn catching<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let _quiet = quiet_panics();
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
         let message = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        message.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".to_owned())
+        message
+            .or_else(|| payload.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "a panic without a message".to_owned())
     })
 }
 

@@ -35,7 +35,7 @@ pub(crate) struct Parsed<'t> {
     /// What it says.
     pub(crate) tree: Expr,
     tokens: Vec<(Token, Range<usize>)>,
-    lines: Vec<usize>,
+    places: Places,
     dotted: Vec<Vec<Ident>>,
 }
 
@@ -61,8 +61,8 @@ impl Parsed<'_> {
         if span.start.line == 0 || span.end.line == 0 {
             return None;
         }
-        let start = offset(self.text, &self.lines, span.start);
-        let end = offset(self.text, &self.lines, span.end);
+        let start = self.places.byte(span.start);
+        let end = self.places.byte(span.end);
         (start < end).then_some(start..end)
     }
 
@@ -129,7 +129,8 @@ impl Parsed<'_> {
             match token {
                 Token::Comma if depth == 1 => arguments.extend(current.take()),
                 _ if depth == 0 => {}
-                Token::Word(word) if depth == 1 && matches!(word.keyword, Keyword::DISTINCT | Keyword::ALL) && current.is_none() => {}
+                Token::Word(word)
+                    if depth == 1 && matches!(word.keyword, Keyword::DISTINCT | Keyword::ALL) && current.is_none() => {}
                 Token::Word(word) if depth == 1 && word.keyword == Keyword::ORDER => break,
                 _ => current = Some(current.map_or(at.start, |range| range.start)..at.end),
             }
@@ -164,16 +165,20 @@ pub(crate) fn parse(text: &str) -> Result<Parsed<'_>, ExprError> {
             .help("for an empty text, write `''`"));
     }
     if text.len() > MAX_TEXT_BYTES {
-        return Err(ExprError::new(codes::TOO_LARGE, format!("the expression is longer than {} KiB", MAX_TEXT_BYTES / 1024))
-            .help("compute a part of it as a column in a `map` before this step"));
+        return Err(ExprError::new(
+            codes::TOO_LARGE,
+            format!("the expression is longer than {} KiB", MAX_TEXT_BYTES / 1024),
+        )
+        .help("compute a part of it as a column in a `map` before this step"));
     }
-    let lines: Vec<usize> = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-    let raw = Tokenizer::new(&Language, text).tokenize_with_location().map_err(|error| unreadable(text, &lines, &error))?;
+    let places = Places::of(text);
+    let raw =
+        Tokenizer::new(&Language, text).tokenize_with_location().map_err(|error| unreadable(text, &places, &error))?;
     let mut tokens: Vec<(TokenWithSpan, Range<usize>)> = raw
         .into_iter()
         .filter(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF))
         .map(|token| {
-            let range = offset(text, &lines, token.span.start)..offset(text, &lines, token.span.end);
+            let range = places.byte(token.span.start)..places.byte(token.span.end);
             (token, range)
         })
         .collect();
@@ -181,31 +186,56 @@ pub(crate) fn parse(text: &str) -> Result<Parsed<'_>, ExprError> {
         return Err(ExprError::new(codes::EMPTY, "an expression is due here, and there is only a comment"));
     }
     if tokens.len() > MAX_TOKENS {
-        return Err(ExprError::new(codes::TOO_LARGE, format!("the expression has more than {MAX_TOKENS} words and signs"))
-            .help("compute a part of it as a column in a `map` before this step"));
+        return Err(ExprError::new(
+            codes::TOO_LARGE,
+            format!("the expression has more than {MAX_TOKENS} words and signs"),
+        )
+        .help("compute a part of it as a column in a `map` before this step"));
     }
     check_brackets(&tokens)?;
     check_foreign(&tokens)?;
     plain_words(&mut tokens);
-    let places = tokens.iter().map(|(token, range)| (token.token.clone(), range.clone())).collect();
-    let mut parsed = Parsed { text, tree: Expr::value(Value::Null), tokens: places, lines, dotted: Vec::new() };
+    let kept = tokens.iter().map(|(token, range)| (token.token.clone(), range.clone())).collect();
+    let mut parsed = Parsed { text, tree: Expr::value(Value::Null), tokens: kept, places, dotted: Vec::new() };
     let joined = join_names(&mut parsed, tokens)?;
     let mut parser = Parser::new(&Language).with_recursion_limit(MAX_NESTING + 8).with_tokens_with_locations(joined);
     parsed.tree = parser.parse_expr().map_err(|error| refused(&parsed, &error))?;
     let rest = parser.peek_token_ref();
     if rest.token != Token::EOF {
-        let at = offset(text, &parsed.lines, rest.span.start);
+        let at = parsed.places.byte(rest.span.start);
         return Err(left_over(&parsed, at));
     }
     Ok(parsed)
 }
 
-/// The byte at a place that counts lines and characters from one.
-fn offset(text: &str, lines: &[usize], at: Location) -> usize {
-    let line = usize::try_from(at.line).unwrap_or(usize::MAX).saturating_sub(1);
-    let Some(start) = lines.get(line) else { return text.len() };
-    let column = usize::try_from(at.column).unwrap_or(usize::MAX).saturating_sub(1);
-    text[*start..].char_indices().nth(column).map_or(text.len(), |(byte, _)| start + byte)
+/// From lines and characters, both counted from one, to bytes.
+#[derive(Debug)]
+struct Places {
+    /// The byte of each character, and of the end.
+    characters: Vec<usize>,
+    /// The number of each line's first character.
+    lines: Vec<usize>,
+}
+
+impl Places {
+    fn of(text: &str) -> Self {
+        let mut places = Places { characters: Vec::with_capacity(text.len() + 1), lines: vec![0] };
+        for (number, (byte, c)) in text.char_indices().enumerate() {
+            places.characters.push(byte);
+            if c == '\n' {
+                places.lines.push(number + 1);
+            }
+        }
+        places.characters.push(text.len());
+        places
+    }
+
+    fn byte(&self, at: Location) -> usize {
+        let counted = |number: u64| usize::try_from(number).unwrap_or(usize::MAX).saturating_sub(1);
+        let end = self.characters.last().copied().unwrap_or(0);
+        let Some(first) = self.lines.get(counted(at.line)) else { return end };
+        self.characters.get(first.saturating_add(counted(at.column))).copied().unwrap_or(end)
+    }
 }
 
 /// SQL as far as an expression over a row needs it. It passes for sqlparser's generic dialect, whose special cases it keeps.
@@ -265,10 +295,11 @@ impl Dialect for Language {
 }
 
 /// A text that can't be cut into tokens: nearly always a quote that is not closed.
-fn unreadable(text: &str, lines: &[usize], error: &TokenizerError) -> ExprError {
-    let at = offset(text, lines, error.location).min(text.len());
+fn unreadable(text: &str, places: &Places, error: &TokenizerError) -> ExprError {
+    let at = places.byte(error.location);
     let message = error.message.as_str();
-    let unclosed = |what: &str, from: usize| ExprError::new(codes::UNCLOSED, format!("{what} is not closed")).at(from..text.len());
+    let unclosed =
+        |what: &str, from: usize| ExprError::new(codes::UNCLOSED, format!("{what} is not closed")).at(from..text.len());
     if message.contains("string literal") || message.contains("encoded string") {
         unclosed("the text that starts here", at).help("a single quote within text is written twice: `'it''s'`")
     } else if message.contains("close delimiter") || message.contains("nested delimiter") {
@@ -299,9 +330,12 @@ fn check_brackets(tokens: &[(TokenWithSpan, Range<usize>)]) -> Result<(), ExprEr
         if let Some((sign, closes)) = opened {
             open.push((sign, closes, range));
             if open.len() > MAX_NESTING {
-                return Err(ExprError::new(codes::TOO_LARGE, format!("the expression is nested more than {MAX_NESTING} brackets deep"))
-                    .at(range.clone())
-                    .help("compute a part of it as a column in a `map` before this step"));
+                return Err(ExprError::new(
+                    codes::TOO_LARGE,
+                    format!("the expression is nested more than {MAX_NESTING} brackets deep"),
+                )
+                .at(range.clone())
+                .help("compute a part of it as a column in a `map` before this step"));
             }
         } else if let Some(sign) = closed {
             match open.pop() {
@@ -312,21 +346,27 @@ fn check_brackets(tokens: &[(TokenWithSpan, Range<usize>)]) -> Result<(), ExprEr
                         .help(format!("`{closes}` is due before it")));
                 }
                 None => {
-                    return Err(ExprError::new(codes::UNCLOSED, format!("this `{sign}` closes nothing")).at(range.clone()));
+                    return Err(
+                        ExprError::new(codes::UNCLOSED, format!("this `{sign}` closes nothing")).at(range.clone())
+                    );
                 }
             }
         }
     }
     match open.pop() {
         None => Ok(()),
-        Some((sign, _, range)) => Err(ExprError::new(codes::UNCLOSED, format!("this `{sign}` is never closed")).at(range.clone())),
+        Some((sign, _, range)) => {
+            Err(ExprError::new(codes::UNCLOSED, format!("this `{sign}` is never closed")).at(range.clone()))
+        }
     }
 }
 
 /// What people of other languages write, and what SQL has beyond expressions.
 fn check_foreign(tokens: &[(TokenWithSpan, Range<usize>)]) -> Result<(), ExprError> {
     let foreign = |sign: &str, write: &str, range: &Range<usize>| {
-        Err(ExprError::new(codes::FOREIGN_OPERATOR, format!("`{sign}` is not SQL")).at(range.clone()).help(write.to_owned()))
+        Err(ExprError::new(codes::FOREIGN_OPERATOR, format!("`{sign}` is not SQL"))
+            .at(range.clone())
+            .help(write.to_owned()))
     };
     for (at, (token, range)) in tokens.iter().enumerate() {
         let before = at.checked_sub(1).map(|at| &tokens[at].0.token);
@@ -344,30 +384,45 @@ fn check_foreign(tokens: &[(TokenWithSpan, Range<usize>)]) -> Result<(), ExprErr
             Token::Question => return foreign("?", "write `CASE WHEN a THEN b ELSE c END`", range),
             Token::Assignment => return foreign(":=", "write `=`", range),
             Token::SemiColon => {
-                return Err(ExprError::new(codes::TRAILING, "an expression has no `;`").at(range.clone()).help("leave it out"));
-            }
-            Token::Placeholder(name) if name == "?" => return foreign("?", "write `CASE WHEN a THEN b ELSE c END`", range),
-            Token::Placeholder(name) => {
-                return Err(ExprError::new(codes::UNSUPPORTED, format!("`{name}` is a placeholder, and nothing fills it"))
+                return Err(ExprError::new(codes::TRAILING, "an expression has no `;`")
                     .at(range.clone())
-                    .help("a parameter of the pipeline is `param.name`"));
+                    .help("leave it out"));
+            }
+            Token::Placeholder(name) if name == "?" => {
+                return foreign("?", "write `CASE WHEN a THEN b ELSE c END`", range);
+            }
+            Token::Placeholder(name) => {
+                return Err(ExprError::new(
+                    codes::UNSUPPORTED,
+                    format!("`{name}` is a placeholder, and nothing fills it"),
+                )
+                .at(range.clone())
+                .help("a parameter of the pipeline is `param.name`"));
             }
             Token::LParen if before.is_some_and(|before| keyword(before) == Keyword::FILTER) => {
                 if let Some((next, at)) = tokens.get(at + 1)
                     && keyword(&next.token) != Keyword::WHERE
                 {
-                    return Err(ExprError::new(codes::SYNTAX, "WHERE is due here").at(at.clone()).help("write `FILTER (WHERE condition)`"));
+                    return Err(ExprError::new(codes::SYNTAX, "WHERE is due here")
+                        .at(at.clone())
+                        .help("write `FILTER (WHERE condition)`"));
                 }
             }
             Token::Word(word) if word.quote_style.is_none() && matches!(before, Some(Token::LParen)) => {
                 if matches!(word.keyword, Keyword::SELECT | Keyword::WITH | Keyword::VALUES | Keyword::TABLE) {
-                    return Err(ExprError::new(codes::UNSUPPORTED, "a subquery can't stand in an expression over one row")
-                        .at(range.clone())
-                        .help("rows of the past are what `rolling` gives, rows of another stream `join` and `enrich`"));
+                    return Err(ExprError::new(
+                        codes::UNSUPPORTED,
+                        "a subquery can't stand in an expression over one row",
+                    )
+                    .at(range.clone())
+                    .help("rows of the past are what `rolling` gives, rows of another stream `join` and `enrich`"));
                 }
             }
             Token::Word(word)
-                if word.keyword == Keyword::SELECT && word.quote_style.is_none() && before.is_none() && tokens.len() > 1 =>
+                if word.keyword == Keyword::SELECT
+                    && word.quote_style.is_none()
+                    && before.is_none()
+                    && tokens.len() > 1 =>
             {
                 return Err(ExprError::new(codes::UNSUPPORTED, "a query can't stand where an expression is due")
                     .at(range.clone())
@@ -455,7 +510,10 @@ fn keyword(token: &Token) -> Keyword {
 }
 
 /// Makes one token of `a.b.c`, and `['c']` of a `.c` behind a bracket.
-fn join_names(parsed: &mut Parsed<'_>, tokens: Vec<(TokenWithSpan, Range<usize>)>) -> Result<Vec<TokenWithSpan>, ExprError> {
+fn join_names(
+    parsed: &mut Parsed<'_>,
+    tokens: Vec<(TokenWithSpan, Range<usize>)>,
+) -> Result<Vec<TokenWithSpan>, ExprError> {
     let mut joined: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
     let mut tokens = tokens.into_iter().peekable();
     while let Some((token, range)) = tokens.next() {
@@ -488,7 +546,9 @@ fn join_names(parsed: &mut Parsed<'_>, tokens: Vec<(TokenWithSpan, Range<usize>)
                         }
                     }
                     Some(_) if !behind => {
-                        return Err(ExprError::new(codes::SYNTAX, "a dot must follow a name or a closing bracket").at(range));
+                        return Err(
+                            ExprError::new(codes::SYNTAX, "a dot must follow a name or a closing bracket").at(range)
+                        );
                     }
                     _ => return Err(ExprError::new(codes::SYNTAX, "a name is due after this dot").at(range)),
                 }
@@ -516,18 +576,24 @@ fn refused(parsed: &Parsed<'_>, error: &ParserError) -> ExprError {
         Some(cut) => (&text[..cut], place(&text[cut + " at Line: ".len()..])),
         None => (text, None),
     };
-    let found = place.map(|at| offset(parsed.text, &parsed.lines, at));
+    let found = place.map(|at| parsed.places.byte(at));
     let found = found.and_then(|at| parsed.tokens.iter().find(|(_, range)| range.contains(&at)));
     let wanted = text.strip_prefix("Expected: ").map(|text| text.split(", found: ").next().unwrap_or(text));
     let end = parsed.text.trim_end().len();
     match (wanted, found) {
         (Some(wanted), None) => {
-            ExprError::new(codes::SYNTAX, format!("{} is due here, and the expression ends", plain(wanted))).at(end..end)
+            ExprError::new(codes::SYNTAX, format!("{} is due here, and the expression ends", plain(wanted)))
+                .at(end..end)
         }
         (Some(wanted), Some((_, range))) => {
             let found = &parsed.text[range.clone()];
             let error = ExprError::new(codes::SYNTAX, format!("{} is due here, not `{}`", plain(wanted), short(found)));
-            let behind_in = parsed.tokens.iter().rev().find(|(_, at)| at.end <= range.start).is_some_and(|(token, _)| keyword(token) == Keyword::IN);
+            let behind_in = parsed
+                .tokens
+                .iter()
+                .rev()
+                .find(|(_, at)| at.end <= range.start)
+                .is_some_and(|(token, _)| keyword(token) == Keyword::IN);
             let error = match found {
                 _ if wanted == "(" && behind_in => {
                     error.help("values stand in parentheses: `x IN (a, b)`; of a list column write `x = ANY(list)`")
@@ -573,7 +639,8 @@ fn left_over(parsed: &Parsed<'_>, at: usize) -> ExprError {
     let (token, range) = &parsed.tokens[index];
     let end = parsed.text.trim_end().len();
     let found = &parsed.text[range.clone()];
-    let error = ExprError::new(codes::TRAILING, format!("the expression is complete before `{}`", short(found))).at(range.start..end);
+    let error = ExprError::new(codes::TRAILING, format!("the expression is complete before `{}`", short(found)))
+        .at(range.start..end);
     let words = parsed.tokens.iter().all(|(token, _)| matches!(token, Token::Word(word) if word.quote_style.is_none()));
     match token {
         _ if words && !matches!(token, Token::Word(word) if word.keyword == Keyword::AS) => {

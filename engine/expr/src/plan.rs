@@ -138,8 +138,11 @@ impl<'a> Planner<'a> {
     /// Plans a node and what is below it.
     fn plan(&mut self, node: &ast::Expr) -> Result<Expr, ExprError> {
         if self.depth >= MAX_DEPTH {
-            return Err(ExprError::new(codes::TOO_LARGE, format!("the expression is more than {MAX_DEPTH} operators deep"))
-                .help("compute a part of it as a column in a `map` before this step"));
+            return Err(ExprError::new(
+                codes::TOO_LARGE,
+                format!("the expression is more than {MAX_DEPTH} operators deep"),
+            )
+            .help("compute a part of it as a column in a `map` before this step"));
         }
         self.depth += 1;
         let planned = self.node(node);
@@ -188,12 +191,20 @@ impl<'a> Planner<'a> {
             Sql::ILike { negated, any: false, expr, pattern, escape_char } => {
                 self.like(*negated, true, expr, pattern, escape_char.as_ref(), node)
             }
-            Sql::SimilarTo { negated, expr, pattern, escape_char: None } => {
-                self.matches(expr, if *negated { Operator::RegexNotMatch } else { Operator::RegexMatch }, pattern, node, true)
-            }
-            Sql::RLike { negated, expr, pattern, .. } => {
-                self.matches(expr, if *negated { Operator::RegexNotMatch } else { Operator::RegexMatch }, pattern, node, false)
-            }
+            Sql::SimilarTo { negated, expr, pattern, escape_char: None } => self.matches(
+                expr,
+                if *negated { Operator::RegexNotMatch } else { Operator::RegexMatch },
+                pattern,
+                node,
+                true,
+            ),
+            Sql::RLike { negated, expr, pattern, .. } => self.matches(
+                expr,
+                if *negated { Operator::RegexNotMatch } else { Operator::RegexMatch },
+                pattern,
+                node,
+                false,
+            ),
             Sql::AnyOp { left, compare_op: ast::BinaryOperator::Eq, right, .. } => self.any_of(left, right, node),
             Sql::Case { operand, conditions, else_result, .. } => {
                 self.case(operand.as_deref(), conditions, else_result.as_deref(), node)
@@ -234,12 +245,15 @@ impl<'a> Planner<'a> {
             Sql::Lambda(_) => ("a lambda is not supported", "`flatten` makes a row of each element of a list"),
             Sql::Like { .. } | Sql::ILike { .. } => ("LIKE ANY is not supported", "join the patterns with OR"),
             Sql::SimilarTo { .. } => ("SIMILAR TO takes no ESCAPE", "write `x ~ 'regex'`"),
-            Sql::AnyOp { .. } | Sql::AllOp { .. } => {
-                ("of ANY and ALL only `= ANY(list)` is supported", "`array_min(list)` and `array_max(list)` bound a list")
-            }
+            Sql::AnyOp { .. } | Sql::AllOp { .. } => (
+                "of ANY and ALL only `= ANY(list)` is supported",
+                "`array_min(list)` and `array_max(list)` bound a list",
+            ),
             Sql::InUnnest { .. } => ("IN UNNEST is not supported", "write `x = ANY(list)`"),
             Sql::Cast { .. } => ("a cast takes a type only", "write `CAST(x AS type)`"),
-            Sql::Collate { .. } => ("COLLATE is not supported", "texts are compared by their bytes; `lower(x)` folds case"),
+            Sql::Collate { .. } => {
+                ("COLLATE is not supported", "texts are compared by their bytes; `lower(x)` folds case")
+            }
             Sql::IsNormalized { .. } => ("IS NORMALIZED is not supported", "leave it out"),
             Sql::JsonAccess { .. } => ("`:` is not supported", "a value in JSON text is `json_get(text, '$.a.b')`"),
             _ => ("this form of SQL is not supported", "`engine explain E0218` says what is"),
@@ -265,7 +279,8 @@ impl<'a> Planner<'a> {
     fn column(&mut self, name: String, data_type: &DataType, nullable: bool) -> Result<Expr, ExprError> {
         if !self.used.iter().any(|field| *field.name() == name) {
             self.used.push(Arc::new(Field::new(&name, data_type.clone(), nullable)));
-            let schema = schema_of(&self.used).map_err(|error| ExprError::new(codes::INTERNAL, row_error(&error).reason))?;
+            let schema =
+                schema_of(&self.used).map_err(|error| ExprError::new(codes::INTERNAL, row_error(&error).reason))?;
             self.schema = Arc::new(schema);
         }
         Ok(Expr::Column(Column::new_unqualified(name)))
@@ -297,7 +312,8 @@ impl<'a> Planner<'a> {
                 })
             }
             Err(Broken::Fails(error)) => {
-                Err(ExprError::new(codes::ALWAYS_FAILS, format!("every row would fail here: {}", error.reason)).at(self.place(node)))
+                Err(ExprError::new(codes::ALWAYS_FAILS, format!("every row would fail here: {}", error.reason))
+                    .at(self.place(node)))
             }
         }
     }
@@ -482,9 +498,12 @@ impl<'a> Planner<'a> {
                 None => return Err(no_column(&computed)),
             },
         };
-        let nullable = crate::nullability::nullable(&expr, self.schema.as_ref());
+        let nullable = expr.nullable(self.schema.as_ref()).unwrap_or(true);
         if let Err(error) = lower(&expr, &self.schema) {
-            return Err(ExprError::new(codes::UNSUPPORTED, format!("this can't be computed: {}", row_error(&error).reason)));
+            return Err(ExprError::new(
+                codes::UNSUPPORTED,
+                format!("this can't be computed: {}", row_error(&error).reason),
+            ));
         }
         Ok(Scalar::new(text, expr, &self.used, data_type, nullable))
     }
@@ -530,10 +549,13 @@ fn internal(error: &DataFusionError) -> ExprError {
 }
 
 fn no_column(data_type: &DataType) -> ExprError {
-    let error = ExprError::new(codes::NO_COLUMN_TYPE, match data_type {
-        DataType::Null => "a bare NULL has no type".to_owned(),
-        other => format!("a value of type {} can't be a column", type_name(other)),
-    });
+    let error = ExprError::new(
+        codes::NO_COLUMN_TYPE,
+        match data_type {
+            DataType::Null => "a bare NULL has no type".to_owned(),
+            other => format!("a value of type {} can't be a column", type_name(other)),
+        },
+    );
     match data_type {
         DataType::Null => error.help("give it one: `CAST(NULL AS string)`"),
         DataType::Interval(_) => error.help("the difference of two timestamps is a duration, which can"),

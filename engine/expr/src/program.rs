@@ -20,7 +20,10 @@ use crate::functions::functions;
 use crate::panics::{catching, quiet_panics};
 use crate::scalar::{Hidden, Scalar};
 use crate::types::type_name;
-use arrow::array::{Array, ArrayRef, Decimal128Array, Float64Array, RecordBatch, RecordBatchOptions, StringArray, TimestampNanosecondArray};
+use arrow::array::{
+    Array, ArrayRef, Decimal128Array, Float64Array, RecordBatch, RecordBatchOptions, StringArray,
+    TimestampNanosecondArray,
+};
 use arrow::array::{AsArray, new_empty_array, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options, concat};
 use arrow::datatypes::{DataType, Decimal128Type, Field, FieldRef, Schema, SchemaRef};
@@ -103,8 +106,9 @@ impl Program {
                 inputs.push(Input::Hidden(hidden));
                 continue;
             }
-            let (at, found) =
-                schema.column_with_name(field.name()).ok_or_else(|| misfit(format!("the batch has no column `{}`", field.name())))?;
+            let (at, found) = schema
+                .column_with_name(field.name())
+                .ok_or_else(|| misfit(format!("the batch has no column `{}`", field.name())))?;
             if found.data_type() != field.data_type() {
                 return Err(misfit(format!(
                     "the column `{}` was planned as {} and is {}",
@@ -122,7 +126,8 @@ impl Program {
                 let known = schema_of(scalar.fields()).map_err(|error| misfit(row_error(&error).reason))?;
                 let expr = lower(expr, &known).map_err(|error| misfit(row_error(&error).reason))?;
                 // The types decide; that a column is never null was checked where it came from.
-                let fields: Vec<Field> = scalar.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
+                let fields: Vec<Field> =
+                    scalar.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
                 Plan::Compute { expr, inputs, schema: Arc::new(Schema::new(fields)) }
             }
         };
@@ -180,12 +185,20 @@ fn all_failed(data_type: &DataType, rows: usize, error: &RowError) -> Evaluated 
 }
 
 /// The batch that the expression reads: its columns in its order, the hidden ones made from the facts.
-fn gather(inputs: &[Input], schema: &SchemaRef, batch: &RecordBatch, facts: &RowFacts<'_>, salt: u64) -> Result<RecordBatch, RowError> {
+fn gather(
+    inputs: &[Input],
+    schema: &SchemaRef,
+    batch: &RecordBatch,
+    facts: &RowFacts<'_>,
+    salt: u64,
+) -> Result<RecordBatch, RowError> {
     let rows = batch.num_rows();
     let invalid = |reason: &str| RowError::new("invalid", reason);
     let column = |input: &Input| -> Result<ArrayRef, RowError> {
         Ok(match input {
-            Input::Column(at) => Arc::clone(batch.columns().get(*at).ok_or_else(|| invalid("the batch lacks a column"))?),
+            Input::Column(at) => {
+                Arc::clone(batch.columns().get(*at).ok_or_else(|| invalid("the batch lacks a column"))?)
+            }
             Input::Hidden(Hidden::Now) => times(rows, facts.now_ns),
             Input::Hidden(Hidden::EventTime) => {
                 times(rows, facts.event_ns.ok_or_else(|| invalid("the row has no event time"))?)
@@ -235,7 +248,14 @@ fn unit(bits: u64) -> f64 {
 fn uuid(high: u64, low: u64) -> String {
     let high = high & !0xF000 | 0x4000;
     let low = low & !(0b11 << 62) | 0b10 << 62;
-    format!("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", high >> 32, high >> 16 & 0xFFFF, high & 0xFFFF, low >> 48, low & 0xFFFF_FFFF_FFFF)
+    format!(
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        high >> 32,
+        high >> 16 & 0xFFFF,
+        high & 0xFFFF,
+        low >> 48,
+        low & 0xFFFF_FFFF_FFFF
+    )
 }
 
 /// One evaluation of a batch that may have failing rows.
@@ -308,7 +328,9 @@ impl Isolation<'_> {
         let array = if array.data_type() == self.data_type { array } else { strict_cast(&array, self.data_type)? };
         in_range(&array)?;
         if array.len() != batch.num_rows() {
-            return Err(DataFusionError::Execution("a function gave another number of rows than it was given".to_owned()));
+            return Err(DataFusionError::Execution(
+                "a function gave another number of rows than it was given".to_owned(),
+            ));
         }
         Ok(array)
     }

@@ -66,8 +66,10 @@ impl Scalar {
     /// `fields` are the columns that the expression names, hidden ones included.
     pub(crate) fn new(text: &str, expr: Expr, fields: &[FieldRef], data_type: DataType, nullable: bool) -> Self {
         let named: BTreeSet<&str> = expr.column_refs().iter().map(|column| column.name.as_str()).collect();
-        let fields: Vec<FieldRef> = fields.iter().filter(|field| named.contains(field.name().as_str())).cloned().collect();
-        let columns = fields.iter().map(|field| field.name()).filter(|name| Hidden::of(name).is_none()).cloned().collect();
+        let fields: Vec<FieldRef> =
+            fields.iter().filter(|field| named.contains(field.name().as_str())).cloned().collect();
+        let columns =
+            fields.iter().map(|field| field.name()).filter(|name| Hidden::of(name).is_none()).cloned().collect();
         Scalar { inner: Arc::new(Inner { text: text.to_owned(), expr, fields, columns, data_type, nullable }) }
     }
 

@@ -10,8 +10,9 @@ mod robust;
 use crate::{Context, Evaluated, ExprError, ParamValue, RowFacts, Scalar, Scope, type_name};
 use arrow::array::builder::{ListBuilder, MapBuilder, StringBuilder};
 use arrow::array::{
-    Array, ArrayRef, BooleanArray, Date32Array, Decimal128Array, DurationNanosecondArray, Float64Array, Int32Array, Int64Array,
-    Int64Builder, RecordBatch, StringArray, StructArray, TimestampMillisecondArray, TimestampNanosecondArray, UInt64Array,
+    Array, ArrayRef, BooleanArray, Date32Array, Decimal128Array, DurationNanosecondArray, Float64Array, Int32Array,
+    Int64Array, Int64Builder, RecordBatch, StringArray, StructArray, TimestampMillisecondArray,
+    TimestampNanosecondArray, UInt64Array,
 };
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -40,7 +41,8 @@ pub(crate) fn batch() -> RecordBatch {
         attrs.append(true).expect("as many keys as values");
     }
     let attrs = attrs.finish();
-    let geo = Fields::from(vec![Field::new("lat", DataType::Float64, false), Field::new("lon", DataType::Float64, false)]);
+    let geo =
+        Fields::from(vec![Field::new("lat", DataType::Float64, false), Field::new("lon", DataType::Float64, false)]);
     let geo_column = StructArray::new(
         geo.clone(),
         vec![
@@ -49,13 +51,18 @@ pub(crate) fn batch() -> RecordBatch {
         ],
         None,
     );
-    let place_fields = Fields::from(vec![Field::new("city", DataType::Utf8, true), Field::new("geo", DataType::Struct(geo), false)]);
+    let place_fields =
+        Fields::from(vec![Field::new("city", DataType::Utf8, true), Field::new("geo", DataType::Struct(geo), false)]);
     let place = StructArray::new(
         place_fields,
-        vec![Arc::new(StringArray::from(vec![Some("Berlin"), Some("Paris"), None, Some("Pole")])), Arc::new(geo_column)],
+        vec![
+            Arc::new(StringArray::from(vec![Some("Berlin"), Some("Paris"), None, Some("Pole")])),
+            Arc::new(geo_column),
+        ],
         None,
     );
-    let column = |name: &str, nullable: bool, array: ArrayRef| (Field::new(name, array.data_type().clone(), nullable), array);
+    let column =
+        |name: &str, nullable: bool, array: ArrayRef| (Field::new(name, array.data_type().clone(), nullable), array);
     let columns: Vec<(Field, ArrayRef)> = vec![
         column("id", false, Arc::new(Int64Array::from(vec![1, 2, 3, 4]))),
         column("amount", true, Arc::new(Float64Array::from(vec![Some(10.5), None, Some(-3.0), Some(0.0)]))),
@@ -64,19 +71,33 @@ pub(crate) fn batch() -> RecordBatch {
         column("u", false, Arc::new(UInt64Array::from(vec![0, 1, u64::MAX, 5]))),
         column("card", false, Arc::new(StringArray::from(vec!["a1", "b2", "Ünï", ""]))),
         column("digits", false, Arc::new(StringArray::from(vec!["12", "x7", "-3", "1e3"]))),
-        column("note", true, Arc::new(StringArray::from(vec![Some(NOTE), Some("not json"), None, Some(r#"{"a":null}"#)]))),
+        column(
+            "note",
+            true,
+            Arc::new(StringArray::from(vec![Some(NOTE), Some("not json"), None, Some(r#"{"a":null}"#)])),
+        ),
         column("ok", true, Arc::new(BooleanArray::from(vec![Some(true), Some(false), None, Some(true)]))),
         column("day", false, Arc::new(Date32Array::from(vec![20_484, 0, -1, 20_512]))),
-        column("at", false, Arc::new(TimestampNanosecondArray::from(vec![AT_NS, AT_NS + hour, 0, -1]).with_timezone("UTC"))),
+        column(
+            "at",
+            false,
+            Arc::new(TimestampNanosecondArray::from(vec![AT_NS, AT_NS + hour, 0, -1]).with_timezone("UTC")),
+        ),
         column(
             "seen",
             true,
-            Arc::new(TimestampMillisecondArray::from(vec![Some(AT_NS / 1_000_000), None, Some(5), Some(0)]).with_timezone("UTC")),
+            Arc::new(
+                TimestampMillisecondArray::from(vec![Some(AT_NS / 1_000_000), None, Some(5), Some(0)])
+                    .with_timezone("UTC"),
+            ),
         ),
         column(
             "local",
             false,
-            Arc::new(TimestampMillisecondArray::from(vec![AT_NS / 1_000_000, 0, 1, 1_782_864_000_000]).with_timezone("Europe/Berlin")),
+            Arc::new(
+                TimestampMillisecondArray::from(vec![AT_NS / 1_000_000, 0, 1, 1_782_864_000_000])
+                    .with_timezone("Europe/Berlin"),
+            ),
         ),
         column(
             "price",
@@ -259,7 +280,13 @@ fn reads_only_what_it_needs() {
     let reads = |text: &str| {
         let scalar = context.scalar(text, &scope).expect(text);
         let columns = Vec::from_iter(scalar.columns().iter().cloned()).join(" ");
-        (columns, scalar.reads_now(), scalar.reads_event_time(), scalar.reads_position(), scalar.as_column().map(str::to_owned))
+        (
+            columns,
+            scalar.reads_now(),
+            scalar.reads_event_time(),
+            scalar.reads_position(),
+            scalar.as_column().map(str::to_owned),
+        )
     };
     let column = Some("amount".to_owned());
     assert_eq!(reads("amount"), ("amount".into(), false, false, false, column.clone()));
@@ -271,7 +298,10 @@ fn reads_only_what_it_needs() {
     assert_eq!(reads("id + random()"), ("id".into(), false, false, true, None));
     assert_eq!(reads("uuid()"), (String::new(), false, false, true, None));
     // A branch that the parameter cuts is not read.
-    assert_eq!(reads("CASE WHEN param.strict THEN id ELSE big END"), ("id".into(), false, false, false, Some("id".into())));
+    assert_eq!(
+        reads("CASE WHEN param.strict THEN id ELSE big END"),
+        ("id".into(), false, false, false, Some("id".into()))
+    );
     assert_eq!(reads("param.strict AND ok"), ("ok".into(), false, false, false, Some("ok".into())));
 }
 
@@ -288,7 +318,10 @@ fn a_plain_column_is_not_copied_and_a_pruned_schema_is_enough() {
     let evaluated = scalar.compile(&pruned.schema()).expect("compiles").evaluate(&pruned, &RowFacts::none());
     assert_eq!(rendered(&evaluated), ["10.5", "null", "-9.0", "0.0"]);
     let missing = batch.project(&[at("id")]).expect("columns that are there");
-    assert_eq!(scalar.compile(&missing.schema()).expect_err("a column is missing").message, "the batch has no column `amount`");
+    assert_eq!(
+        scalar.compile(&missing.schema()).expect_err("a column is missing").message,
+        "the batch has no column `amount`"
+    );
 }
 
 #[test]
@@ -307,7 +340,11 @@ fn time_and_chance_are_facts_of_the_row() {
     assert_eq!(cells("random() = random()"), ["false"; 4]);
     assert_eq!(cells("random() >= 0 AND random() < 1"), ["true"; 4]);
     assert_ne!(cells("random()")[0], cells("random()")[1]);
-    assert!(cells("uuid() ~ '^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$'").iter().all(|cell| cell == "true"));
+    assert!(
+        cells("uuid() ~ '^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$'")
+            .iter()
+            .all(|cell| cell == "true")
+    );
     let random = context.scalar("random()", &scope).expect("plans");
     let salted = random.compile(&batch.schema()).expect("compiles").with_salt(7).evaluate(&batch, &facts());
     assert_ne!(rendered(&salted), rendered(&evaluate(&random, &batch)));

@@ -43,7 +43,9 @@ pub fn type_name(data_type: &DataType) -> String {
         | DataType::Decimal128(precision, scale)
         | DataType::Decimal256(precision, scale) => format!("decimal({precision}, {scale})"),
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "string".to_owned(),
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => "binary".to_owned(),
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
+            "binary".to_owned()
+        }
         DataType::Date32 | DataType::Date64 => "date".to_owned(),
         DataType::Time32(_) | DataType::Time64(_) => "time".to_owned(),
         DataType::Timestamp(ticks, zone) => match (ticks, zone.as_deref()) {
@@ -60,7 +62,8 @@ pub fn type_name(data_type: &DataType) -> String {
         | DataType::LargeListView(field)
         | DataType::FixedSizeList(field, _) => format!("list<{}>", type_name(field.data_type())),
         DataType::Struct(fields) => {
-            let fields: Vec<String> = fields.iter().map(|field| format!("{}: {}", field.name(), named(field))).collect();
+            let fields: Vec<String> =
+                fields.iter().map(|field| format!("{}: {}", field.name(), named(field))).collect();
             format!("{{ {} }}", fields.join(", "))
         }
         DataType::Map(entries, _) => match entries.data_type() {
@@ -77,8 +80,23 @@ pub fn type_name(data_type: &DataType) -> String {
 
 /// The names that a cast takes, for a help.
 pub(crate) const CAST_TYPES: &[&str] = &[
-    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64", "decimal", "string",
-    "binary", "date", "timestamp", "duration",
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float32",
+    "float64",
+    "decimal",
+    "string",
+    "binary",
+    "date",
+    "timestamp",
+    "duration",
 ];
 
 /// The Arrow type of a type in a cast; `None` if the language has none such.
@@ -159,10 +177,14 @@ pub(crate) fn column_type(computed: &DataType) -> Option<DataType> {
         DataType::Float16 => DataType::Float32,
         DataType::Date64 => DataType::Date32,
         DataType::Duration(_) => DataType::Duration(TimeUnit::Nanosecond),
-        DataType::Decimal32(precision, scale) | DataType::Decimal64(precision, scale) => DataType::Decimal128(*precision, *scale),
+        DataType::Decimal32(precision, scale) | DataType::Decimal64(precision, scale) => {
+            DataType::Decimal128(*precision, *scale)
+        }
         DataType::Decimal256(_, scale) => DataType::Decimal128(38, *scale),
         DataType::Timestamp(unit, None) => DataType::Timestamp(*unit, Some(UTC.into())),
-        DataType::Timestamp(unit, Some(zone)) if zone.as_ref() == "+00:00" => DataType::Timestamp(*unit, Some(UTC.into())),
+        DataType::Timestamp(unit, Some(zone)) if zone.as_ref() == "+00:00" => {
+            DataType::Timestamp(*unit, Some(UTC.into()))
+        }
         DataType::Dictionary(_, value) => column_type(value)?,
         DataType::RunEndEncoded(_, values) => column_type(values.data_type())?,
         DataType::List(field)

@@ -1,8 +1,8 @@
 //! The kinds of operator: one file a kind, and one line in [`operators`].
 //!
 //! A kind has two halves. `plan` checks its config against the types of its inputs and is all that the planner sees
-//! ([`OperatorKind`]); `render` makes the step that runs on a worker, against inputs that hold only the columns somebody
-//! reads ([`Render`]). Epochs, exchange by key and watermarks are left to `dataflow`, models to `models`.
+//! ([`OperatorKind`]); `render` makes the step that runs on a worker, against inputs that hold only the columns
+//! somebody reads ([`Render`]). Epochs, exchange by key and watermarks are left to `dataflow`, models to `models`.
 //!
 //! What a rendered step puts out at a port holds exactly the columns wanted there, in the order of the planned schema.
 //! A batch of which no column is wanted still has its number of rows.

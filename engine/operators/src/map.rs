@@ -38,9 +38,9 @@ pub(crate) fn entry() -> OperatorEntry {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct MapConfig {
-    /// `new: expression`, over the columns of the input: no expression sees what another one sets. A column that is there
-    /// already is replaced in its place; others are added at the end. The event time of a row stays what it is, whatever
-    /// becomes of the column that it was read from.
+    /// `new: expression`, over the columns of the input: no expression sees what another one sets. A column that is
+    /// there already is replaced in its place; others are added at the end. The event time of a row stays what it is,
+    /// whatever becomes of the column that it was read from.
     #[serde(default)]
     set: Assignments,
     /// The columns that stay, in this order; all others go.

@@ -40,20 +40,21 @@ pub(crate) fn entry() -> OperatorEntry {
 
 /// Adds a model's outputs as new columns, one row for each row.
 ///
-/// Beside the columns of `outputs` there are `NAME_status` (`ok`, or `fallback` where the model could not score the row)
-/// and `NAME_model` (the digest of the model's card and weights), NAME being that of the step, with `_` for what can't
-/// stand in an identifier.
+/// Beside the columns of `outputs` there are `NAME_status` (`ok`, or `fallback` where the model could not score the
+/// row) and `NAME_model` (the digest of the model's card and weights), NAME being that of the step, with `_` for what
+/// can't stand in an identifier.
 ///
-/// A row fails if a feature is null and the card has no default for it, if a feature is NaN or too large for the model's
-/// type, if a list has the wrong length, if the model fails on it, or if the model puts out NaN. What becomes of it says
-/// `on_error`; every other row goes on.
+/// A row fails if a feature is null and the card has no default for it, if a feature is NaN or too large for the
+/// model's type, if a list has the wrong length, if the model fails on it, or if the model puts out NaN. What becomes
+/// of it says `on_error`; every other row goes on.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct PredictConfig {
     /// The name of a model under `models:`.
     model: String,
     /// The columns that the model takes, in its order: a list, or for a model with several inputs `input: [columns]`.
-    /// Integers, decimals and wider floats are cast to the model's type, booleans are 0 and 1; a list counts as its elements.
+    /// Integers, decimals and wider floats are cast to the model's type, booleans are 0 and 1; a list counts as its
+    /// elements.
     features: Features,
     /// `new column: output of the model`, or a list of outputs whose columns have the same names.
     outputs: Outputs,
@@ -65,39 +66,51 @@ struct PredictConfig {
     batch: Batch,
     /// Not built yet: how long all attempts together may take, for models that are not inline.
     #[schemars(schema_with = "anything")]
+    #[serde(default)]
     timeout: Option<Node>,
     /// Not built yet: how long one attempt may take, for models that are not inline.
     #[schemars(schema_with = "anything")]
+    #[serde(default)]
     attempt_timeout: Option<Node>,
     /// Not built yet: how long rows may hold up those behind them, for models that are not inline.
     #[schemars(schema_with = "anything")]
+    #[serde(default)]
     hold: Option<Node>,
     /// Not built yet: how many rows may wait for an answer, for models that are not inline.
     #[schemars(schema_with = "anything")]
+    #[serde(default)]
     pending: Option<Node>,
     /// Not built yet: several models, each for a share of the rows.
     #[schemars(schema_with = "anything")]
+    #[serde(default)]
     split: Option<Node>,
     /// Not built yet: a second model whose scores are compared and not acted on.
     #[schemars(schema_with = "anything")]
+    #[serde(default)]
     shadow: Option<Node>,
     /// Not built yet: what a chat model is asked.
     #[schemars(schema_with = "anything")]
+    #[serde(default)]
     prompt: Option<Node>,
     /// Not built yet: the columns of a chat model's answer.
     #[schemars(schema_with = "anything")]
+    #[serde(default)]
     response: Option<Node>,
     /// Not built yet: retries of a remote model.
     #[schemars(schema_with = "anything")]
+    #[serde(default)]
     retry: Option<Node>,
     /// Not built yet: when a remote model is left alone for a while.
     #[schemars(schema_with = "anything")]
+    #[serde(default)]
     breaker: Option<Node>,
     /// Not built yet: how many requests to a remote model may be under way.
     #[schemars(schema_with = "anything")]
+    #[serde(default)]
     max_in_flight: Option<Node>,
     /// Not built yet: how many requests a second a remote model may get.
     #[schemars(schema_with = "anything")]
+    #[serde(default)]
     rate: Option<Node>,
 }
 
@@ -107,7 +120,7 @@ fn anything(_: &mut SchemaGenerator) -> JsonForm {
 
 /// The columns that a model takes.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "a list of columns, or `input: [columns]` for each input of the model")]
+#[serde(untagged, expecting = "a list of columns is due here, or `input: [columns]` for each input of the model")]
 enum Features {
     /// Those of the only input.
     One(Vec<String>),
@@ -117,7 +130,7 @@ enum Features {
 
 /// New columns and the outputs they hold.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "`new column: output` for each new column, or a list of outputs")]
+#[serde(untagged, expecting = "`new column: output` for each new column is due here, or a list of outputs")]
 enum Outputs {
     /// Columns named as the outputs.
     Same(Vec<String>),
@@ -140,7 +153,7 @@ enum OnError {
 
 /// The value of a column in a row that can't be scored.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "a number, a list of numbers, or `null`")]
+#[serde(untagged, expecting = "a number is due here, a list of numbers, or `null`")]
 enum Literal {
     /// Of a `float32` column.
     Number(f32),

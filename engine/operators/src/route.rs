@@ -5,7 +5,7 @@ use crate::render::{Projection, compile, evaluate, fail};
 use crate::{OperatorEntry, Render, RenderCx, check, planned};
 use arrow::array::BooleanArray;
 use arrow::buffer::BooleanBuffer;
-use engine_base::codes::operator as codes;
+use engine_base::codes::{operator as codes, plan as plan_codes};
 use engine_base::{Diagnostic, RowError};
 use engine_dataflow::{RowStep, Rows, StepOutput};
 use engine_expr::{Program, Scalar};
@@ -34,8 +34,9 @@ pub(crate) fn entry() -> OperatorEntry {
 
 /// Sends each row to the first case that is true, and to `else` if none is.
 ///
-/// Each case is an output, read as `NAME.CASE`; there is no output `NAME`. A case that is null is not true. A row for which a case fails
-/// before one is true goes to `NAME.errors`. Without `else`, a row for which no case is true is dropped.
+/// Each case is an output, read as `NAME.CASE`; there is no output `NAME`. A case that is null is not true. A row for
+/// which a case fails before one is true goes to `NAME.errors`. Without `else`, a row for which no case is true is
+/// dropped.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RouteConfig {
@@ -91,6 +92,20 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         cases.push((name.clone(), condition));
     }
     if let Some(name) = &config.otherwise {
+        let span = cx.span(&["else"]);
+        if config.cases.contains_key(name) {
+            let case = check::key_span(cx, &["cases"], name);
+            cx.push(
+                Diagnostic::error(plan_codes::RESERVED_NAME, span, format!("there is a case `{name}` already"))
+                    .also(case, "here")
+                    .help("`else` is an output of its own; choose another name"),
+            );
+        } else if !name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-') {
+            cx.push(
+                Diagnostic::error(plan_codes::RESERVED_NAME, span, format!("`{name}` can't be the name of an output"))
+                    .help("`else` is no condition, but the name of the output of all other rows: `else: other`"),
+            );
+        }
         outputs.push(Output { port: name.clone(), stream: input.clone() });
     }
     (cx.diagnostics.len() == noted).then(|| PlannedOperator {
@@ -253,6 +268,20 @@ mod tests {
     fn problems_have_their_place() {
         let given =
             |operators: &'static str| Given { source: SOURCE, operators, read: &[("r", &[])], ..Given::default() };
+        check_problems(
+            &given(ROUTE),
+            "E0302 `r` `r` has no one output: each row goes to one of several \
+             | read one of `r.high`, `r.odd`, `r.low` and `r.errors`",
+        );
+        check_problems(
+            &given("r: { type: route, input: rows, cases: { high: risk > 0.9 }, else: risk <= 0.9 }"),
+            "E0327 `risk <= 0.9` `risk <= 0.9` can't be the name of an output \
+             | `else` is no condition, but the name of the output of all other rows: `else: other`",
+        );
+        check_problems(
+            &given("r: { type: route, input: rows, cases: { high: risk > 0.9 }, else: high }"),
+            "E0327 `high` there is a case `high` already | `else` is an output of its own; choose another name",
+        );
         check_problems(
             &given("r: { type: route, input: rows, cases: {} }"),
             "E0350 `{}` a route needs at least one case | write `cases: { high: risk > 0.9 }`, which is read as `NAME.high`",

@@ -1,7 +1,8 @@
 //! Row-wise pipelines in tests: YAML in, rows in as JSON lines, rows and failed rows out as JSON lines.
 //!
 //! A pipeline is loaded, planned and pruned as a real one, then its steps are run one after the other without a
-//! dataflow. Every batch on the way is held against the plan: just the columns that somebody reads, of the planned types.
+//! dataflow. Every batch on the way is held against the plan: just the columns that somebody reads, of the planned
+//! types.
 
 use crate::{Render, RenderCx, payload, render_union_input};
 use arrow::array::RecordBatch;
@@ -57,8 +58,8 @@ impl Given<'_> {
         text
     }
 
-    /// The plan, and every problem with the text it points at: ``E0320 `amuont` message ^ label | help``. A model that a
-    /// test has no use for is none.
+    /// The plan, and every problem with the text it points at: ``E0320 `amuont` message ^ label | help``. A model that
+    /// a test has no use for is none.
     pub(crate) fn plan(&self) -> (Option<Plan>, String) {
         let files = OneFile(self.yaml());
         let mut sources = SourceMap::default();
@@ -89,7 +90,8 @@ impl Given<'_> {
         (plan, text)
     }
 
-    /// Runs the pipeline over rows given as JSON lines and cut into batches of these sizes (the last for all that follow).
+    /// Runs the pipeline over rows given as JSON lines and cut into batches of these sizes (the last for all that
+    /// follow).
     pub(crate) fn run(&self, lines: &str, cuts: &[usize]) -> BTreeMap<String, Vec<String>> {
         let (plan, problems) = self.plan();
         let plan = plan.unwrap_or_else(|| panic!("no plan:\n{problems}\n{}", self.yaml()));
@@ -351,8 +353,8 @@ impl Planned for All {
     }
 }
 
-/// A model whose outputs are made of the sum of all features. It panics where the first feature is -1, fails where it is
-/// -2, and puts out NaN where it is -3; a batch with such a row as a whole for -1 and -2.
+/// A model whose outputs are made of the sum of all features. It panics where the first feature is -1, fails where it
+/// is -2, and puts out NaN where it is -3; a batch with such a row as a whole for -1 and -2.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FakeCard {

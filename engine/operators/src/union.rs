@@ -29,9 +29,9 @@ pub(crate) fn entry() -> OperatorEntry {
 
 /// Puts the rows of several inputs into one stream.
 ///
-/// All `inputs` must have the same columns by name and type; the order of the first one's holds. A column may be null if it may be
-/// null in any input. The stream has event time if all inputs have, and rows may come as late as in any of them. Rows
-/// of one input keep their order; how those of several mix is not determined.
+/// All `inputs` must have the same columns by name and type; the order of the first one's holds. A column may be null
+/// if it may be null in any input. The stream has event time if all inputs have, and rows may come as late as in any of
+/// them. Rows of one input keep their order; how those of several mix is not determined.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct UnionConfig {}
@@ -97,7 +97,7 @@ fn agree(cx: &mut Cx<'_>, place: &str, fields: &mut [Field], other: &Schema) {
             Ok(there) => {
                 let (here, there) = (types::column_text(there), types::column_text(field));
                 problems.push(format!("`{}` is `{here}` here and `{there}` in the first input", field.name()));
-                wrong_type.get_or_insert_with(|| (field.name().clone(), there));
+                wrong_type = wrong_type.or_else(|| Some((field.name().clone(), sql_name(field)?)));
             }
         }
     }
@@ -126,11 +126,26 @@ fn agree(cx: &mut Cx<'_>, place: &str, fields: &mut [Field], other: &Schema) {
         error = error.help(format!("a `map` before it with `rename: {{ {first}: {here} }}` makes them agree"));
     } else if let (true, Some(extra)) = (missing.is_empty(), extra.first()) {
         error = error.help(format!("a `map` before it with `drop: [{extra}]` takes away what is too many"));
-    } else if let Some((name, type_name)) = wrong_type {
-        error = error
-            .help(format!("a `map` before it can cast: `set: {{ {name}: CAST({name} AS ...) }}` to `{type_name}`"));
+    } else if let Some((name, sql)) = wrong_type {
+        error =
+            error.help(format!("a `map` before it with `set: {{ {name}: CAST({name} AS {sql}) }}` makes them agree"));
     }
     cx.push(error);
+}
+
+/// The type of a column in `CAST(x AS ...)`, for the commonest.
+fn sql_name(field: &Field) -> Option<&'static str> {
+    match field.data_type() {
+        _ if types::is_json(field) => None,
+        DataType::Boolean => Some("BOOLEAN"),
+        DataType::Int32 => Some("INT"),
+        DataType::Int64 => Some("BIGINT"),
+        DataType::Float32 => Some("REAL"),
+        DataType::Float64 => Some("DOUBLE"),
+        DataType::Utf8 => Some("VARCHAR"),
+        DataType::Date32 => Some("DATE"),
+        _ => None,
+    }
 }
 
 /// Equal types, whatever may be null in them. Text and JSON are two types, though Arrow has one for both.
@@ -168,8 +183,8 @@ fn widened(a: &Field, b: &Field) -> Field {
 
 /// The step that an input's rows go through on their way into the union: columns in the order of the first input.
 ///
-/// `input` counts from 0. A source row may come in by several inputs, so rows of all but the first get the number of the
-/// input into their positions, and stay unique.
+/// `input` counts from 0. A source row may come in by several inputs, so rows of all but the first get the number of
+/// the input into their positions, and stay unique.
 pub fn render_union_input(planned: &dyn Planned, cx: &RenderCx<'_>, input: usize) -> Result<Box<dyn RowStep>, String> {
     let plan: &UnionPlan = crate::planned(planned, "union")?;
     let schema = cx.inputs.get(input).ok_or("a union without that input")?;
@@ -307,7 +322,7 @@ mod tests {
                 u: { type: union, inputs: [one, two] }",
             ),
             "E0353 `two` this input has other columns than the first ^ `id` is `float64` here and `int64` in the first input \
-             | a `map` before it can cast: `set: { id: CAST(id AS ...) }` to `int64`",
+             | a `map` before it with `set: { id: CAST(id AS BIGINT) }` makes them agree",
         );
         check_problems(
             &union(
@@ -317,7 +332,7 @@ mod tests {
                 u: { type: union, inputs: [one, two] }",
             ),
             "E0353 `two` this input has other columns than the first ^ `a` is `json | null` here and `string | null` in the first input \
-             | a `map` before it can cast: `set: { a: CAST(a AS ...) }` to `string | null`",
+             | a `map` before it with `set: { a: CAST(a AS VARCHAR) }` makes them agree",
         );
     }
 }

@@ -7,12 +7,18 @@ use indexmap::IndexMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
-/// Keys of every source.
+/// A key of every source.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct SourceKeys {
+pub(crate) struct SetKeys {
     /// Columns that are added to those of the schema and of `metadata`, or replace them: column to expression.
     pub(crate) set: Assignments,
+}
+
+/// Another, apart from it so that each is read whatever is wrong with the other.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SourceTimeKeys {
     /// When each row happened.
     pub(crate) event_time: Option<EventTimeKeys>,
 }

@@ -36,7 +36,8 @@ impl Planned for EventTimePlan {
 
     fn facts(&self) -> Vec<(String, String)> {
         let max_delay = TimeSpan(self.max_delay_ns).to_string();
-        vec![("event_time".into(), self.value.text().into()), ("max_delay".into(), max_delay)]
+        let value = self.value.as_column().unwrap_or_else(|| self.value.text());
+        vec![("event_time".into(), value.into()), ("max_delay".into(), max_delay)]
     }
 }
 

@@ -2,26 +2,55 @@
 //! tell a user. What is built is known by the registries alone.
 
 /// The kinds of source.
-pub const SOURCES: &[&str] = &[
-    "file", "generate", "http", "kafka", "kinesis", "mqtt", "nats", "postgres", "pubsub", "stdin",
-];
+pub const SOURCES: &[&str] =
+    &["file", "generate", "http", "kafka", "kinesis", "mqtt", "nats", "postgres", "pubsub", "stdin"];
 
 /// The kinds of operator. `chain` and `template` are taken apart before the planner sees them.
 pub const OPERATORS: &[&str] = &[
-    "aggregate", "chain", "deduplicate", "distinct", "drift", "enrich", "filter", "flatten", "join", "map", "nearest",
-    "pattern", "predict", "rolling", "route", "sql", "stateful", "template", "top", "union", "window",
+    "aggregate",
+    "chain",
+    "deduplicate",
+    "distinct",
+    "drift",
+    "enrich",
+    "filter",
+    "flatten",
+    "join",
+    "map",
+    "nearest",
+    "pattern",
+    "predict",
+    "rolling",
+    "route",
+    "sql",
+    "stateful",
+    "template",
+    "top",
+    "union",
+    "window",
 ];
 
 /// The kinds of sink.
 pub const SINKS: &[&str] = &[
-    "alert", "blackhole", "dashboard", "file", "kafka", "kinesis", "mqtt", "nats", "postgres", "pubsub", "redis",
-    "sqlite", "stdout", "webhook",
+    "alert",
+    "blackhole",
+    "dashboard",
+    "file",
+    "kafka",
+    "kinesis",
+    "mqtt",
+    "nats",
+    "postgres",
+    "pubsub",
+    "redis",
+    "sqlite",
+    "stdout",
+    "webhook",
 ];
 
 /// The kinds of connection.
-pub const CONNECTIONS: &[&str] = &[
-    "http", "kafka", "kinesis", "mqtt", "nats", "postgres", "pubsub", "redis", "smtp", "sqlite",
-];
+pub const CONNECTIONS: &[&str] =
+    &["http", "kafka", "kinesis", "mqtt", "nats", "postgres", "pubsub", "redis", "smtp", "sqlite"];
 
 /// The kinds of model.
 pub const MODELS: &[&str] = &["candle", "embedding", "onnx", "remote", "trees"];
@@ -76,5 +105,8 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
 ];
 
 /// Keys of components that the language names and that are not built yet, whatever the kind.
-pub(crate) const KEYS_NOT_BUILT: &[(&str, &str)] =
-    &[("bootstrap", "leave it out: a source starts where `start` says, and no history is read first")];
+pub(crate) const KEYS_NOT_BUILT: &[(&str, &str)] = &[
+    ("bootstrap", "leave it out: a source starts where `start` says, and no history is read first"),
+    ("partition_by", "leave it out: all rows go to one file"),
+    ("roll", "leave it out: all rows go to one file"),
+];

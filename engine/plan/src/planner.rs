@@ -111,7 +111,7 @@ impl Planner<'_> {
     fn run(&mut self) -> Option<Plan> {
         self.check_connections();
         self.plan_models();
-        let mut wiring = Wiring::read(self.pipeline, self.registries, &mut self.found);
+        let mut wiring = Wiring::read(self.pipeline, self.registries, &mut self.keys, &mut self.found);
         let order = wiring.order(&mut self.found);
         for at in order {
             if self.found.len() >= MAX_PROBLEMS {
@@ -146,17 +146,17 @@ impl Planner<'_> {
     fn check_connections(&mut self) {
         let pipeline = self.pipeline;
         for connection in pipeline.connections.values() {
-            let Some(kind) = self.registries.connections.iter().find(|kind| kind.name == connection.kind).copied() else {
+            let Some(kind) = self.registries.connections.iter().find(|kind| kind.name == connection.kind).copied()
+            else {
                 let built: Vec<&str> = self.registries.connections.iter().map(|kind| kind.name).collect();
-                let problem =
-                    unknown_kind("connection", connection, &built, language::CONNECTIONS, self.registries);
+                let problem = unknown_kind("connection", connection, &built, language::CONNECTIONS, self.registries);
                 self.found.push(problem);
                 continue;
             };
             let own = self.keys.own(kind.name, "connection", kind.config_schema);
-            let config = keys::split(connection, kind.name, &[], own.as_deref(), &mut self.found);
+            let connection = keys::known(connection, &[], own.as_deref(), &mut self.found);
             let mut found = Diagnostics::new();
-            (kind.check)(&mut self.cx(connection, config, &mut found));
+            (kind.check)(&mut self.cx(&connection, connection.node.clone(), &mut found));
             self.found.extend(found);
         }
     }
@@ -171,7 +171,7 @@ impl Planner<'_> {
                         model.card.head(),
                         format!("the card of the model `{}` has no `type`", model.name),
                     )
-                    .help(format!("add `type:`, one of {}", list(&self.registries.model_names()))),
+                    .help(format!("add `type:`; {}", kinds_help("model", &self.registries.model_names()))),
                 );
                 continue;
             };
@@ -333,20 +333,18 @@ fn unknown_kind(
 ) -> Diagnostic {
     let (kind, span) = (component.kind.as_str(), component.kind_span);
     if language.contains(&kind) {
-        let article = if section.starts_with(['a', 'e', 'i', 'o']) { "an" } else { "a" };
-        return Diagnostic::error(
-            codes::KIND_NOT_BUILT,
-            span,
-            format!("{article} {section} of type `{kind}` is not built yet"),
-        )
-        .at_caret("part of the language, but not of this version")
-        .help(kinds_help(section, built));
+        let message = format!("{} of type `{kind}` is not built yet", with_article(section));
+        return Diagnostic::error(codes::KIND_NOT_BUILT, span, message)
+            .at_caret("part of the language, but not of this version")
+            .help(kinds_help(section, built));
     }
     let problem = Diagnostic::error(codes::UNKNOWN_KIND, span, format!("there is no {section} of type `{kind}`"));
     let elsewhere = registries.sections_of(kind);
-    if let Some(other) = elsewhere.first() {
-        let verb = if elsewhere.len() > 1 { elsewhere.join(" or a ") } else { (*other).to_owned() };
-        return problem.help(format!("`{kind}` is the type of a {verb}: it stands under `{other}s:`"));
+    if !elsewhere.is_empty() {
+        let articles: Vec<String> = elsewhere.iter().map(|section| with_article(section)).collect();
+        let places: Vec<String> = elsewhere.iter().map(|section| format!("`{section}s:`")).collect();
+        let (what, places) = (articles.join(" or "), places.join(" or "));
+        return problem.help(format!("`{kind}` is the type of {what}: it stands under {places}"));
     }
     if let Some((_, here)) =
         language::ELSEWHERE.iter().find(|(word, here)| word.eq_ignore_ascii_case(kind) && language.contains(here))
@@ -357,9 +355,14 @@ fn unknown_kind(
     if problem.help.is_empty() { problem.help(kinds_help(section, built)) } else { problem }
 }
 
+fn with_article(noun: &str) -> String {
+    format!("{} {noun}", if noun.starts_with(['a', 'e', 'i', 'o']) { "an" } else { "a" })
+}
+
 fn kinds_help(section: &str, built: &[&str]) -> String {
     match built {
         [] => format!("no type of {section} is built yet"),
+        [only] => format!("the only type of {section} is `{only}`"),
         built => format!("the types of {section} are {}", list(built)),
     }
 }
@@ -406,4 +409,3 @@ fn reads_event_time(planned: &dyn Planned, outputs: &[Output], inputs: &[StreamT
     let reads = planned.reads(&everything(outputs));
     reads.iter().zip(inputs).any(|(reads, input)| input.event_time.is_none() && reads.contains(hidden::EVENT_TIME))
 }
-

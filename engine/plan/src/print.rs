@@ -11,7 +11,7 @@ use std::fmt::Write;
 /// Where lines are broken.
 const WIDTH: usize = 110;
 /// Where values begin.
-const INDENT: usize = 13;
+const INDENT: usize = 14;
 
 /// The whole plan, a paragraph for each step, with totals at the end.
 pub fn plan_text(plan: &Plan) -> String {
@@ -44,8 +44,7 @@ fn step_text(text: &mut String, plan: &Plan, step: &Step, readers: &[Vec<(StepId
         wrapped(text, label, INDENT, value.split([' ', '\n']).map(str::to_owned), " ");
     };
     if !step.inputs.is_empty() {
-        let reads: Vec<String> =
-            step.inputs.iter().map(|edge| plan.step(edge.from).output_name(edge.port)).collect();
+        let reads: Vec<String> = step.inputs.iter().map(|edge| plan.step(edge.from).output_name(edge.port)).collect();
         line("reads", &reads.join(", "));
     }
     for (name, value) in &step.facts {
@@ -65,30 +64,27 @@ fn step_text(text: &mut String, plan: &Plan, step: &Step, readers: &[Vec<(StepId
     if let Role::Source { replayable, finite, .. } = step.role {
         let ends = if finite { "comes to an end" } else { "goes on for ever" };
         let again = if replayable { "can be read again from a mark" } else { "can't be read again" };
-        line("source", &format!("{ends}, {again}"));
+        line("input", &format!("{ends}, {again}"));
     }
     for (port, output) in step.row_outputs().iter().enumerate() {
         let label = if output.port.is_empty() { "columns" } else { &output.port };
-        let same = port > 0 && output.stream == step.outputs[0].stream;
-        if same {
-            wrapped(text, label, INDENT, ["the", "same", "columns"].map(str::to_owned).into_iter(), " ");
-        } else {
-            wrapped(text, label, INDENT, columns(&output.stream).into_iter(), ", ");
-            wrapped(text, "stream", INDENT, stream_text(&output.stream).split(' ').map(str::to_owned), " ");
+        let unread = readers[port].is_empty();
+        if port > 0 && (unread || output.stream == step.outputs[0].stream) {
+            let value = if unread { "not read by any step" } else { "the same columns" };
+            wrapped(text, label, INDENT, value.split(' ').map(str::to_owned), " ");
+            continue;
         }
-        let wanted = &step.wanted[port];
-        let unread: Vec<String> = output
-            .stream
-            .schema
-            .fields()
-            .iter()
-            .filter(|field| !wanted.contains(field.name()))
-            .map(|field| field.name().clone())
-            .collect();
-        if readers[port].is_empty() {
-            wrapped(text, "", INDENT, ["not", "read", "by", "any", "step"].map(str::to_owned).into_iter(), " ");
-        } else if matches!(step.role, Role::Source { .. }) && !unread.is_empty() {
-            wrapped(text, "not decoded", INDENT, unread.into_iter(), ", ");
+        wrapped(text, label, INDENT, columns(&output.stream).into_iter(), ", ");
+        wrapped(text, "stream", INDENT, stream_text(&output.stream).split(' ').map(str::to_owned), " ");
+        if unread {
+            wrapped(text, "", INDENT, "not read by any step".split(' ').map(str::to_owned), " ");
+        } else if matches!(step.role, Role::Source { .. }) {
+            let wanted = &step.wanted[port];
+            let names = output.stream.schema.fields().iter().map(|field| field.name());
+            let skipped: Vec<String> = names.filter(|name| !wanted.contains(*name)).cloned().collect();
+            if !skipped.is_empty() {
+                wrapped(text, "not decoded", INDENT, skipped.into_iter(), ", ");
+            }
         }
     }
     if let Some(port) = step.error_port() {
@@ -161,8 +157,10 @@ fn totals(text: &mut String, plan: &Plan, readers: &[Vec<Vec<(StepId, usize)>>])
     let operators = plan.steps.len() - sources - sinks;
     let fused = plan.chains().iter().filter(|chain| chain.len() > 1).map(Vec::len).sum::<usize>();
     let keep = plan.steps.iter().filter(|step| step.state.is_some()).count();
-    let errors =
-        plan.steps.iter().filter(|step| step.error_port().is_some_and(|port| readers[step.id.0 as usize][port].is_empty()));
+    let errors = plan
+        .steps
+        .iter()
+        .filter(|step| step.error_port().is_some_and(|port| readers[step.id.0 as usize][port].is_empty()));
     let mut parts = vec![
         counted(plan.steps.len(), "step"),
         counted(sources, "source"),

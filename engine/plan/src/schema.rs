@@ -9,7 +9,7 @@
 //! so that an editor completes `type:` first and then the keys of that type. Where the language reads a number, a
 //! boolean or a text of some form, `${env:NAME}` is taken as well.
 
-use crate::common::{DecodingKeys, EncodingKeys, ManyInputs, OneInput, SinkKeys, SourceKeys};
+use crate::common::{DecodingKeys, EncodingKeys, ManyInputs, OneInput, SetKeys, SinkKeys, SourceTimeKeys};
 use crate::kinds::{InputKeys, Registries};
 use engine_spec::pipeline::{ChainConfig, PipelineFile};
 use schemars::generate::SchemaSettings;
@@ -41,10 +41,10 @@ fn collect_names(schema: &Value, defs: &Value, names: &mut Vec<String>, depth: u
     if schema.as_bool() == Some(true) {
         return false;
     }
-    if let Some(target) = schema.get("$ref").and_then(Value::as_str).and_then(|path| definition(path, defs)) {
-        if !collect_names(target, defs, names, depth + 1) {
-            return false;
-        }
+    if let Some(target) = schema.get("$ref").and_then(Value::as_str).and_then(|path| definition(path, defs))
+        && !collect_names(target, defs, names, depth + 1)
+    {
+        return false;
     }
     if schema.get("additionalProperties").is_some_and(|more| more.as_bool() != Some(false)) {
         return false;
@@ -100,7 +100,8 @@ impl Writer {
             if kind.decodes {
                 common.push(self.of::<DecodingKeys>());
             }
-            common.push(self.of::<SourceKeys>());
+            common.push(self.of::<SetKeys>());
+            common.push(self.of::<SourceTimeKeys>());
             Branch { name: kind.name, summary: kind.summary, own: self.own(kind.config_schema), common }
         });
         let branches = branches.collect();
@@ -164,7 +165,9 @@ impl Writer {
             name: kind.name,
             summary: kind.summary,
             own: self.own(kind.config_schema),
-            common: vec![json!({ "properties": { "model": { "type": "string", "description": "The card's own name." } } })],
+            common: vec![
+                json!({ "properties": { "model": { "type": "string", "description": "The card's own name." } } }),
+            ],
         });
         let branches = branches.collect();
         let card = self.section("model", "A model card. The kind is its `type`.", branches);
@@ -195,10 +198,8 @@ impl Writer {
 
     /// A section's component: a definition for each kind, and one that chooses by `type`.
     fn section(&mut self, section: &str, description: &str, branches: Vec<Branch>) -> Value {
-        let kinds: Vec<Value> = branches
-            .iter()
-            .map(|branch| json!({ "const": branch.name, "description": branch.summary }))
-            .collect();
+        let kinds: Vec<Value> =
+            branches.iter().map(|branch| json!({ "const": branch.name, "description": branch.summary })).collect();
         let mut choices = Vec::new();
         for branch in branches {
             let name = format!("{section}_{}", branch.name);

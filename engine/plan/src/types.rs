@@ -183,9 +183,7 @@ pub fn narrow(schema: &SchemaRef, non_null: &BTreeSet<String>) -> SchemaRef {
     let fields: Vec<FieldRef> = schema
         .fields()
         .iter()
-        .map(|field| {
-            if narrows(field) { Arc::new(field.as_ref().clone().with_nullable(false)) } else { field.clone() }
-        })
+        .map(|field| if narrows(field) { Arc::new(field.as_ref().clone().with_nullable(false)) } else { field.clone() })
         .collect();
     Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }
@@ -230,10 +228,7 @@ mod tests {
             spec(ColumnType::Map(Box::new(ColumnType::String), Box::new(spec(ColumnType::Json, false))), true),
             "map<string, json> | null",
         );
-        check(
-            spec(ColumnType::Struct(vec![("a".into(), spec(ColumnType::Date, false))]), false),
-            "{ a: date }",
-        );
+        check(spec(ColumnType::Struct(vec![("a".into(), spec(ColumnType::Date, false))]), false), "{ a: date }");
     }
 
     #[test]

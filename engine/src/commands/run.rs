@@ -224,11 +224,7 @@ fn say_how_it_starts(plan: &Plan, resume: &Resume, has_state: bool) {
     }
 }
 
-fn open_sinks(
-    plan: &Plan,
-    clock: &Arc<dyn Clock>,
-    resume: &Resume,
-) -> Result<HashMap<StepId, SharedSink>, String> {
+fn open_sinks(plan: &Plan, clock: &Arc<dyn Clock>, resume: &Resume) -> Result<HashMap<StepId, SharedSink>, String> {
     let resumed = resume.acknowledged != Acknowledged::default();
     let mut handles = HashMap::new();
     for step in plan.sinks() {
@@ -250,9 +246,8 @@ fn open_sinks(
 fn close_sinks(plan: &Plan, handles: &HashMap<StepId, SharedSink>) -> Result<(), String> {
     let mut outcome = Ok(());
     for step in plan.steps.iter().filter(|step| matches!(step.role, Role::Sink { .. })) {
-        let handle = handles
-            .get(&step.id)
-            .and_then(|handle| handle.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let handle =
+            handles.get(&step.id).and_then(|handle| handle.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Some(handle) = handle
             && let Err(error) = handle.close()
         {
@@ -264,8 +259,7 @@ fn close_sinks(plan: &Plan, handles: &HashMap<StepId, SharedSink>) -> Result<(),
 
 /// The first SIGINT or SIGTERM stops reading and lets what was read finish; the second ends the process.
 fn stop_on_signals(control: &Arc<Control>) -> Result<(), String> {
-    let mut signals =
-        Signals::new([SIGINT, SIGTERM]).map_err(|error| format!("signals can't be handled: {error}"))?;
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(|error| format!("signals can't be handled: {error}"))?;
     let control = control.clone();
     std::thread::spawn(move || {
         let mut asked = false;

@@ -8,13 +8,12 @@ use arrow::datatypes::{Schema, SchemaRef};
 use engine_base::{Clock, SourceId, StepId};
 use engine_connectors::{SinkHandle, SourceStart};
 use engine_dataflow::deliver::{SinkShared, deliver};
-use engine_dataflow::ingest::{Ingested, IngestShared, SourceInput, ingest};
+use engine_dataflow::ingest::{IngestShared, Ingested, SourceInput, ingest};
 use engine_dataflow::meter::Meter;
 use engine_dataflow::operate::{ChainStep, KeyedInput, StepShared, chain, keyed};
 use engine_dataflow::run::Built;
-use engine_dataflow::{Cut, Rows, RowStep};
+use engine_dataflow::{Cut, RowStep, Rows};
 use engine_operators::{Render, RenderCx};
-use engine_plan::EventTimePlan;
 use engine_plan::plan::{Edge, Plan, Role, Step};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -118,9 +117,12 @@ pub(crate) fn build<'scope>(shared: &GraphShared, scope: Scope<'scope, u64>, wor
         done.push(out.done);
     }
     // What nobody reads still has to be passed before its epoch counts as done.
-    done.extend(streams.into_iter().filter(|(edge, _)| {
-        readers[edge.from.0 as usize][edge.port].is_empty()
-    }).map(|(_, stream)| stream));
+    done.extend(
+        streams
+            .into_iter()
+            .filter(|(edge, _)| readers[edge.from.0 as usize][edge.port].is_empty())
+            .map(|(_, stream)| stream),
+    );
     Built { done, flight, activator }
 }
 
@@ -212,11 +214,7 @@ fn row_step(
     let inputs = input_schemas(shared, step);
     let read = read_ports(step, readers);
     let cx = render_cx(shared, step, worker, &inputs, &read);
-    if let Some(event_time) = step.planned.downcast::<EventTimePlan>() {
-        // The only row-wise step that is no kind of its own: a source's key implies it.
-        return engine_operators::render_event_time(event_time, &cx);
-    }
-    match engine_operators::find(step.kind).map(|entry| &entry.render) {
+    match engine_operators::render_of(step.kind) {
         Some(Render::Rows(render)) => render(&*step.planned, &cx),
         _ => Err(format!("`{}` is not row-wise", step.kind)),
     }
@@ -233,7 +231,7 @@ fn add_step<'scope>(
     let inputs = input_schemas(shared, step);
     let read = read_ports(step, readers);
     let sources: Vec<_> = step.inputs.iter().filter_map(|edge| streams.get(edge).cloned()).collect();
-    let render = engine_operators::find(step.kind).map(|entry| &entry.render);
+    let render = engine_operators::render_of(step.kind);
     let meter = shared.meters[step.id.0 as usize].clone();
     let fail = |reason: String| shared.ingest.control.fail(format!("step `{}`: {reason}", step.name));
     match render {
@@ -284,13 +282,7 @@ fn add_step<'scope>(
 struct BrokenEpochs;
 
 impl engine_dataflow::EpochStep for BrokenEpochs {
-    fn close(
-        &mut self,
-        _epoch: engine_base::Epoch,
-        _inputs: Vec<Vec<Rows>>,
-        _out: &mut engine_dataflow::StepOutput,
-    ) {
-    }
+    fn close(&mut self, _epoch: engine_base::Epoch, _inputs: Vec<Vec<Rows>>, _out: &mut engine_dataflow::StepOutput) {}
 }
 
 fn input_schemas(shared: &GraphShared, step: &Step) -> Vec<SchemaRef> {

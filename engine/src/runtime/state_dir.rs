@@ -86,7 +86,9 @@ impl StateDir {
             .map_err(|error| format!("the state directory {shown} can't be locked: {error}"))?;
         // SAFETY: `flock` reads nothing but the descriptor, which `lock` keeps open.
         if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-            return Err(format!("another engine runs on the state directory {shown}; stop it, or give another --state"));
+            return Err(format!(
+                "another engine runs on the state directory {shown}; stop it, or give another --state"
+            ));
         }
         let stored = match fs::read(path.join("cut.json")) {
             Ok(bytes) => read(&bytes).map_err(|error| {
@@ -171,9 +173,7 @@ impl StateDir {
                 let name = self.names.get(usize::from(source.0))?;
                 let marks = marks
                     .iter()
-                    .map(|(partition, mark)| {
-                        (*partition, StoredMark { next: mark.next, detail: mark.detail.clone() })
-                    })
+                    .map(|(partition, mark)| (*partition, StoredMark { next: mark.next, detail: mark.detail.clone() }))
                     .collect();
                 Some((name.clone(), marks))
             })

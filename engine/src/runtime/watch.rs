@@ -60,9 +60,9 @@ impl WatchArgs {
     /// Logs to stderr from now on.
     pub(crate) fn start_logging(&self) {
         let filter = EnvFilter::try_new(&self.log).unwrap_or_else(|_| EnvFilter::new("info"));
-        let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        let builder =
-            tracing_subscriber::fmt().with_env_filter(filter).with_ansi(color).with_writer(LogWriter::new);
+        let color =
+            std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(color).with_writer(LogWriter::new);
         // A logger that is there already (in a test) stays.
         let _ = match self.log_format {
             LogFormat::Text => builder.with_target(false).try_init(),
@@ -341,4 +341,3 @@ fn follow_sinks(
     });
     (stop, thread)
 }
-

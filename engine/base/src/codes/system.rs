@@ -165,7 +165,7 @@ Write `url: \"http://127.0.0.1:9900/alert\"`.",
         title: "not a header",
         explanation: "\
 The name of an HTTP header has letters, digits and a few signs such as `-`, and its value no line ends. Some headers are set by the
-engine itself: `Content-Type`, `Content-Length`, `Host`, and `Idempotency-Key` from the key `idempotency_key`.
+engine itself: `Content-Length`, `Transfer-Encoding`, `Connection`, `Host`, and `Idempotency-Key` from the key `idempotency_key`.
 
     headers: { \"X Token\": \"${secret:TOKEN}\" }
 

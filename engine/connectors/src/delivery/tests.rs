@@ -60,7 +60,11 @@ impl Wake for Flag {
 
 impl Sim {
     fn new() -> Arc<Sim> {
-        Arc::new(Sim { clock: VirtualClock::at(1_000 * SECOND as i64), timers: Mutex::default(), count: AtomicU64::new(0) })
+        Arc::new(Sim {
+            clock: VirtualClock::at(1_000 * SECOND as i64),
+            timers: Mutex::default(),
+            count: AtomicU64::new(0),
+        })
     }
 
     fn delivery(self: &Arc<Self>, policy: Policy) -> Delivery {
@@ -160,7 +164,10 @@ fn pauses_grow_up_to_their_bound() {
         let pause = times[at + 1] - times[at];
         assert!((0.0..=bound).contains(&pause), "pause {at} is {pause} s");
     }
-    assert!(times.windows(2).any(|pair| pair[1] - pair[0] < 1.0) && *times.last().unwrap() > 1.0, "full jitter: {times:?}");
+    assert!(
+        times.windows(2).any(|pair| pair[1] - pair[0] < 1.0) && *times.last().unwrap() > 1.0,
+        "full jitter: {times:?}"
+    );
 }
 
 #[test]
@@ -292,9 +299,8 @@ fn a_probe_that_is_dropped_gives_its_turn_to_another() {
     let mut done = false;
     sim.run(vec![Box::pin(async {
         let first = async {
-            let attempt = |number: u32| async move {
-                if number == 1 { down("dead") } else { std::future::pending().await }
-            };
+            let attempt =
+                |number: u32| async move { if number == 1 { down("dead") } else { std::future::pending().await } };
             delivery.deliver(attempt).await
         };
         // The first one's probe hangs, and is dropped at second 8.

@@ -7,9 +7,9 @@ use super::text;
 use super::{RecordError, is_json};
 use arrow::array::timezone::Tz;
 use arrow::array::{
-    ArrayRef, BinaryArray, BooleanArray, BooleanBufferBuilder, Date32Array, Decimal128Array, Float32Array, Float64Array, Int8Array,
-    Int16Array, Int32Array, Int64Array, ListArray, MapArray, StringArray, StructArray, UInt8Array, UInt16Array, UInt32Array,
-    UInt64Array, make_array, new_empty_array,
+    ArrayRef, BinaryArray, BooleanArray, BooleanBufferBuilder, Date32Array, Decimal128Array, Float32Array,
+    Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, ListArray, MapArray, StringArray, StructArray,
+    UInt8Array, UInt16Array, UInt32Array, UInt64Array, make_array, new_empty_array,
 };
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Fields, TimeUnit};
@@ -142,7 +142,7 @@ impl Column {
 
     /// How many values.
     #[inline(always)]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         match &self.data {
             Data::Bool(bits) => bits.len(),
             Data::Long(values) => values.len(),
@@ -220,7 +220,7 @@ impl Column {
 
     /// Appends a value that is not there: null where it may be, else a zero below a null of the parent.
     fn push_filler(&mut self) {
-        let len = self.len();
+        let len = self.count();
         match &mut self.data {
             Data::Bool(bits) => bits.append(false),
             Data::Long(values) => values.push(0),
@@ -309,7 +309,10 @@ impl Column {
     }
 
     /// Appends text or bytes that `write` puts at the end of the others.
-    pub fn push_written<E>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> std::result::Result<(), E>) -> std::result::Result<(), E> {
+    pub fn push_written<E>(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
         if let Data::Bytes { ends, bytes } = &mut self.data {
             write(bytes)?;
             ends.push(bytes.len() as i32);
@@ -321,7 +324,7 @@ impl Column {
     /// Ends a list or map whose items have been appended to the children.
     pub fn push_many(&mut self) {
         if let Data::Many { ends, children } = &mut self.data {
-            ends.push(children[0].len() as i32);
+            ends.push(children[0].count() as i32);
         }
         self.valid();
     }
@@ -448,7 +451,9 @@ impl Column {
         let parsed = match &self.kind {
             Kind::Date => text::parse_date(value).ok_or_else(|| "is not a date such as `2026-01-31`".to_owned()),
             Kind::Timestamp { unit, zone } => text::parse_timestamp(value, *unit, zone.as_ref()).map_err(str::to_owned),
-            Kind::Duration { unit } => text::parse_duration(value).map(|ns| ns / (1_000_000_000 / text::per_second(*unit))),
+            Kind::Duration { unit } => {
+                text::parse_duration(value).map(|ns| ns / (1_000_000_000 / text::per_second(*unit)))
+            }
             _ => Err("is no time".to_owned()),
         };
         match parsed {
@@ -499,7 +504,7 @@ impl Column {
 
     /// The values as an array; the column is empty after that.
     pub fn finish(&mut self) -> ArrayRef {
-        let len = self.len();
+        let len = self.count();
         let nulls = self.validity.take().map(|mut bits| NullBuffer::new(bits.finish()));
         let bytes = match &self.data {
             Data::Bytes { bytes, .. } => bytes.len(),
@@ -510,7 +515,9 @@ impl Column {
         let data_type = self.field.data_type();
         match &mut self.data {
             Data::Bool(bits) => Arc::new(BooleanArray::new(bits.finish(), nulls)),
-            Data::Long(values) => long_array(std::mem::replace(values, Vec::with_capacity(room(len))), nulls, data_type),
+            Data::Long(values) => {
+                long_array(std::mem::replace(values, Vec::with_capacity(room(len))), nulls, data_type)
+            }
             Data::ULong(values) => Arc::new(UInt64Array::new(take(values), nulls)),
             Data::Float(values) => Arc::new(Float32Array::new(take(values), nulls)),
             Data::Double(values) => Arc::new(Float64Array::new(take(values), nulls)),
@@ -529,7 +536,13 @@ impl Column {
                 match data_type {
                     DataType::Map(entries, sorted) => {
                         let fields = children.iter().map(|child| child.field.clone()).collect::<Fields>();
-                        Arc::new(MapArray::new(entries.clone(), ends, StructArray::new(fields, arrays, None), nulls, *sorted))
+                        Arc::new(MapArray::new(
+                            entries.clone(),
+                            ends,
+                            StructArray::new(fields, arrays, None),
+                            nulls,
+                            *sorted,
+                        ))
                     }
                     _ => Arc::new(ListArray::new(children[0].field.clone(), ends, arrays.swap_remove(0), nulls)),
                 }

@@ -53,7 +53,12 @@ pub struct CsvDecoder {
 
 impl CsvDecoder {
     /// A decoder of `columns`, which are some of the fields of `schema`.
-    pub fn new(schema: &Schema, columns: &[Arc<Field>], options: CsvOptions, extra_error: bool) -> Result<Self, String> {
+    pub fn new(
+        schema: &Schema,
+        columns: &[Arc<Field>],
+        options: CsvOptions,
+        extra_error: bool,
+    ) -> Result<Self, String> {
         let mut builder = ReaderBuilder::new();
         builder.delimiter(options.delimiter).quote(options.quote).terminator(Terminator::Any(b'\n'));
         let names = || schema.fields().iter().map(|field| field.name().clone());
@@ -106,7 +111,9 @@ impl CsvDecoder {
                 ReadRecordResult::InputEmpty => return wrong("a quote is not closed", record.len()),
                 ReadRecordResult::OutputFull => self.fields.resize(self.fields.len() * 2 + 16, 0),
                 ReadRecordResult::OutputEndsFull => self.ends.resize(self.ends.len() * 2, 0),
-                ReadRecordResult::Record if read < record.len() => return wrong("it has a line end outside of quotes", read),
+                ReadRecordResult::Record if read < record.len() => {
+                    return wrong("it has a line end outside of quotes", read);
+                }
                 ReadRecordResult::Record | ReadRecordResult::End => return Ok(ended),
             }
         }
@@ -179,7 +186,8 @@ impl RecordDecoder for CsvDecoder {
             if names.contains(&name) {
                 self.wrong_header = wrong(format!("names `{name}` twice"));
             } else if self.known.as_ref().is_some_and(|known| !known.contains(&name)) {
-                self.wrong_header = wrong(format!("names `{name}`, which is not in the schema, which says `extra: error`"));
+                self.wrong_header =
+                    wrong(format!("names `{name}`, which is not in the schema, which says `extra: error`"));
             }
             names.push(name);
         }
@@ -249,10 +257,16 @@ impl RecordEncoder for CsvEncoder {
         out
     }
 
-    fn encode(&mut self, batch: &RecordBatch, out: &mut Vec<u8>, mut ends: Option<&mut Vec<usize>>) -> Result<(), String> {
+    fn encode(
+        &mut self,
+        batch: &RecordBatch,
+        out: &mut Vec<u8>,
+        mut ends: Option<&mut Vec<usize>>,
+    ) -> Result<(), String> {
         let schema = batch.schema();
         let fields = schema.fields().iter().zip(batch.columns());
-        let columns = fields.map(|(field, array)| Values::new(field, array, self.timestamps)).collect::<Result<Vec<_>, _>>()?;
+        let columns =
+            fields.map(|(field, array)| Values::new(field, array, self.timestamps)).collect::<Result<Vec<_>, _>>()?;
         let null = self.options.null.as_deref().unwrap_or_default().as_bytes();
         let mut text = Vec::new();
         for row in 0..batch.num_rows() {

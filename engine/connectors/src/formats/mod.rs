@@ -113,9 +113,11 @@ impl RecordError {
     }
 
     /// The error as data.
-    pub fn into_row_error(self: Box<Self>, format: &str) -> RowError {
-        match *self {
-            RecordError::Syntax { what, at } => RowError::new(reasons::DECODE, format!("not {format}: {what}, at byte {at}")),
+    pub fn into_row_error(self, format: &str) -> RowError {
+        match self {
+            RecordError::Syntax { what, at } => {
+                RowError::new(reasons::DECODE, format!("not {format}: {what}, at byte {at}"))
+            }
             RecordError::Column { path, what } => RowError::new(reasons::SCHEMA, format!("`{path}`: {what}")),
         }
     }

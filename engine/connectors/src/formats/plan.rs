@@ -76,7 +76,8 @@ impl Decoding {
         let format = format(cx, common.format.as_ref(), DECODED)?;
         let schema = match (&format, &common.schema) {
             (Format::Raw, Some(_)) => {
-                let span = cx.component.node.entry("schema").map_or_else(|| cx.span(&["schema"]), |entry| entry.key_span);
+                let span =
+                    cx.component.node.entry("schema").map_or_else(|| cx.span(&["schema"]), |entry| entry.key_span);
                 let found = Diagnostic::error(codes::SCHEMA_NOT_TAKEN, span, "`format: raw` takes no schema")
                     .help("leave `schema` out: there is one column, `line`, of type `string`");
                 cx.push(found);
@@ -140,7 +141,9 @@ impl Decoding {
     pub fn decoder(&self, columns: &[Arc<Field>]) -> Result<Box<dyn RecordDecoder>, String> {
         Ok(match &self.format {
             Format::Json => Box::new(JsonDecoder::new(&self.schema, columns, self.extra_error)?),
-            Format::Csv(options) => Box::new(CsvDecoder::new(&self.schema, columns, options.clone(), self.extra_error)?),
+            Format::Csv(options) => {
+                Box::new(CsvDecoder::new(&self.schema, columns, options.clone(), self.extra_error)?)
+            }
             Format::Raw => Box::new(RawDecoder::new(columns)?),
         })
     }
@@ -222,7 +225,10 @@ fn format(cx: &mut Cx<'_>, node: Option<&Node>, built: &[&str]) -> Option<Format
         _ => (node.as_str(), node.span, None),
     };
     let Some(name) = name else {
-        cx.push(Diagnostic::error(spec::WRONG_TYPE, named_at, "a format is a name").help(format!("the formats are {}", list(built))));
+        cx.push(
+            Diagnostic::error(spec::WRONG_TYPE, named_at, "a format is a name")
+                .help(format!("the formats are {}", list(built))),
+        );
         return None;
     };
     match name {
@@ -233,8 +239,9 @@ fn format(cx: &mut Cx<'_>, node: Option<&Node>, built: &[&str]) -> Option<Format
             None
         }
         "raw" if !built.contains(&"raw") => {
-            let found = Diagnostic::error(codes::FORMAT_ONE_WAY, named_at, "the format `raw` can be read only, not written")
-                .help("write `format: csv` with one column, or `format: json`");
+            let found =
+                Diagnostic::error(codes::FORMAT_ONE_WAY, named_at, "the format `raw` can be read only, not written")
+                    .help("write `format: csv` with one column, or `format: json`");
             cx.push(found);
             None
         }
@@ -272,8 +279,9 @@ fn csv_options(cx: &mut Cx<'_>, node: &Node, config: CsvConfig) -> Option<CsvOpt
         [byte @ (b'\t' | b' '..=b'~')] => Some(*byte),
         _ => {
             let span = node.span_at(&[key]);
-            let found = Diagnostic::error(codes::BAD_FORMAT_OPTION, span, format!("`{key}` must be one ASCII character"))
-                .help(format!("write one character: `{key}: {}`", if key == "quote" { "\"'\"" } else { "\";\"" }));
+            let found =
+                Diagnostic::error(codes::BAD_FORMAT_OPTION, span, format!("`{key}` must be one ASCII character"))
+                    .help(format!("write one character: `{key}: {}`", if key == "quote" { "\"'\"" } else { "\";\"" }));
             cx.push(found);
             None
         }
@@ -281,8 +289,12 @@ fn csv_options(cx: &mut Cx<'_>, node: &Node, config: CsvConfig) -> Option<CsvOpt
     let (delimiter, quote) = (character("delimiter", &config.delimiter), character("quote", &config.quote));
     let (delimiter, quote) = (delimiter?, quote?);
     if delimiter == quote {
-        let found = Diagnostic::error(codes::BAD_FORMAT_OPTION, node.span_at(&["quote"]), "`quote` and `delimiter` are the same character")
-            .help("let one of them be another character");
+        let found = Diagnostic::error(
+            codes::BAD_FORMAT_OPTION,
+            node.span_at(&["quote"]),
+            "`quote` and `delimiter` are the same character",
+        )
+        .help("let one of them be another character");
         cx.push(found);
         return None;
     }

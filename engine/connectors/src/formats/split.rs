@@ -102,7 +102,10 @@ impl Splitter {
             if self.carry.is_empty() && self.oversize.is_none() {
                 let record = &chunk[start..end];
                 if record.len() > self.record_max {
-                    return Some(Split::TooLarge { head: &record[..PAYLOAD_MAX.min(record.len())], bytes: record.len() as u64 });
+                    return Some(Split::TooLarge {
+                        head: &record[..PAYLOAD_MAX.min(record.len())],
+                        bytes: record.len() as u64,
+                    });
                 }
                 if !is_blank(record) {
                     return Some(Split::Record(record));
@@ -252,7 +255,11 @@ mod tests {
     #[test]
     fn passes_over_blank_lines_and_takes_the_last_without_its_end() {
         for size in [1, 2, 3, 100] {
-            assert_eq!(records(Splitting::Lines, 100, b"\n\r\na\n\nb\r\n \nc", &[size]), ["a", "b\r", " ", "c"], "{size}");
+            assert_eq!(
+                records(Splitting::Lines, 100, b"\n\r\na\n\nb\r\n \nc", &[size]),
+                ["a", "b\r", " ", "c"],
+                "{size}"
+            );
             assert!(records(Splitting::Lines, 100, b"\n\r", &[size]).is_empty());
         }
     }
@@ -261,14 +268,21 @@ mod tests {
     fn csv_records_end_outside_of_quotes() {
         for size in [1, 2, 3, 5, 100] {
             let text = b"a,b\n\"x\ny\",1\r\n\"q\"\"\n\",\"\"\nplain\"quote,2\n";
-            assert_eq!(records(CSV, 100, text, &[size]), ["a,b", "\"x\ny\",1\r", "\"q\"\"\n\",\"\"", "plain\"quote,2"], "{size}");
+            assert_eq!(
+                records(CSV, 100, text, &[size]),
+                ["a,b", "\"x\ny\",1\r", "\"q\"\"\n\",\"\"", "plain\"quote,2"],
+                "{size}"
+            );
         }
     }
 
     #[test]
     fn what_is_too_large_is_counted_and_not_held() {
         for size in [1, 4, 100] {
-            assert_eq!(records(Splitting::Lines, 4, b"1234\n12345\n1\n123456789", &[size]), ["1234", "12345… of 5", "1", "123456789… of 9"]);
+            assert_eq!(
+                records(Splitting::Lines, 4, b"1234\n12345\n1\n123456789", &[size]),
+                ["1234", "12345… of 5", "1", "123456789… of 9"]
+            );
         }
         let mut text = vec![b'x'; 50_000_000];
         text.extend_from_slice(b"\nnext\n");

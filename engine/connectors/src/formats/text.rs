@@ -74,7 +74,8 @@ pub fn parse_date(text: &[u8]) -> Option<i64> {
 pub fn parse_timestamp(text: &[u8], unit: TimeUnit, zone: Option<&Tz>) -> Result<i64, &'static str> {
     const FORM: &str = "is not a time such as `2026-01-01T10:00:00Z`";
     let date = date_prefix(text).ok_or(FORM)?;
-    let form = matches!(text.get(10), Some(b'T' | b't' | b' ')) && text.get(13) == Some(&b':') && text.get(16) == Some(&b':');
+    let form =
+        matches!(text.get(10), Some(b'T' | b't' | b' ')) && text.get(13) == Some(&b':') && text.get(16) == Some(&b':');
     let (Some(hour), Some(minute), Some(second), true) = (two(text, 11), two(text, 14), two(text, 17), form) else {
         return Err(FORM);
     };
@@ -83,15 +84,14 @@ pub fn parse_timestamp(text: &[u8], unit: TimeUnit, zone: Option<&Tz>) -> Result
         return Err(FORM);
     }
     let mut rest = &text[19..];
-    let mut nanos = 0;
+    let mut nanos = 0_i64;
     if let Some(fraction) = rest.strip_prefix(b".") {
         let count = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
         if count == 0 {
             return Err(FORM);
         }
-        for at in 0..9 {
-            nanos = nanos * 10 + if at < count { i64::from(fraction[at] - b'0') } else { 0 };
-        }
+        let digits = fraction[..count].iter().map(|byte| i64::from(byte - b'0'));
+        nanos = digits.chain(std::iter::repeat(0)).take(9).fold(0, |nanos, digit| nanos * 10 + digit);
         rest = &fraction[count..];
     }
     let local = date * 86_400 + hour * 3_600 + minute * 60 + second;
@@ -315,7 +315,7 @@ pub fn write_base64(out: &mut Vec<u8>, bytes: &[u8]) {
 pub fn parse_base64(text: &[u8], out: &mut Vec<u8>) -> Result<(), &'static str> {
     const WRONG: &str = "is not base64";
     let unpadded = text.strip_suffix(b"==").or_else(|| text.strip_suffix(b"=")).unwrap_or(text);
-    if unpadded.len() % 4 == 1 || (unpadded.len() != text.len() && text.len() % 4 != 0) {
+    if unpadded.len() % 4 == 1 || (unpadded.len() != text.len() && !text.len().is_multiple_of(4)) {
         return Err(WRONG);
     }
     for group in unpadded.chunks(4) {
@@ -336,7 +336,6 @@ pub fn parse_base64(text: &[u8], out: &mut Vec<u8>) -> Result<(), &'static str> 
     }
     Ok(())
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -372,9 +371,24 @@ mod tests {
         check("2016-12-31T23:59:60Z", None, Ok(1_483_228_800_000));
         check("2000-02-29T00:00:00Z", None, Ok(951_782_400_000));
         for wrong in [
-            "", "1970", "1970-01-01", "1970-01-01T", "1970-01-01T00:00", "1970-01-01T00:00:00.Z", "1970-13-01T00:00:00Z", "1970-02-30T00:00:00Z",
-            "1900-02-29T00:00:00Z", "1970-01-01T24:00:00Z", "1970-01-01T00:60:00Z", "1970-01-01T00:00:61Z", "1970-01-01T00:00:00X",
-            "1970-01-01T00:00:00+1", "1970-01-01T00:00:00+25:00", "1970-01-01T00:00:00Z ", "1970/01/01T00:00:00Z", "+970-01-01T00:00:00Z",
+            "",
+            "1970",
+            "1970-01-01",
+            "1970-01-01T",
+            "1970-01-01T00:00",
+            "1970-01-01T00:00:00.Z",
+            "1970-13-01T00:00:00Z",
+            "1970-02-30T00:00:00Z",
+            "1900-02-29T00:00:00Z",
+            "1970-01-01T24:00:00Z",
+            "1970-01-01T00:60:00Z",
+            "1970-01-01T00:00:61Z",
+            "1970-01-01T00:00:00X",
+            "1970-01-01T00:00:00+1",
+            "1970-01-01T00:00:00+25:00",
+            "1970-01-01T00:00:00Z ",
+            "1970/01/01T00:00:00Z",
+            "+970-01-01T00:00:00Z",
         ] {
             check(wrong, None, Err(()));
         }

@@ -10,8 +10,8 @@ use arrow::array::timezone::Tz;
 use arrow::array::types::{
     ArrowPrimitiveType, Date32Type, Date64Type, Decimal128Type, DurationMicrosecondType, DurationMillisecondType,
     DurationNanosecondType, DurationSecondType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
-    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type,
-    UInt32Type, UInt64Type,
+    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type,
+    UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
@@ -43,11 +43,25 @@ enum Kind {
     /// Milliseconds since 1970 as a number.
     Epoch(ScalarBuffer<i64>, TimeUnit),
     Duration(ScalarBuffer<i64>, TimeUnit),
-    String { ends: OffsetBuffer<i32>, bytes: Buffer, plain: bool },
-    Json { ends: OffsetBuffer<i32>, bytes: Buffer },
+    String {
+        ends: OffsetBuffer<i32>,
+        bytes: Buffer,
+        plain: bool,
+    },
+    Json {
+        ends: OffsetBuffer<i32>,
+        bytes: Buffer,
+    },
     Binary(ArrayRef),
-    List { ends: OffsetBuffer<i32>, items: Box<Values> },
-    Map { ends: OffsetBuffer<i32>, keys: Box<Values>, values: Box<Values> },
+    List {
+        ends: OffsetBuffer<i32>,
+        items: Box<Values>,
+    },
+    Map {
+        ends: OffsetBuffer<i32>,
+        keys: Box<Values>,
+        values: Box<Values>,
+    },
     Struct(Vec<(Vec<u8>, Values)>),
     /// A type that only arrow knows how to write.
     Other(ArrayRef),
@@ -77,7 +91,12 @@ impl Values {
     pub fn is_simple(&self) -> bool {
         !matches!(
             self.kind,
-            Kind::String { .. } | Kind::Json { .. } | Kind::List { .. } | Kind::Map { .. } | Kind::Struct(_) | Kind::Other(_)
+            Kind::String { .. }
+                | Kind::Json { .. }
+                | Kind::List { .. }
+                | Kind::Map { .. }
+                | Kind::Struct(_)
+                | Kind::Other(_)
         )
     }
 
@@ -195,7 +214,9 @@ impl Values {
                 write_int(out, ms.div_euclid(i128::from(text::per_second(*unit))));
             }
             Kind::Duration(values, unit) => text::write_duration(out, values[row], *unit),
-            Kind::String { ends, bytes, .. } => out.extend_from_slice(&bytes[ends[row] as usize..ends[row + 1] as usize]),
+            Kind::String { ends, bytes, .. } => {
+                out.extend_from_slice(&bytes[ends[row] as usize..ends[row + 1] as usize])
+            }
             Kind::Binary(values) => text::write_base64(out, bytes_of(values, row)),
             Kind::Other(values) => {
                 let options = FormatOptions::default();
@@ -276,7 +297,13 @@ impl Kind {
                 let columns = array.as_struct().columns();
                 let prefixes = prefixes(fields.iter().map(|field| field.name().as_str()));
                 let values = fields.iter().zip(columns).map(|(field, column)| Values::new(field, column, timestamps));
-                Kind::Struct(prefixes.into_iter().zip(values).map(|(prefix, values)| Ok((prefix, values?))).collect::<Result<_, String>>()?)
+                Kind::Struct(
+                    prefixes
+                        .into_iter()
+                        .zip(values)
+                        .map(|(prefix, values)| Ok((prefix, values?)))
+                        .collect::<Result<_, String>>()?,
+                )
             }
             _ => Kind::Other(array.clone()),
         })
@@ -316,6 +343,44 @@ pub fn escape(out: &mut Vec<u8>, text: &[u8]) {
 #[inline(always)]
 fn write_int(out: &mut Vec<u8>, value: impl itoa::Integer) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+/// A short text that is appended often: as a whole block, of which the rest is cut off, instead of byte by byte.
+#[derive(Debug)]
+pub struct Short {
+    block: [u8; Short::MAX],
+    len: usize,
+    /// What does not fit the block.
+    long: Option<Vec<u8>>,
+}
+
+impl Short {
+    const MAX: usize = 32;
+
+    /// Of any text.
+    pub fn new(text: &[u8]) -> Self {
+        let mut block = [0; Short::MAX];
+        match block.get_mut(..text.len()) {
+            Some(part) => {
+                part.copy_from_slice(text);
+                Short { block, len: text.len(), long: None }
+            }
+            None => Short { block, len: 0, long: Some(text.to_vec()) },
+        }
+    }
+
+    /// Appends it.
+    #[inline(always)]
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match &self.long {
+            None => {
+                let end = out.len() + self.len;
+                out.extend_from_slice(&self.block);
+                out.truncate(end);
+            }
+            Some(text) => out.extend_from_slice(text),
+        }
+    }
 }
 
 /// JSON has no word for what is not finite.
@@ -359,9 +424,10 @@ fn plain_type(data_type: &DataType) -> Option<DataType> {
         }
         DataType::Dictionary(_, values) => Some(plain_type(values).unwrap_or_else(|| values.as_ref().clone())),
         DataType::RunEndEncoded(_, values) => Some(values.data_type().clone()),
-        DataType::LargeList(item) | DataType::FixedSizeList(item, _) | DataType::ListView(item) | DataType::LargeListView(item) => {
-            Some(DataType::List(item.clone()))
-        }
+        DataType::LargeList(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::ListView(item)
+        | DataType::LargeListView(item) => Some(DataType::List(item.clone())),
         _ => None,
     }
 }

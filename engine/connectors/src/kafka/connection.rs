@@ -269,7 +269,8 @@ impl Connection {
         };
         let found = found.did_you_mean(name, known.iter().copied());
         cx.push(match known.as_slice() {
-            [] => found.help(format!("add one: `connections: {{ {name}: {{ type: kafka, brokers: \"127.0.0.1:9092\" }} }}`")),
+            [] => found
+                .help(format!("add one: `connections: {{ {name}: {{ type: kafka, brokers: \"127.0.0.1:9092\" }} }}`")),
             known => found.help(format!("the connections of type `kafka` are `{}`", known.join("`, `"))),
         });
         None
@@ -300,12 +301,7 @@ impl Connection {
 
     /// What a client reports to.
     pub(super) fn context(&self, name: &Arc<str>) -> Context {
-        Context {
-            name: name.clone(),
-            user: self.user.clone(),
-            brokers: self.brokers.clone(),
-            troubles: Arc::default(),
-        }
+        Context { name: name.clone(), user: self.user.clone(), brokers: self.brokers.clone(), troubles: Arc::default() }
     }
 }
 
@@ -365,12 +361,14 @@ impl Check<'_> {
             }
         };
         if addresses.is_empty() {
-            let found = Diagnostic::error(codes::BAD_BROKERS, self.span(&["brokers"]), "there is no broker in this list");
+            let found =
+                Diagnostic::error(codes::BAD_BROKERS, self.span(&["brokers"]), "there is no broker in this list");
             self.error(found.help("write at least one: `brokers: [\"127.0.0.1:9092\"]`"));
         }
         for (span, placeholder, address) in addresses {
             if !placeholder && let Some(problem) = wrong_address(address) {
-                let found = Diagnostic::error(codes::BAD_BROKERS, span, format!("`{address}` is not the address of a broker"));
+                let found =
+                    Diagnostic::error(codes::BAD_BROKERS, span, format!("`{address}` is not the address of a broker"));
                 self.error(found.at_caret(problem).help("write `host:port`, such as `127.0.0.1:9092`"));
             }
             all.push(address);
@@ -384,15 +382,21 @@ impl Check<'_> {
         let mismatch = |span: Span, message: String| Diagnostic::error(codes::SECURITY, span, message);
         match &keys.sasl {
             None if protocol.has_sasl() => {
-                let found = mismatch(self.span(&["security", "protocol"]), format!("`{}` needs `sasl`", protocol.name()))
-                    .help("write `sasl: { mechanism: SCRAM-SHA-512, username: ..., password: \"${secret:NAME}\" }` beside it");
+                let found = mismatch(
+                    self.span(&["security", "protocol"]),
+                    format!("`{}` needs `sasl`", protocol.name()),
+                )
+                .help(
+                    "write `sasl: { mechanism: SCRAM-SHA-512, username: ..., password: \"${secret:NAME}\" }` beside it",
+                );
                 self.error(found);
             }
             Some(_) if !protocol.has_sasl() => {
                 let with = if protocol.has_tls() { "SASL_SSL" } else { "SASL_PLAINTEXT` or `SASL_SSL" };
-                let found = mismatch(self.span(&["security", "sasl"]), format!("`{}` does not use `sasl`", protocol.name()))
-                    .also(self.span(&["security", "protocol"]), "the protocol")
-                    .help(format!("write `protocol: {with}`, or leave `sasl` out"));
+                let found =
+                    mismatch(self.span(&["security", "sasl"]), format!("`{}` does not use `sasl`", protocol.name()))
+                        .also(self.span(&["security", "protocol"]), "the protocol")
+                        .help(format!("write `protocol: {with}`, or leave `sasl` out"));
                 self.error(found);
             }
             None => {}
@@ -401,9 +405,10 @@ impl Check<'_> {
         match &keys.tls {
             Some(_) if !protocol.has_tls() => {
                 let with = if protocol.has_sasl() { "SASL_SSL" } else { "SSL" };
-                let found = mismatch(self.span(&["security", "tls"]), format!("`{}` does not use `tls`", protocol.name()))
-                    .also(self.span(&["security", "protocol"]), "the protocol")
-                    .help(format!("write `protocol: {with}`, or leave `tls` out"));
+                let found =
+                    mismatch(self.span(&["security", "tls"]), format!("`{}` does not use `tls`", protocol.name()))
+                        .also(self.span(&["security", "protocol"]), "the protocol")
+                        .help(format!("write `protocol: {with}`, or leave `tls` out"));
                 self.error(found);
             }
             Some(tls) => self.tls(tls, settings),
@@ -416,7 +421,8 @@ impl Check<'_> {
     fn sasl(&mut self, sasl: &SaslKeys, settings: &mut Vec<(&'static str, String)>) {
         if matches!(sasl.mechanism, Mechanism::Gssapi | Mechanism::OauthBearer) {
             let span = self.span(&["security", "sasl", "mechanism"]);
-            let found = Diagnostic::error(spec_codes::NOT_BUILT, span, format!("`{}` is not built yet", sasl.mechanism.name()));
+            let found =
+                Diagnostic::error(spec_codes::NOT_BUILT, span, format!("`{}` is not built yet", sasl.mechanism.name()));
             self.error(found.help("there are `PLAIN`, `SCRAM-SHA-256` and `SCRAM-SHA-512`"));
             return;
         }
@@ -428,7 +434,11 @@ impl Check<'_> {
                 Some(value) => settings.push((property, value.reveal().to_owned())),
                 None => {
                     let span = self.span(&["security", "sasl", "mechanism"]);
-                    let found = Diagnostic::error(codes::SECURITY, span, format!("`{}` needs a `{key}`", sasl.mechanism.name()));
+                    let found = Diagnostic::error(
+                        codes::SECURITY,
+                        span,
+                        format!("`{}` needs a `{key}`", sasl.mechanism.name()),
+                    );
                     self.error(found.help(match key {
                         "password" => "write `password: \"${secret:NAME}\"`".to_owned(),
                         key => format!("add `{key}:` beside it"),
@@ -460,7 +470,8 @@ impl Check<'_> {
         ] {
             if has_one && !has_other {
                 let span = self.span(&["security", "tls", one]);
-                let found = Diagnostic::error(codes::SECURITY, span, format!("a `{one}` of our own needs its `{other}`"));
+                let found =
+                    Diagnostic::error(codes::SECURITY, span, format!("a `{one}` of our own needs its `{other}`"));
                 self.error(found.help(format!("add `{other}:` with the path of a PEM file")));
             }
         }
@@ -489,7 +500,8 @@ impl Check<'_> {
         if let Some(node) = self.node(at)
             && !node.substituted
         {
-            let found = Diagnostic::warning(codes::PASSWORD_IN_FILE, node.span, format!("a `{key}` stands in the file"));
+            let found =
+                Diagnostic::warning(codes::PASSWORD_IN_FILE, node.span, format!("a `{key}` stands in the file"));
             let help = format!("write `{key}: \"${{secret:NAME}}\"` and set the secret where the engine runs");
             self.diagnostics.push(found.help(help));
         }
@@ -506,10 +518,11 @@ impl Check<'_> {
             };
             let entry = self.node(&["options"]).and_then(|node| node.entry(name));
             let span = self.span(&["options"]);
-            let (key_at, value_at, placeholder) =
-                entry.map_or((span, span, false), |entry| (entry.key_span, entry.value.span, entry.value.is_placeholder()));
+            let (key_at, value_at, placeholder) = entry
+                .map_or((span, span, false), |entry| (entry.key_span, entry.value.span, entry.value.is_placeholder()));
             if let Some((_, instead)) = RESERVED.iter().find(|(reserved, _)| reserved == name) {
-                let found = Diagnostic::error(codes::RESERVED_OPTION, key_at, format!("the engine sets `{name}` itself"));
+                let found =
+                    Diagnostic::error(codes::RESERVED_OPTION, key_at, format!("the engine sets `{name}` itself"));
                 self.error(match *instead {
                     "" => found.help("leave it out: the engine's guarantees rest on it"),
                     instead => found.help(format!("write `{instead}` instead")),
@@ -519,13 +532,21 @@ impl Check<'_> {
             match native::check_property(name, &text) {
                 Err(native::BadProperty::Unknown) => {
                     let names = native::property_names();
-                    let found = Diagnostic::error(codes::BAD_OPTION, key_at, format!("librdkafka has no property `{name}`"))
-                        .did_you_mean(name, names.iter().map(String::as_str))
-                        .help("the properties are listed in librdkafka's CONFIGURATION.md");
-                    self.error(found);
+                    let mut found =
+                        Diagnostic::error(codes::BAD_OPTION, key_at, format!("librdkafka has no property `{name}`"))
+                            .did_you_mean(name, names.iter().map(String::as_str));
+                    // Half a name is a common slip: `socket.keepalive`.
+                    if found.help.is_empty()
+                        && let Some(longer) = names.iter().find(|longer| longer.starts_with(&format!("{name}.")))
+                    {
+                        found = found.help(format!("did you mean `{longer}`?"));
+                    }
+                    self.error(found.help("the properties are listed in librdkafka's CONFIGURATION.md"));
                 }
                 Err(native::BadProperty::Value(problem)) if !placeholder => {
-                    self.error(Diagnostic::error(codes::BAD_OPTION, value_at, problem));
+                    let found = Diagnostic::error(codes::BAD_OPTION, value_at, format!("`{name}` can't be `{text}`"));
+                    let help = "what it takes is listed in librdkafka's CONFIGURATION.md";
+                    self.error(found.at_caret(format!("librdkafka: {problem}")).help(help));
                 }
                 _ => all.push((name.clone(), text)),
             }

@@ -5,6 +5,7 @@
 //! Unsafe code stands in [`native`] alone.
 
 pub mod connection;
+mod keeper;
 mod native;
 pub mod sink;
 pub mod source;

@@ -80,9 +80,8 @@ impl PartitionQueue {
         self.at = 0;
         let room = self.taken.spare_capacity_mut();
         // SAFETY: a `Record` is a pointer to a message, and there is room for as many as are asked for.
-        let taken = unsafe {
-            rd::rd_kafka_consume_batch_queue(self.queue.as_ptr(), 0, room.as_mut_ptr().cast(), room.len())
-        };
+        let taken =
+            unsafe { rd::rd_kafka_consume_batch_queue(self.queue.as_ptr(), 0, room.as_mut_ptr().cast(), room.len()) };
         // SAFETY: so many were written; librdkafka writes no null pointers. It gives -1 where the queue is not to be read.
         unsafe { self.taken.set_len(usize::try_from(taken).unwrap_or(0)) };
     }
@@ -167,7 +166,8 @@ impl Record {
         let (mut value, mut len) = (ptr::null(), 0);
         // SAFETY: the headers stay the message's, and live as long as it; the outputs are written where the calls succeed.
         unsafe {
-            if rd::rd_kafka_message_headers(self.0.as_ptr(), &mut headers) != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+            if rd::rd_kafka_message_headers(self.0.as_ptr(), &mut headers)
+                != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
                 || rd::rd_kafka_header_get_last(headers, name.as_ptr(), &mut value, &mut len)
                     != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
             {

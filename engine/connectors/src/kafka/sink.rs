@@ -58,6 +58,8 @@ const QUEUE_ROWS: u64 = 200_000;
 const POLL_WAIT: Duration = Duration::from_millis(200);
 /// How long an answer of the brokers is waited for before it is asked for again.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
+/// The shortest `timeout`: records wait for their batch, and for the brokers' disks.
+const TIMEOUT_MIN: Duration = Duration::from_millis(100);
 /// A topic may just have been created, and not be known to all brokers.
 const UNKNOWN_TOPIC_GRACE: Duration = Duration::from_secs(5);
 /// How many bits of what goes with a record are its row and its ticket; above them stands its writer.
@@ -165,7 +167,11 @@ fn plan(cx: &mut Cx<'_>, input: &StreamType, common: &SinkCommon) -> Option<Plan
     let encoding = encoding.filter(|encoding| {
         let has_header = !encoding.encoder(&input.schema).header().is_empty();
         if has_header {
-            let found = Diagnostic::error(codes::FORMAT_NOT_CARRIED, cx.span(&["format"]), "a record of a topic has no header before it");
+            let found = Diagnostic::error(
+                codes::FORMAT_NOT_CARRIED,
+                cx.span(&["format"]),
+                "a record of a topic has no header before it",
+            );
             cx.push(found.help("write `format: { type: csv, header: false }`"));
         }
         !has_header
@@ -183,8 +189,11 @@ fn plan(cx: &mut Cx<'_>, input: &StreamType, common: &SinkCommon) -> Option<Plan
     };
     let headers = plan_headers(cx, &keys.headers, &scope);
     let mut sound = true;
-    if keys.timeout.is_some_and(|timeout| timeout.duration() < Duration::from_millis(1)) {
-        cx.error(spec_codes::OUT_OF_RANGE, &["timeout"], "a `timeout` of nothing leaves no time to deliver");
+    if keys.timeout.is_some_and(|timeout| timeout.duration() < TIMEOUT_MIN) {
+        let message =
+            format!("a `timeout` of less than {} leaves no time to deliver", TimeSpan(TIMEOUT_MIN.as_nanos() as i64));
+        let found = Diagnostic::error(spec_codes::OUT_OF_RANGE, cx.span(&["timeout"]), message);
+        cx.push(found.help("leave it out to wait as long as it takes"));
         sound = false;
     }
     let planned = KafkaSink {
@@ -210,15 +219,20 @@ fn plan_topic(cx: &mut Cx<'_>, expression: &Expression, scope: &Scope) -> Option
     const PATH: [&str; 2] = ["topic", "expression"];
     let topic = plan_text(cx, &PATH, expression, scope, "a topic")?;
     if topic.nullable() {
-        let found = Diagnostic::error(codes::MAY_BE_NULL, cx.span(&PATH), "a topic must not be null, and this one may be")
-            .help(format!("filter such rows away, or give them a topic: `coalesce({}, 'other')`", topic.text()));
+        let found =
+            Diagnostic::error(codes::MAY_BE_NULL, cx.span(&PATH), "a topic must not be null, and this one may be")
+                .help(format!("filter such rows away, or give them a topic: `coalesce({}, 'other')`", topic.text()));
         cx.push(found);
         return None;
     }
     Some(topic)
 }
 
-fn plan_headers(cx: &mut Cx<'_>, headers: &IndexMap<String, Expression>, scope: &Scope) -> Option<Vec<(String, Scalar)>> {
+fn plan_headers(
+    cx: &mut Cx<'_>,
+    headers: &IndexMap<String, Expression>,
+    scope: &Scope,
+) -> Option<Vec<(String, Scalar)>> {
     let mut sound = true;
     let mut planned = Vec::new();
     for (name, expression) in headers {
@@ -309,13 +323,11 @@ fn poll(producer: &BaseProducer<Reports>, shared: &Shared, topic: Option<&str>) 
         if let Some(topic) = unchecked {
             match find_topic(producer, shared, topic) {
                 Some(true) => unchecked = None,
-                Some(false) => {
-                    if unknown_since.get_or_insert_with(Instant::now).elapsed() > UNKNOWN_TOPIC_GRACE {
-                        shared.fail(format!("there is no topic `{topic}` at {}", shared.context.brokers()));
-                        unchecked = None;
-                    }
+                Some(false) if unknown_since.get_or_insert_with(Instant::now).elapsed() > UNKNOWN_TOPIC_GRACE => {
+                    shared.fail(format!("there is no topic `{topic}` at {}", shared.context.brokers()));
+                    unchecked = None;
                 }
-                None => {}
+                Some(false) | None => {}
             }
         }
         if let Some(fault) = shared.context.fault() {
@@ -385,7 +397,10 @@ impl Compiled {
                 Topic::ByRow(expression) => Topic::ByRow(compile(expression)?),
             },
             key: key.map(compile).transpose()?,
-            headers: headers.iter().map(|(name, value)| Ok((name.clone(), compile(value)?))).collect::<Result<_, String>>()?,
+            headers: headers
+                .iter()
+                .map(|(name, value)| Ok((name.clone(), compile(value)?)))
+                .collect::<Result<_, String>>()?,
         })
     }
 }
@@ -423,7 +438,8 @@ impl Shared {
 
     /// Whether librdkafka's queue holds as much as it is to hold.
     fn is_full(&self) -> bool {
-        self.queued_bytes.load(Ordering::Acquire) >= QUEUE_BYTES || self.queued_rows.load(Ordering::Acquire) >= QUEUE_ROWS
+        self.queued_bytes.load(Ordering::Acquire) >= QUEUE_BYTES
+            || self.queued_rows.load(Ordering::Acquire) >= QUEUE_ROWS
     }
 }
 
@@ -658,8 +674,11 @@ impl Writer for KafkaWriter {
             Topic::ByRow(program) => Some(texts::evaluate(program, &rows)),
         };
         let keys = compiled.key.as_mut().map(|program| texts::evaluate(program, &rows));
-        let headers: Vec<(String, Vec<_>)> =
-            compiled.headers.iter_mut().map(|(name, program)| (name.clone(), texts::evaluate(program, &rows))).collect();
+        let headers: Vec<(String, Vec<_>)> = compiled
+            .headers
+            .iter_mut()
+            .map(|(name, program)| (name.clone(), texts::evaluate(program, &rows)))
+            .collect();
         let mut answers = lock(&self.line.answers);
         answers.tickets.add(ticket, count);
         answers.origins.push_back((ticket, rows.positions.clone(), rows.ingest_ns.clone()));
@@ -780,7 +799,14 @@ impl KafkaWriter {
         }
     }
 
-    fn send(&self, topic: Option<&[u8]>, key: Option<&[u8]>, headers: Option<OwnedHeaders>, value: &[u8], what: u64) -> Sent {
+    fn send(
+        &self,
+        topic: Option<&[u8]>,
+        key: Option<&[u8]>,
+        headers: Option<OwnedHeaders>,
+        value: &[u8],
+        what: u64,
+    ) -> Sent {
         let named;
         let topic = match (topic, self.compiled.as_ref().map(|compiled| &compiled.topic)) {
             (Some(topic), _) => {
@@ -790,7 +816,8 @@ impl KafkaWriter {
             (None, Some(Topic::Name(name))) => name,
             (None, _) => return Sent::Refused(KafkaError::MessageProduction(RDKafkaErrorCode::InvalidTopic)),
         };
-        let mut record: BaseRecord<'_, [u8], [u8], usize> = BaseRecord::with_opaque_to(topic, what as usize).payload(value);
+        let mut record: BaseRecord<'_, [u8], [u8], usize> =
+            BaseRecord::with_opaque_to(topic, what as usize).payload(value);
         record.key = key;
         record.headers = headers;
         // Counted before, since the report may come at once.

@@ -134,7 +134,8 @@ pub(super) struct Stored {
 
 /// The first `count` records of a topic, in the order of each partition.
 pub(super) fn consume(brokers: &str, topic: &str, count: usize) -> Vec<Stored> {
-    let consumer: BaseConsumer = config(brokers).set("group.id", "tests").set("enable.auto.commit", "false").create().unwrap();
+    let consumer: BaseConsumer =
+        config(brokers).set("group.id", "tests").set("enable.auto.commit", "false").create().unwrap();
     let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).unwrap();
     let mut list = TopicPartitionList::new();
     for partition in metadata.topics()[0].partitions() {
@@ -173,4 +174,12 @@ pub(super) fn group_offsets(brokers: &str, group: &str, topic: &str, partitions:
             _ => None,
         })
         .collect()
+}
+
+/// CPU time of this process, all threads, user and system.
+pub(super) fn cpu_seconds() -> f64 {
+    // In ticks of a hundredth of a second.
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
 }

@@ -121,7 +121,12 @@ pub struct StreamSink {
 
 impl StreamSink {
     /// Starts the thread. `header` says whether the format's header, if it has one, is to be written.
-    pub fn open(start: SinkStart, encoding: &Encoding, mut target: Box<dyn Target>, header: bool) -> Result<Self, String> {
+    pub fn open(
+        start: SinkStart,
+        encoding: &Encoding,
+        mut target: Box<dyn Target>,
+        header: bool,
+    ) -> Result<Self, String> {
         if header {
             let header = encoding.encoder(&start.schema).header();
             target.write(&header).map_err(|error| target.problem(&error))?;
@@ -136,7 +141,8 @@ impl StreamSink {
             ..Events::default()
         };
         let (sender, receiver) = queue::bounded(QUEUE_BYTES, events);
-        let thread = WriteThread { receiver, target, shared: shared.clone(), clock: start.clock, written: VecDeque::new() };
+        let thread =
+            WriteThread { receiver, target, shared: shared.clone(), clock: start.clock, written: VecDeque::new() };
         let thread = std::thread::Builder::new()
             .name(format!("write:{}", start.name))
             .spawn(move || thread.run())

@@ -8,7 +8,7 @@ use super::bytes::{StreamSink, Target};
 use crate::formats::Encoding;
 use crate::{SinkEntry, SinkHandle, SinkStart};
 use engine_base::Diagnostic;
-use engine_base::codes::{connector as codes, spec};
+use engine_base::codes::connector as codes;
 use engine_plan::{Columns, Cx, Planned, PlannedSink, SinkCommon, SinkKind, StreamType};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Deserialize;
@@ -39,9 +39,6 @@ enum Existing {
     /// It is emptied.
     Replace,
 }
-
-/// Keys of the language that are not built yet.
-const NOT_BUILT: &[&str] = &["partition_by", "roll"];
 
 /// The registry's line.
 pub(crate) const ENTRY: SinkEntry = SinkEntry {
@@ -79,21 +76,15 @@ impl Planned for FileSink {
 
 fn plan(cx: &mut Cx<'_>, input: &StreamType, common: &SinkCommon) -> Option<PlannedSink> {
     let mut sound = true;
-    for key in NOT_BUILT {
-        if let Some(entry) = cx.component.node.entry(key) {
-            let found = Diagnostic::error(spec::NOT_BUILT, entry.key_span, format!("`{key}` of a file sink is not built yet"))
-                .help("leave it out: all rows go to one file");
-            cx.push(found);
-            sound = false;
-        }
-    }
-    cx.config = cx.config.without(NOT_BUILT);
     let config: Option<FileConfig> = cx.config();
     let encoding = Encoding::plan(cx, common);
     let (config, encoding) = (config?, encoding?);
     let span = cx.span(&["path"]);
     if config.path.trim().is_empty() || config.path.ends_with('/') {
-        cx.push(Diagnostic::error(codes::BAD_PATH, span, "the path names no file").help("name a file: `path: out/orders.jsonl`"));
+        cx.push(
+            Diagnostic::error(codes::BAD_PATH, span, "the path names no file")
+                .help("name a file: `path: out/orders.jsonl`"),
+        );
         sound = false;
     } else if config.path.contains(['*', '?']) {
         let found = Diagnostic::error(codes::BAD_PATH, span, "a sink writes to one file, and this is a pattern")
@@ -117,8 +108,8 @@ fn plan(cx: &mut Cx<'_>, input: &StreamType, common: &SinkCommon) -> Option<Plan
 
 fn open(planned: &dyn Planned, start: SinkStart) -> Result<Box<dyn SinkHandle>, String> {
     let Some(sink) = planned.downcast::<FileSink>() else { return Err("this is no file sink".to_owned()) };
-    let (target, empty) = FileTarget::open(sink, start.resumed)
-        .map_err(|error| format!("can't write to `{}`: {error}", sink.written))?;
+    let (target, empty) =
+        FileTarget::open(sink, start.resumed).map_err(|error| format!("can't write to `{}`: {error}", sink.written))?;
     Ok(Box::new(StreamSink::open(start, &sink.encoding, Box::new(target), empty)?))
 }
 

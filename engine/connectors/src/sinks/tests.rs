@@ -91,7 +91,12 @@ fn what_a_file_holds_stays_or_goes() {
     check("a,b\n", ", format: csv", true, format!("a,b\n{csv}"));
     check("a,b\n5,\"x", ", format: csv", true, format!("a,b\n{csv}"));
     check("a,", ", format: csv", true, format!("a,b\n{csv}"));
-    check("", ", format: { type: csv, delimiter: \" \", header: false, \"null\": \"-\" }", false, "0 -\n1 \"text 1\"\n".to_owned());
+    check(
+        "",
+        ", format: { type: csv, delimiter: \" \", header: false, \"null\": \"-\" }",
+        false,
+        "0 -\n1 \"text 1\"\n".to_owned(),
+    );
 }
 
 #[test]
@@ -188,7 +193,8 @@ fn a_slow_target_refuses_rows_and_says_when_it_takes_them() {
 fn rows_are_written_at_once_and_lines_of_workers_stay_whole() {
     let slow = Arc::new(Slow::default());
     slow.permit(usize::MAX);
-    let sink = StreamSink::open(start(false), &Encoding::of("json"), Box::new(SlowTarget(slow.clone(), false)), false).unwrap();
+    let sink = StreamSink::open(start(false), &Encoding::of("json"), Box::new(SlowTarget(slow.clone(), false)), false)
+        .unwrap();
     std::thread::scope(|scope| {
         for worker in 0..4_i64 {
             let sink = &sink;
@@ -234,7 +240,9 @@ fn a_blackhole_counts() {
 #[test]
 fn problems_of_the_plan() {
     let check = |keys: &str, expected: &[&str]| {
-        let text = format!("sources:\n  s: {{ type: file, path: x, follow: true, format: raw }}\nsinks:\n  out: {{ input: s, {keys} }}\n");
+        let text = format!(
+            "sources:\n  s: {{ type: file, path: x, follow: true, format: raw }}\nsinks:\n  out: {{ input: s, {keys} }}\n"
+        );
         let found = plan(&text).err().unwrap_or_default();
         let found: Vec<&str> = found.iter().map(|found| found.split(' ').next().unwrap_or_default()).collect();
         assert_eq!(found, expected, "{keys}");

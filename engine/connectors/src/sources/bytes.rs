@@ -85,9 +85,9 @@ impl Fingerprint {
     /// Of the first bytes of a file.
     pub fn of(head: &[u8]) -> Self {
         let head = &head[..head.len().min(Self::BYTES_MAX)];
-        let hash = head.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let hash = head
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
         Fingerprint { bytes: head.len() as u64, hash }
     }
 }
@@ -284,7 +284,12 @@ impl StreamReader {
     /// Decodes records of the chunk until it is used up or a limit is reached.
     fn decode_chunk(&mut self, max_bytes: usize, limit: u64, out: &mut SourceRows) {
         let chunk = &self.chunk[..self.chunk_len];
-        while self.at < chunk.len() && self.next < limit && self.decoder.rows() < BATCH_ROWS && out.bytes < max_bytes as u64 {
+        while self.at < chunk.len()
+            && self.next < limit
+            && self.decoder.rows() < BATCH_ROWS
+            // What is no record, a blank line or a header, never fills a portion: a poll gives a record if there is one.
+            && (out.records == 0 || out.bytes < max_bytes as u64)
+        {
             let Some(split) = self.splitter.next(chunk, &mut self.at) else { break };
             self.next_byte = self.chunk_byte + self.at as u64;
             let record = Record { split, step: &self.name, origin: self.origin, ingest_ns: self.chunk_ns };
@@ -382,7 +387,9 @@ impl StreamReader {
                     Arc::new(StringArray::from_iter_values(std::iter::repeat_n(path, rows)))
                 }
                 Filled::Known(Known::Offset) => Arc::new(match &positions {
-                    Positions::Offsets { offsets, .. } => Int64Array::from_iter_values(offsets.iter().map(|offset| *offset as i64)),
+                    Positions::Offsets { offsets, .. } => {
+                        Int64Array::from_iter_values(offsets.iter().map(|offset| *offset as i64))
+                    }
                     _ => Int64Array::from_iter_values((batch.first..).take(rows).map(|offset| offset as i64)),
                 }),
             }
@@ -444,7 +451,11 @@ impl Record<'_> {
             }
             Split::TooLarge { head, bytes } => {
                 // A header that large leaves the next record as the header, which will fail the file's records.
-                (RowError::new(reasons::TOO_LARGE, format!("the record has {bytes} bytes, more than `max_record`")), head, bytes)
+                (
+                    RowError::new(reasons::TOO_LARGE, format!("the record has {bytes} bytes, more than `max_record`")),
+                    head,
+                    bytes,
+                )
             }
         };
         out.errors.push(error_row(self.step, self.origin, *next, self.ingest_ns, error, payload, bytes));
@@ -481,10 +492,15 @@ impl Reader for StreamReader {
                 None => return Polled::Pending,
             },
         };
+        let max_bytes = max_bytes.max(1);
         let mut out = SourceRows::default();
         loop {
-            self.decode_chunk(max_bytes.max(1), limit, &mut out);
-            if self.at < self.chunk_len || self.end.is_some() || self.decoder.rows() >= BATCH_ROWS || out.bytes >= max_bytes as u64 {
+            self.decode_chunk(max_bytes, limit, &mut out);
+            if self.at < self.chunk_len
+                || self.end.is_some()
+                || self.decoder.rows() >= BATCH_ROWS
+                || (out.records > 0 && out.bytes >= max_bytes as u64)
+            {
                 break;
             }
             if !self.next_piece(limit, &mut out) {

@@ -212,7 +212,10 @@ fn is_pattern(path: &str) -> bool {
 fn check_path(cx: &mut Cx<'_>, config: &FileConfig) -> bool {
     let span = cx.span(&["path"]);
     if config.path.trim().is_empty() {
-        cx.push(Diagnostic::error(codes::BAD_PATH, span, "the path is empty").help("name a file: `path: data/orders.jsonl`"));
+        cx.push(
+            Diagnostic::error(codes::BAD_PATH, span, "the path is empty")
+                .help("name a file: `path: data/orders.jsonl`"),
+        );
         return false;
     }
     if is_pattern(&config.path)
@@ -227,7 +230,9 @@ fn check_path(cx: &mut Cx<'_>, config: &FileConfig) -> bool {
     let extension = Path::new(&config.path).extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     let (what, help) = match extension {
         "gz" | "zst" | "bz2" | "xz" | "lz4" | "zip" => ("compressed", "unpack it first"),
-        "parquet" | "avro" | "orc" | "arrow" => ("no file of lines", "this format is not built yet; convert it to JSON Lines or CSV"),
+        "parquet" | "avro" | "orc" | "arrow" => {
+            ("no file of lines", "this format is not built yet; convert it to JSON Lines or CSV")
+        }
         _ => {
             warn_if_missing(cx, config, span);
             return true;
@@ -279,7 +284,8 @@ fn start(planned: &dyn Planned, start: SourceStart) -> Result<Option<Box<dyn Rea
         job.listing.check()?;
     }
     let waker = start.waker.clone();
-    let (sender, receiver) = queue::bounded(QUEUE_BYTES, Events { filled: Box::new(move || waker.wake()), ..Events::default() });
+    let (sender, receiver) =
+        queue::bounded(QUEUE_BYTES, Events { filled: Box::new(move || waker.wake()), ..Events::default() });
     let stream = Stream { decoding: &source.decoding, metadata: &source.metadata, record_max: source.record_max };
     let reader = StreamReader::new(&start, &stream, receiver, job.buffers.clone(), mark.map_or(0, |mark| mark.next))?;
     std::thread::Builder::new()
@@ -309,7 +315,11 @@ impl Listing {
         }
         // The folder itself is no pattern, whatever characters it has.
         let pattern = format!("{}/{}", glob::Pattern::escape(&self.base_dir.to_string_lossy()), self.written);
-        let pattern = if Path::new(&self.written).is_absolute() || self.base_dir.as_os_str().is_empty() { &self.written } else { &pattern };
+        let pattern = if Path::new(&self.written).is_absolute() || self.base_dir.as_os_str().is_empty() {
+            &self.written
+        } else {
+            &pattern
+        };
         let found = glob::glob(pattern).map_err(|error| format!("`{}` is no pattern: {}", self.written, error.msg))?;
         let mut files = found
             .filter(|file| file.as_ref().map_or(true, |file| !file.is_dir()))
@@ -321,7 +331,9 @@ impl Listing {
 
     /// How a file is named to people and in marks.
     fn name(&self, file: &Path) -> String {
-        file.strip_prefix(&self.base_dir).unwrap_or(file).to_string_lossy().into_owned()
+        let absolute = Path::new(&self.written).is_absolute();
+        let name = if absolute { file } else { file.strip_prefix(&self.base_dir).unwrap_or(file) };
+        name.to_string_lossy().into_owned()
     }
 
     /// A file that can't be read is told at the start rather than later, if it is the first.
@@ -338,7 +350,11 @@ impl Listing {
         };
         let opened = File::open(file).map_err(problem)?;
         if opened.metadata().map_err(problem)?.is_dir() {
-            return Err(format!("`{}` is a folder; a pattern such as `{}/*` names the files in it", self.name(file), self.name(file)));
+            return Err(format!(
+                "`{}` is a folder; a pattern such as `{}/*` names the files in it",
+                self.name(file),
+                self.name(file)
+            ));
         }
         Ok(opened)
     }
@@ -367,9 +383,13 @@ impl Listing {
                 place.file, place.byte
             ));
         }
-        let head = read_head(&mut file, place.head.bytes as usize).map_err(|error| format!("can't read `{}`: {error}", place.file))?;
+        let head = read_head(&mut file, place.head.bytes as usize)
+            .map_err(|error| format!("can't read `{}`: {error}", place.file))?;
         if Fingerprint::of(&head) != place.head {
-            return Err(format!("`{}` does not start as it did when it was read before: it was replaced; {REMEDY}", place.file));
+            return Err(format!(
+                "`{}` does not start as it did when it was read before: it was replaced; {REMEDY}",
+                place.file
+            ));
         }
         Ok(place)
     }
@@ -466,7 +486,9 @@ impl Job {
             let first = self.listing.files()?.into_iter().next().filter(|file| !self.follow || file.exists());
             match first {
                 Some(first) => return Ok(first),
-                None if !self.follow => return Err(Stop::Failed(format!("no file matches `{}`", self.listing.written))),
+                None if !self.follow => {
+                    return Err(Stop::Failed(format!("no file matches `{}`", self.listing.written)));
+                }
                 None if sender.sleep(PACE_MOST) => return Err(Stop::Gone),
                 None => (),
             }

@@ -107,7 +107,12 @@ fn plan(cx: &mut Cx<'_>, _common: &SourceCommon) -> Option<PlannedSource> {
         schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())),
         replayable: true,
         finite: config.rows.is_some(),
-        planned: Arc::new(Generator { columns, rows: config.rows, rate: config.rate.map(|rate| rate.0), seed: config.seed }),
+        planned: Arc::new(Generator {
+            columns,
+            rows: config.rows,
+            rate: config.rate.map(|rate| rate.0),
+            seed: config.seed,
+        }),
     })
 }
 
@@ -123,7 +128,10 @@ fn with_row_number(text: &str) -> String {
     while let Some(character) = rest.chars().next() {
         let before = out.chars().next_back();
         let inside_a_word = before.is_some_and(|before| before.is_alphanumeric() || before == '_' || before == '.');
-        if quote.is_none() && !inside_a_word && rest.get(..CALL.len()).is_some_and(|call| call.eq_ignore_ascii_case(CALL)) {
+        if quote.is_none()
+            && !inside_a_word
+            && rest.get(..CALL.len()).is_some_and(|call| call.eq_ignore_ascii_case(CALL))
+        {
             out.push_str(ROW_NUMBER);
             rest = &rest[CALL.len()..];
             continue;
@@ -253,7 +261,8 @@ impl GenerateReader {
         let broken = |error: arrow::error::ArrowError| format!("the rows don't make a batch: {error}");
         let first = self.next;
         let ingest_ns = self.clock.now_ns();
-        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values((first..first + count as u64).map(|row| row as i64 + 1)));
+        let numbers: ArrayRef =
+            Arc::new(Int64Array::from_iter_values((first..first + count as u64).map(|row| row as i64 + 1)));
         let input = RecordBatch::try_new(self.inputs.clone(), vec![numbers]).map_err(broken)?;
         let seed = self.seed;
         let (now_ns, seeds) = (|_: usize| ingest_ns, |row: usize| mix(seed, first + row as u64));
@@ -281,7 +290,8 @@ impl GenerateReader {
         } else {
             let kept = BooleanArray::from((0..count).map(|row| !failed.contains_key(&row)).collect::<Vec<_>>());
             // Values of failed rows are null, in columns that may have none: leave the rows before the schema is checked.
-            let loose: Vec<Field> = self.schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
+            let loose: Vec<Field> =
+                self.schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
             let all = RecordBatch::try_new(Arc::new(Schema::new(loose)), columns).map_err(broken)?;
             let kept = filter_record_batch(&all, &kept).map_err(broken)?;
             let options = RecordBatchOptions::new().with_row_count(Some(kept.num_rows()));
@@ -348,7 +358,8 @@ impl Reader for GenerateReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::formats::{JsonEncoder, RecordEncoder, Timestamps};
+    use crate::formats::json::JsonEncoder;
+    use crate::formats::{RecordEncoder, Timestamps};
     use crate::testing::{plan as plan_text, step};
     use engine_base::{SourceId, VirtualClock};
 
@@ -369,7 +380,8 @@ mod tests {
 
     /// A reader of the generator with these keys, on a clock that stands at `clock`.
     fn reader(keys: &str, clock: &Arc<VirtualClock>, next: u64, columns: &[&str]) -> Box<dyn Reader> {
-        let text = format!("sources:\n  s: {{ type: generate, {keys} }}\nsinks:\n  out: {{ type: blackhole, input: s }}\n");
+        let text =
+            format!("sources:\n  s: {{ type: generate, {keys} }}\nsinks:\n  out: {{ type: blackhole, input: s }}\n");
         let plan = plan_text(&text).unwrap_or_else(|problems| panic!("{problems:?}"));
         let source = step(&plan, "s");
         let schema = &source.outputs[0].stream.schema;
@@ -398,7 +410,9 @@ mod tests {
                 Polled::Some(some) => {
                     for rows in &some.rows {
                         let mut text = Vec::new();
-                        JsonEncoder::new(&rows.schema(), Timestamps::Rfc3339).encode(&rows.batch, &mut text, None).unwrap();
+                        JsonEncoder::new(&rows.schema(), Timestamps::Rfc3339)
+                            .encode(&rows.batch, &mut text, None)
+                            .unwrap();
                         let lines = String::from_utf8(text).unwrap();
                         for (row, line) in lines.lines().enumerate() {
                             let offset = match &rows.positions {
@@ -410,7 +424,10 @@ mod tests {
                         }
                     }
                     let error = |error: &engine_dataflow::ErrorRow| {
-                        (error.position.offset, format!("{} {}", error.error.code, String::from_utf8_lossy(&error.payload)))
+                        (
+                            error.position.offset,
+                            format!("{} {}", error.error.code, String::from_utf8_lossy(&error.payload)),
+                        )
                     };
                     found.extend(some.errors.iter().map(error));
                 }
@@ -423,7 +440,8 @@ mod tests {
         (found, done)
     }
 
-    const COLUMNS: &str = "columns: { id: row_number(), draw: random(), other: random(), half: 100 / (row_number() % 5) }";
+    const COLUMNS: &str =
+        "columns: { id: row_number(), draw: random(), other: random(), half: 100 / (row_number() % 5) }";
 
     #[test]
     fn the_same_seed_gives_the_same_rows_however_they_are_taken() {

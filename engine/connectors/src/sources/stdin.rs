@@ -82,7 +82,8 @@ fn start(planned: &dyn Planned, start: SourceStart) -> Result<Option<Box<dyn Rea
         return Err("standard input is read by another source already; it can be read once".to_owned());
     }
     let waker = start.waker.clone();
-    let (sender, receiver) = queue::bounded(QUEUE_BYTES, Events { filled: Box::new(move || waker.wake()), ..Events::default() });
+    let (sender, receiver) =
+        queue::bounded(QUEUE_BYTES, Events { filled: Box::new(move || waker.wake()), ..Events::default() });
     let buffers = Buffers::default();
     let stream = Stream { decoding: &source.decoding, metadata: &source.metadata, record_max: source.record_max };
     // Records are numbered on from the mark, so that positions don't come twice; what was read before is gone.

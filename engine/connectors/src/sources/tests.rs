@@ -1,7 +1,8 @@
 //! Sources of lines on real files, and their reader on chunks of any size.
 
 use super::bytes::{Buffers, Known, OpenFile, Piece, QUEUE_BYTES, Stream, StreamReader};
-use crate::formats::{Decoding, JsonEncoder, RecordEncoder, Timestamps};
+use crate::formats::json::JsonEncoder;
+use crate::formats::{Decoding, RecordEncoder, Timestamps};
 use crate::queue::{self, Events};
 use crate::testing::{Begin, Bell, begin, plan, read_until, step};
 use crate::{SourceStart, find_source};
@@ -56,7 +57,9 @@ fn texts(out: &SourceRows) -> Vec<String> {
 /// The plan of a file source named `s`.
 fn file_plan(folder: &Path, keys: &str) -> Plan {
     let path = folder.display();
-    let text = format!("sources:\n  s: {{ type: file, path: \"{path}/{keys} }}\nsinks:\n  out: {{ type: blackhole, input: s }}\n");
+    let text = format!(
+        "sources:\n  s: {{ type: file, path: \"{path}/{keys} }}\nsinks:\n  out: {{ type: blackhole, input: s }}\n"
+    );
     plan(&text).unwrap_or_else(|problems| panic!("{problems:?}\n{text}"))
 }
 
@@ -125,17 +128,32 @@ fn metadata_tells_path_and_offset_and_nothing_else_is_read_of_pruned_records() {
     let plan = file_plan(folder.path(), keys);
     let bell = Bell::default();
     let columns = ["file", "at"];
-    let mut reader = begin(&plan, Begin { name: "s", worker: 0, workers: 1, resume: Marks::new(), columns: &columns, finite: false }, &bell);
+    let mut reader = begin(
+        &plan,
+        Begin { name: "s", worker: 0, workers: 1, resume: Marks::new(), columns: &columns, finite: false },
+        &bell,
+    );
     let found = texts(&read_until(&mut *reader, &bell, None, |_, _| false).unwrap());
     let row = |file: &str, at: u64| format!("{{\"file\":\"{}\",\"at\":{at}}}", folder.path().join(file).display());
-    assert_eq!(found, [row("1.jsonl", 0), "decode: not JSON: expected an object, found `x`, at byte 0".into(), row("1.jsonl", 2), row("2.jsonl", 3)]);
+    assert_eq!(
+        found,
+        [
+            row("1.jsonl", 0),
+            "decode: not JSON: expected an object, found `x`, at byte 0".into(),
+            row("1.jsonl", 2),
+            row("2.jsonl", 3)
+        ]
+    );
 }
 
 #[test]
 fn bad_records_of_every_sort_become_error_rows() {
     let folder = tempfile::tempdir().unwrap();
     let mut file = fs::File::create(folder.path().join("1.jsonl")).unwrap();
-    file.write_all(b"{\"a\":1}\n\xff\xfe\n{\"a\":\"\xc3\x28\"}\n\0\0\0\n{\"a\":\"text\"}\n{}\n[1]\n{\"a\":9223372036854775808}\n").unwrap();
+    file.write_all(
+        b"{\"a\":1}\n\xff\xfe\n{\"a\":\"\xc3\x28\"}\n\0\0\0\n{\"a\":\"text\"}\n{}\n[1]\n{\"a\":9223372036854775808}\n",
+    )
+    .unwrap();
     file.write_all(&vec![b'x'; 50_000_000]).unwrap();
     file.write_all(b"\n{\"a\":2}\n").unwrap();
     file.write_all(&[b"{\"a\":".to_vec(), vec![b'['; 1_000_000], b"\n".to_vec()].concat()).unwrap();
@@ -149,7 +167,7 @@ fn bad_records_of_every_sort_become_error_rows() {
         assert!(error.payload.len() <= 64 * 1024);
         assert_eq!(&*error.step, "s");
     }
-    assert_eq!(out.errors[6].payload, vec![b'x'; 64 * 1024]);
+    assert!(out.errors[7].payload == vec![b'x'; 64 * 1024]);
     assert_eq!(
         texts(&out),
         [
@@ -213,7 +231,7 @@ fn reading_goes_on_at_any_mark_of_a_file_with_a_header() {
         "{\"a\":4,\"b\":\"q\\\"\",\"c\":null}",
         "{\"a\":5,\"b\":\"\",\"c\":null}",
         "{\"a\":6,\"b\":\"\",\"c\":7}",
-        "decode: not CSV: a quote is not closed, at byte 16",
+        "decode: not CSV: a quote is not closed, at byte 15",
     ];
     assert_eq!(read_all(&plan), expected);
     check_every_mark(&plan);
@@ -222,7 +240,8 @@ fn reading_goes_on_at_any_mark_of_a_file_with_a_header() {
 #[test]
 fn limits_are_honoured_whatever_their_steps() {
     let folder = tempfile::tempdir().unwrap();
-    let lines: String = (0..50_000).map(|n| if n % 7_001 == 5 { "bad\n".to_owned() } else { format!("{{\"a\":{n}}}\n") }).collect();
+    let lines: String =
+        (0..50_000).map(|n| if n % 7_001 == 5 { "bad\n".to_owned() } else { format!("{{\"a\":{n}}}\n") }).collect();
     fs::write(folder.path().join("1.jsonl"), lines).unwrap();
     let plan = file_plan(folder.path(), JSON);
     let bell = Bell::default();
@@ -236,7 +255,10 @@ fn limits_are_honoured_whatever_their_steps() {
         assert_eq!(some.records, step);
         all.extend(texts(&some));
         assert!(matches!(reader.poll(1 << 20, Some(&limit)), Polled::Pending));
-        assert!(matches!(reader.poll(1 << 20, Some(&BTreeMap::new())), Polled::Pending), "a partition that is not named is not read");
+        assert!(
+            matches!(reader.poll(1 << 20, Some(&BTreeMap::new())), Polled::Pending),
+            "a partition that is not named is not read"
+        );
     }
     all.extend(texts(&read_until(&mut *reader, &bell, None, |_, _| false).unwrap()));
     assert_eq!(all, read_all(&plan));
@@ -389,11 +411,25 @@ fn the_thread_ends_with_its_reader() {
     drop(reader);
     let threads = || {
         let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-        tasks.filter(|task| fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == "file:gone")).count()
+        tasks
+            .filter(|task| fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == "file:gone"))
+            .count()
     };
-    let start = SourceStart { name: "gone".into(), columns: step(&file_plan(folder.path(), FOLLOW), "s").outputs[0].stream.schema.clone(), ..bare_start() };
-    let reader = (find_source("file").unwrap().start)(&*step(&file_plan(folder.path(), FOLLOW), "s").planned, start).unwrap();
+    let start = SourceStart {
+        name: "gone".into(),
+        columns: step(&file_plan(folder.path(), FOLLOW), "s").outputs[0].stream.schema.clone(),
+        ..bare_start()
+    };
+    let reader =
+        (find_source("file").unwrap().start)(&*step(&file_plan(folder.path(), FOLLOW), "s").planned, start).unwrap();
     assert!(reader.is_some());
+    // A thread has its name a little later than its life.
+    for _ in 0..100 {
+        if threads() == 1 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
     assert_eq!(threads(), 1);
     drop(reader);
     for _ in 0..100 {
@@ -413,40 +449,58 @@ fn csv_options_and_headers() {
         assert_eq!(read_all(&file_plan(folder.path(), &format!("x.csv\", {keys}"))), expected, "{text}");
     };
     let schema = "schema: { a: int64 | null, b: string | null }";
-    check("1;'x;''y'\n;NA\n", &format!("format: {{ type: csv, delimiter: \";\", quote: \"'\", header: false, \"null\": NA }}, {schema}"), &[
-        "{\"a\":1,\"b\":\"x;'y\"}",
-        "{\"a\":null,\"b\":null}",
-    ]);
-    check("b\tother\ta\nx\t?\t1\n", &format!("format: {{ type: csv, delimiter: \"\\t\" }}, {schema}"), &["{\"a\":1,\"b\":\"x\"}"]);
+    check(
+        "1;'x;''y'\n;NA\n",
+        &format!("format: {{ type: csv, delimiter: \";\", quote: \"'\", header: false, \"null\": NA }}, {schema}"),
+        &["{\"a\":1,\"b\":\"x;'y\"}", "{\"a\":null,\"b\":null}"],
+    );
+    check(
+        "b\tother\ta\nx\t?\t1\n",
+        &format!("format: {{ type: csv, delimiter: \"\\t\" }}, {schema}"),
+        &["{\"a\":1,\"b\":\"x\"}"],
+    );
     check("b\nx\n", &format!("format: csv, {schema}"), &["{\"a\":null,\"b\":\"x\"}"]);
-    check("b\nx\ny\n", "format: csv, schema: { a: int64, b: string }", &[
-        "schema: `a`: is missing, and its type allows no null",
-        "schema: `a`: is missing, and its type allows no null",
-    ]);
+    check(
+        "b\nx\ny\n",
+        "format: csv, schema: { a: int64, b: string }",
+        &[
+            "schema: `a`: is missing, and its type allows no null",
+            "schema: `a`: is missing, and its type allows no null",
+        ],
+    );
     check("a,a\n1,2\n", &format!("format: csv, {schema}"), &["schema: the header of the file names `a` twice"]);
-    check("a,b\nx,y\n1.5,y\n\"1\",\"y\"\n1,2,3\n", &format!("format: csv, {schema}"), &[
-        "schema: `a`: `x` is not a whole number (int64)",
-        "schema: `a`: `1.5` is not a whole number (int64)",
-        "{\"a\":1,\"b\":\"y\"}",
-        "decode: not CSV: it has 3 fields, and the header has 2 fields, at byte 5",
-    ]);
+    check(
+        "a,b\nx,y\n1.5,y\n\"1\",\"y\"\n1,2,3\n",
+        &format!("format: csv, {schema}"),
+        &[
+            "schema: `a`: `x` is not a whole number (int64)",
+            "schema: `a`: `1.5` is not a whole number (int64)",
+            "{\"a\":1,\"b\":\"y\"}",
+            "decode: not CSV: it has 3 fields, and the header has 2 fields, at byte 5",
+        ],
+    );
     let all = "format: csv, schema: { a: bool, b: float64, c: decimal(5, 2), d: date, e: timestamp, f: duration, g: json, h: binary, i: uint64 }";
     check(
         "a,b,c,d,e,f,g,h,i\ntrue,1e3,1.50,2024-02-29,2024-02-29 12:00:00,5m,\"{\"\"x\"\": [1, 2]}\",aGk=,18446744073709551615\n",
         all,
-        &["{\"a\":true,\"b\":1000.0,\"c\":1.50,\"d\":\"2024-02-29\",\"e\":\"2024-02-29T12:00:00Z\",\"f\":\"5m\",\"g\":{\"x\": [1, 2]},\"h\":\"aGk=\",\"i\":18446744073709551615}"],
+        &[
+            "{\"a\":true,\"b\":1000.0,\"c\":1.50,\"d\":\"2024-02-29\",\"e\":\"2024-02-29T12:00:00Z\",\"f\":\"5m\",\"g\":{\"x\": [1, 2]},\"h\":\"aGk=\",\"i\":18446744073709551615}",
+        ],
     );
 }
 
 #[test]
 fn extra_columns_of_csv_are_refused_where_the_schema_says_so() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("schema.yaml"), "columns: { a: int64 }\nextra: error\n").unwrap();
+    fs::write(folder.path().join("schema.yaml"), "a: int64\nextra: error\n").unwrap();
     fs::write(folder.path().join("x.csv"), "a,b\n1,2\n").unwrap();
     fs::write(folder.path().join("x.jsonl"), "{\"a\":1,\"b\":2}\n").unwrap();
     let schema = format!("schema: \"{}/schema.yaml\"", folder.path().display());
     let csv = read_all(&file_plan(folder.path(), &format!("x.csv\", format: csv, {schema}")));
-    assert_eq!(csv, ["schema: the header of the file names `b`, which is not in the schema, which says `extra: error`"]);
+    assert_eq!(
+        csv,
+        ["schema: the header of the file names `b`, which is not in the schema, which says `extra: error`"]
+    );
     let json = read_all(&file_plan(folder.path(), &format!("x.jsonl\", format: json, {schema}")));
     assert_eq!(json, ["schema: `b`: is not in the schema, which says `extra: error`"]);
 }
@@ -456,7 +510,9 @@ fn problems_of_the_plan() {
     let check = |keys: &str, expected: &[&str]| {
         let text = format!("sources:\n  s: {{ type: file, {keys} }}\nsinks:\n  out: {{ type: blackhole, input: s }}\n");
         let found = plan(&text).err().unwrap_or_default();
-        let found: Vec<&str> = found.iter().map(|found| found.split(' ').next().unwrap_or_default()).collect();
+        let found = found.iter().map(|found| found.split(' ').next().unwrap_or_default());
+        // No file is there in these tests, which is told as well.
+        let found: Vec<&str> = found.filter(|code| *code != "E0408").collect();
         assert_eq!(found, expected, "{keys}");
     };
     let schema = "schema: { a: int64 }";
@@ -497,11 +553,15 @@ fn streamed(format: &str, files: &[&[u8]], sizes: &[usize], portion: usize, reco
     let mut reader = StreamReader::new(&start, &stream, receiver, buffers.clone(), 0).unwrap();
     let mut out = SourceRows::default();
     let mut sizes = sizes.iter().cycle();
-    let mut take = |reader: &mut StreamReader, out: &mut SourceRows| {
+    let take = |reader: &mut StreamReader, out: &mut SourceRows| {
         loop {
             match reader.poll(portion, None) {
                 Polled::Some(some) => {
-                    assert!(some.bytes <= portion as u64 || some.records == 1 || portion < 64, "{} of {portion}", some.bytes);
+                    assert!(
+                        some.bytes <= portion as u64 || some.records == 1 || portion < 64,
+                        "{} of {portion}",
+                        some.bytes
+                    );
                     out.rows.extend(some.rows);
                     out.errors.extend(some.errors);
                 }

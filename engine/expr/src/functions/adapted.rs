@@ -7,7 +7,7 @@
 //! *Nulls*: most functions are declared as if any result might be null, so that `concat(card, ':', id)` could be no key. What
 //! is really null is known here, and a test holds each function to it.
 
-use crate::failure::{OVERFLOW, failed};
+use crate::failure::{INVALID, OVERFLOW, failed};
 use arrow::array::{Array, ArrayRef};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, FieldRef, Int64Type, IntervalMonthDayNanoType};
@@ -127,6 +127,8 @@ pub(crate) const NULL_WHERE_AN_ARGUMENT_IS: &[&str] = &[
     "upper",
 ];
 
+const DATE_BIN: &str = "date_bin";
+
 /// The function, adapted if it must be.
 pub(super) fn adapted(function: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
     let length = match function.name() {
@@ -196,7 +198,21 @@ impl ScalarUDFImpl for Adapted {
         if let Some(length) = self.length {
             self.check(length, &args)?;
         }
-        self.function.invoke_with_args(args)
+        if self.name() != DATE_BIN {
+            return self.function.invoke_with_args(args);
+        }
+        // Where a bin would start before the first timestamp there is, it gives null; that is an overflow like any other.
+        let rows = args.number_rows;
+        let nulls = |value: &ColumnarValue| match value {
+            ColumnarValue::Array(array) => array.null_count(),
+            ColumnarValue::Scalar(value) => usize::from(value.is_null()) * rows,
+        };
+        let given: usize = args.args.iter().map(nulls).sum();
+        let bins = self.function.invoke_with_args(args)?;
+        match nulls(&bins) > given {
+            true => Err(failed(OVERFLOW, "the timestamp is out of range")),
+            false => Ok(bins),
+        }
     }
 }
 
@@ -214,7 +230,10 @@ impl Adapted {
             let length = of.of(&arrays, row)?;
             total = total.saturating_add(length);
             if length > MOST_PER_ROW {
-                return Err(failed(OVERFLOW, format!("{} would give more than {MOST_PER_ROW} bytes or elements", self.name())));
+                return Err(failed(
+                    OVERFLOW,
+                    format!("{} would give more than {MOST_PER_ROW} bytes or elements", self.name()),
+                ));
             }
         }
         match total > MOST_AT_ONCE {
@@ -222,7 +241,6 @@ impl Adapted {
             false => Ok(()),
         }
     }
-
 }
 
 impl Length {
@@ -232,7 +250,12 @@ impl Length {
             let Some(array) = arrays.get(at) else { return Ok(0) };
             let one = cast(&array.slice(row, 1), &DataType::Int64)?;
             let value = as_primitive_array::<Int64Type>(&one)?.value(0);
-            Ok(u64::try_from(value).unwrap_or(0))
+            match u64::try_from(value) {
+                Ok(value) => Ok(value),
+                // Some kernels take it for a huge one.
+                Err(_) if self == Length::Count => Err(failed(INVALID, "a length can't be negative")),
+                Err(_) => Ok(0),
+            }
         };
         match self {
             Length::Count => count(1),

@@ -39,7 +39,9 @@ impl AggregateUDFImpl for ExtremeBy {
     }
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
         match types {
-            [_, DataType::Map(..) | DataType::Union(..) | DataType::Interval(_)] => plan_err!("{} can't order by this", self.name()),
+            [_, DataType::Map(..) | DataType::Union(..) | DataType::Interval(_)] => {
+                plan_err!("{} can't order by this", self.name())
+            }
             [value, _] => Ok(value.clone()),
             _ => plan_err!("{} takes two arguments", self.name()),
         }
@@ -51,7 +53,9 @@ impl AggregateUDFImpl for ExtremeBy {
     }
     fn state_fields(&self, args: StateFieldsArgs<'_>) -> Result<Vec<FieldRef>> {
         let [value, by] = take_function_args(self.name(), args.input_fields)?;
-        let field = |name: &str, of: &FieldRef| Arc::new(Field::new(format!("{}[{name}]", args.name), of.data_type().clone(), true));
+        let field = |name: &str, of: &FieldRef| {
+            Arc::new(Field::new(format!("{}[{name}]", args.name), of.data_type().clone(), true))
+        };
         Ok(vec![field("value", value), field("by", by)])
     }
 }

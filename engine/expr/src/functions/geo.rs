@@ -4,7 +4,9 @@ use arrow::array::{Array, ArrayRef, Float64Array};
 use arrow::datatypes::{DataType, Field, FieldRef, Float64Type};
 use datafusion_common::Result;
 use datafusion_common::cast::as_primitive_array;
-use datafusion_expr::{ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
+use datafusion_expr::{
+    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
 use std::sync::Arc;
 
 /// The Earth's mean radius in metres (IUGG).
@@ -38,12 +40,15 @@ impl ScalarUDFImpl for GeoDistance {
         Ok(Arc::new(Field::new(self.name(), DataType::Float64, nullable)))
     }
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let arrays: Vec<ArrayRef> = args.args.iter().map(|arg| arg.to_array(args.number_rows)).collect::<Result<_>>()?;
+        let arrays: Vec<ArrayRef> =
+            args.args.iter().map(|arg| arg.to_array(args.number_rows)).collect::<Result<_>>()?;
         let columns: Vec<&Float64Array> =
             arrays.iter().map(|array| as_primitive_array::<Float64Type>(array)).collect::<Result<_>>()?;
         let distances: Float64Array = (0..args.number_rows)
             .map(|row| {
-                let at = |column: usize| columns.get(column).filter(|values| values.is_valid(row)).map(|values| values.value(row));
+                let at = |column: usize| {
+                    columns.get(column).filter(|values| values.is_valid(row)).map(|values| values.value(row))
+                };
                 Some(distance(at(0)?, at(1)?, at(2)?, at(3)?))
             })
             .collect();

@@ -7,7 +7,9 @@ use arrow::array::{Array, Int64Array, StringArray, StringBuilder};
 use arrow::datatypes::{DataType, Int64Type};
 use datafusion_common::Result;
 use datafusion_common::cast::{as_primitive_array, as_string_array};
-use datafusion_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility};
+use datafusion_expr::{
+    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility,
+};
 use regex::Regex;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -47,7 +49,9 @@ impl ScalarUDFImpl for RegexpExtract {
     }
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let arrays = args.args.iter().map(|arg| arg.to_array(args.number_rows)).collect::<Result<Vec<_>>>()?;
-        let [texts, patterns, ..] = arrays.as_slice() else { return Err(failed(INVALID, "regexp_extract takes two or three arguments")) };
+        let [texts, patterns, ..] = arrays.as_slice() else {
+            return Err(failed(INVALID, "regexp_extract takes two or three arguments"));
+        };
         let (texts, patterns) = (as_string_array(texts)?, as_string_array(patterns)?);
         let groups = arrays.get(2).map(|groups| as_primitive_array::<Int64Type>(groups)).transpose()?;
         Ok(ColumnarValue::Array(Arc::new(extract(texts, patterns, groups)?)))
@@ -75,7 +79,8 @@ fn extract(texts: &StringArray, patterns: &StringArray, groups: Option<&Int64Arr
 fn with_regex<T>(pattern: &str, work: impl FnOnce(&Regex) -> T) -> Result<T> {
     COMPILED.with_borrow_mut(|compiled| {
         if !compiled.contains_key(pattern) {
-            let regex = Regex::new(pattern).map_err(|_| failed(CAST, format!("'{}' is not a regular expression", clip(pattern, 40))))?;
+            let regex = Regex::new(pattern)
+                .map_err(|_| failed(CAST, format!("'{}' is not a regular expression", clip(pattern, 40))))?;
             if compiled.len() >= KEPT {
                 compiled.clear();
             }

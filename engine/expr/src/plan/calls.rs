@@ -20,8 +20,8 @@ use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::aggregate::AggregateExprBuilder;
 use datafusion_physical_expr::expressions::{Column as PhysicalColumn, Literal, PhysicalSortExpr};
 use datafusion_sql::sqlparser::ast::{
-    self, DateTimeField, DictionaryField, DuplicateTreatment, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
-    FunctionArguments, OrderByExpr, Spanned, TrimWhereField,
+    self, DateTimeField, DictionaryField, DuplicateTreatment, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentClause, FunctionArguments, OrderByExpr, Spanned, TrimWhereField,
 };
 use engine_base::codes::expr as codes;
 use std::collections::BTreeSet;
@@ -65,17 +65,22 @@ impl Planner<'_> {
         if name == "lag" || self.functions.aggregate(name).is_some() && self.functions.scalar(name).is_none() {
             return self.aggregate_call(&written, node);
         }
-        let plain = !written.distinct && written.order_by.is_empty() && written.filter.is_none() && written.nulls.is_none();
+        let plain =
+            !written.distinct && written.order_by.is_empty() && written.filter.is_none() && written.nulls.is_none();
         if let Some(own) = self.own(&written, node)? {
             return Ok(own);
         }
         let Some(udf) = self.functions.scalar(name).cloned() else { return Err(self.unknown_function(name, function)) };
         if !plain {
-            return Err(ExprError::new(codes::UNSUPPORTED, format!("`{name}` is no aggregate, so it takes no DISTINCT, ORDER BY, FILTER or NULLS"))
-                .at(self.place(node)));
+            return Err(ExprError::new(
+                codes::UNSUPPORTED,
+                format!("`{name}` is no aggregate, so it takes no DISTINCT, ORDER BY, FILTER or NULLS"),
+            )
+            .at(self.place(node)));
         }
         if udf.signature().volatility == Volatility::Volatile {
-            return Err(ExprError::new(codes::NOT_DETERMINISTIC, format!("`{name}` is not a function of the row")).at(self.place(node)));
+            return Err(ExprError::new(codes::NOT_DETERMINISTIC, format!("`{name}` is not a function of the row"))
+                .at(self.place(node)));
         }
         let Some(args) = written.values() else {
             return Err(ExprError::new(codes::ARGUMENTS, "`*` stands only in `count(*)`").at(self.place(node)));
@@ -91,16 +96,22 @@ impl Planner<'_> {
 
     /// The parts of a call, and what no call may have.
     fn written_call<'n>(&self, function: &'n Function, node: &ast::Expr) -> Result<Written<'n>, ExprError> {
-        let unsupported = |what: &str, help: &str| Err(ExprError::new(codes::UNSUPPORTED, what).at(self.place(node)).help(help));
+        let unsupported =
+            |what: &str, help: &str| Err(ExprError::new(codes::UNSUPPORTED, what).at(self.place(node)).help(help));
         let name = match function.name.0.as_slice() {
-            [ast::ObjectNamePart::Identifier(ident)] if self.parsed.dotted(ident).is_none() => ident.value.to_lowercase(),
+            [ast::ObjectNamePart::Identifier(ident)] if self.parsed.dotted(ident).is_none() => {
+                ident.value.to_lowercase()
+            }
             _ => {
                 return Err(ExprError::new(codes::UNKNOWN_FUNCTION, "a function has a plain name, without a dot")
                     .at(self.parsed.span(function.name.span())));
             }
         };
         if function.over.is_some() {
-            return unsupported("window functions (OVER) are not supported", "rows of the past are what `rolling` gives");
+            return unsupported(
+                "window functions (OVER) are not supported",
+                "rows of the past are what `rolling` gives",
+            );
         }
         if !matches!(function.parameters, FunctionArguments::None) || function.uses_odbc_syntax {
             return unsupported("a call has one pair of parentheses", "write `f(a, b)`");
@@ -131,7 +142,12 @@ impl Planner<'_> {
                     match clause {
                         FunctionArgumentClause::OrderBy(keys) => written.order_by.extend(keys),
                         FunctionArgumentClause::IgnoreOrRespectNulls(nulls) => written.nulls = Some((*nulls).into()),
-                        _ => return unsupported("of clauses within a call only DISTINCT and ORDER BY are supported", "leave it out"),
+                        _ => {
+                            return unsupported(
+                                "of clauses within a call only DISTINCT and ORDER BY are supported",
+                                "leave it out",
+                            );
+                        }
                     }
                 }
             }
@@ -176,20 +192,26 @@ impl Planner<'_> {
                 let Some(args) = written.values() else { return Ok(None) };
                 let planned = args.iter().map(|arg| self.plan(arg)).collect::<Result<Vec<_>, _>>()?;
                 // Two lists are DataFusion's own form; else pairs.
-                if planned.len() == 2 && planned.iter().all(|arg| self.type_of(arg).is_list()) && written.name == "map" {
+                if planned.len() == 2 && planned.iter().all(|arg| self.type_of(arg).is_list()) && written.name == "map"
+                {
                     return self.call_planned("map", planned, node).map(Some);
                 }
                 if planned.is_empty() || planned.len() % 2 != 0 {
-                    return Err(ExprError::new(codes::ARGUMENTS, format!("`{}` takes keys and values by turns", written.name))
-                        .at(self.place(node))
-                        .help("write `map('a', 1, 'b', 2)`, or two lists: `map(['a', 'b'], [1, 2])`"));
+                    return Err(ExprError::new(
+                        codes::ARGUMENTS,
+                        format!("`{}` takes keys and values by turns", written.name),
+                    )
+                    .at(self.place(node))
+                    .help("write `map('a', 1, 'b', 2)`, or two lists: `map(['a', 'b'], [1, 2])`"));
                 }
                 return self.map_of(planned, node).map(Some);
             }
             _ => return Ok(None),
         };
         if !written.args.is_empty() {
-            return Err(ExprError::new(codes::ARGUMENTS, format!("`{}` takes no argument", written.name)).at(self.place(node)));
+            return Err(
+                ExprError::new(codes::ARGUMENTS, format!("`{}` takes no argument", written.name)).at(self.place(node))
+            );
         }
         Ok(Some(expr))
     }
@@ -309,17 +331,30 @@ impl Planner<'_> {
     /// Constants that can be wrong: patterns and paths.
     fn check_constants(&self, name: &str, planned: &[Expr], args: &[&ast::Expr]) -> Result<(), ExprError> {
         match (name, planned, args) {
+            // DataFusion takes it, and gives the text back.
+            ("substr" | "substring", [_], _) => {
+                Err(ExprError::new(codes::ARGUMENTS, format!("`{name}` takes 2 or 3 arguments, not 1"))
+                    .at(args.first().and_then(|arg| self.place(arg)))
+                    .help("usage: substr(str, start_pos[, length])"))
+            }
             (name, [_, pattern, ..], [_, node, ..]) if name.starts_with("regexp_") => self.check_regex(pattern, node),
             ("json_get", [_, Expr::Literal(ScalarValue::Utf8(Some(path)), _)], [_, node]) => match check_path(path) {
                 Ok(()) => Ok(()),
-                Err(wrong) => Err(ExprError::new(codes::ARGUMENTS, wrong).at(self.place(node)).help("usage: json_get(text, '$.a.b')")),
+                Err(wrong) => Err(ExprError::new(codes::ARGUMENTS, wrong)
+                    .at(self.place(node))
+                    .help("usage: json_get(text, '$.a.b')")),
             },
             _ => Ok(()),
         }
     }
 
     /// `EXTRACT(hour FROM at)`
-    pub(super) fn extract(&mut self, field: &DateTimeField, value: &ast::Expr, node: &ast::Expr) -> Result<Expr, ExprError> {
+    pub(super) fn extract(
+        &mut self,
+        field: &DateTimeField,
+        value: &ast::Expr,
+        node: &ast::Expr,
+    ) -> Result<Expr, ExprError> {
         let field = field.to_string().trim_matches('\'').to_lowercase();
         let value = self.plan(value)?;
         self.call_planned("date_part", vec![Expr::Literal(ScalarValue::from(field), None), value], node)
@@ -368,16 +403,23 @@ impl Planner<'_> {
         match self.mode {
             Mode::Around => {}
             Mode::Within => {
-                return Err(ExprError::new(codes::NESTED_AGGREGATE, format!("`{name}` stands within another aggregate"))
-                    .at(self.place(node))
-                    .help("compute the inner one in a step before"));
+                return Err(ExprError::new(
+                    codes::NESTED_AGGREGATE,
+                    format!("`{name}` stands within another aggregate"),
+                )
+                .at(self.place(node))
+                .help("compute the inner one in a step before"));
             }
             Mode::Row => {
-                let error = ExprError::new(codes::AGGREGATE_HERE, format!("`{name}` needs many rows, and here there is one")).at(self.place(node));
+                let error =
+                    ExprError::new(codes::AGGREGATE_HERE, format!("`{name}` needs many rows, and here there is one"))
+                        .at(self.place(node));
                 return Err(match name {
-                    "max" | "min" if written.args.len() > 1 => {
-                        error.help(format!("the {} of several values is `{}`", if name == "max" { "greatest" } else { "least" }, if name == "max" { "greatest(a, b)" } else { "least(a, b)" }))
-                    }
+                    "max" | "min" if written.args.len() > 1 => error.help(format!(
+                        "the {} of several values is `{}`",
+                        if name == "max" { "greatest" } else { "least" },
+                        if name == "max" { "greatest(a, b)" } else { "least(a, b)" }
+                    )),
                     "lag" => error.help("`lag(x)` is the value of the row before, in `rolling`"),
                     _ => error.help("aggregates stand under `columns:` of `rolling`, `window` and `aggregate`"),
                 });
@@ -411,20 +453,28 @@ impl Planner<'_> {
         &mut self,
         written: &Written<'n>,
         node: &ast::Expr,
-    ) -> Result<(Option<Arc<AggregateUDF>>, Vec<(Expr, Option<&'n ast::Expr>)>, Option<Expr>, Vec<(Expr, &'n OrderByExpr)>), ExprError> {
+    ) -> Result<
+        (Option<Arc<AggregateUDF>>, Vec<(Expr, Option<&'n ast::Expr>)>, Option<Expr>, Vec<(Expr, &'n OrderByExpr)>),
+        ExprError,
+    > {
         let udf = self.functions.aggregate(&written.name).cloned();
         let mut args: Vec<(Expr, Option<&'n ast::Expr>)> = Vec::new();
         for arg in &written.args {
             match arg {
                 FunctionArgExpr::Expr(expr) => args.push((self.plan(expr)?, Some(expr))),
-                FunctionArgExpr::Wildcard if written.name == "count" && written.args.len() == 1 && !written.distinct => {}
+                FunctionArgExpr::Wildcard
+                    if written.name == "count" && written.args.len() == 1 && !written.distinct => {}
                 _ => {
-                    return Err(ExprError::new(codes::ARGUMENTS, "`*` stands only in `count(*)`").at(self.place(node)).help("name the column"));
+                    return Err(ExprError::new(codes::ARGUMENTS, "`*` stands only in `count(*)`")
+                        .at(self.place(node))
+                        .help("name the column"));
                 }
             }
         }
         if written.args.is_empty() && written.name == "count" {
-            return Err(ExprError::new(codes::ARGUMENTS, "`count` takes a column, or `*` for all rows").at(self.place(node)).help("write `count(*)`"));
+            return Err(ExprError::new(codes::ARGUMENTS, "`count` takes a column, or `*` for all rows")
+                .at(self.place(node))
+                .help("write `count(*)`"));
         }
         let filter = match written.filter {
             Some(filter) => {
@@ -445,10 +495,21 @@ impl Planner<'_> {
     }
 
     /// `lag(x)`
-    fn lag(&self, name: &str, args: Vec<(Expr, Option<&ast::Expr>)>, filtered: bool, written: &Written<'_>, node: &ast::Expr) -> Result<AggregateCall, ExprError> {
-        let error = |message: String| ExprError::new(codes::ARGUMENTS, message).at(self.place(node)).help("usage: lag(expression)");
+    fn lag(
+        &self,
+        name: &str,
+        args: Vec<(Expr, Option<&ast::Expr>)>,
+        filtered: bool,
+        written: &Written<'_>,
+        node: &ast::Expr,
+    ) -> Result<AggregateCall, ExprError> {
+        let error = |message: String| {
+            ExprError::new(codes::ARGUMENTS, message).at(self.place(node)).help("usage: lag(expression)")
+        };
         if filtered || written.distinct || !written.order_by.is_empty() || written.nulls.is_some() {
-            return Err(error(format!("`{name}` takes the row before as it is: no FILTER, DISTINCT, ORDER BY or NULLS")));
+            return Err(error(format!(
+                "`{name}` takes the row before as it is: no FILTER, DISTINCT, ORDER BY or NULLS"
+            )));
         }
         let Ok([(arg, _)]) = <[_; 1]>::try_from(args) else {
             return Err(error(format!("`{name}` takes 1 argument, not {}", written.args.len())));
@@ -490,7 +551,8 @@ impl Planner<'_> {
         let name = written.name.as_str();
         let ordered_set = udf.supports_within_group_clause();
         if written.within_group && !ordered_set {
-            return Err(refuse(format!("`{name}` takes no WITHIN GROUP")).help("an order stands within the parentheses: `f(x ORDER BY y)`"));
+            return Err(refuse(format!("`{name}` takes no WITHIN GROUP"))
+                .help("an order stands within the parentheses: `f(x ORDER BY y)`"));
         }
         let sensitive = udf.order_sensitivity();
         if !order_by.is_empty() && !ordered_set && sensitive == AggregateOrderSensitivity::Insensitive {
@@ -504,14 +566,18 @@ impl Planner<'_> {
             });
         }
         if written.nulls.is_some() && !udf.supports_null_handling_clause() {
-            return Err(refuse(format!("`{name}` takes no IGNORE NULLS")).help("leave nulls out by `FILTER (WHERE x IS NOT NULL)`"));
+            return Err(refuse(format!("`{name}` takes no IGNORE NULLS"))
+                .help("leave nulls out by `FILTER (WHERE x IS NOT NULL)`"));
         }
         let star = args.is_empty() && name == "count";
         let nodes: Vec<&ast::Expr> = args.iter().filter_map(|(_, node)| *node).collect();
         let mut values: Vec<Expr> = args.into_iter().map(|(arg, _)| arg).collect();
         let mut texts = self.arg_texts(node);
         // An ordered set's own value is what WITHIN GROUP orders by.
-        if ordered_set && written.within_group && let Some((value, key)) = order_by.first() {
+        if ordered_set
+            && written.within_group
+            && let Some((value, key)) = order_by.first()
+        {
             values.insert(0, value.clone());
             texts.insert(0, self.written(&key.expr));
         }
@@ -519,7 +585,14 @@ impl Planner<'_> {
             values.push(Expr::Literal(ScalarValue::Int64(Some(1)), None));
         }
         let types: Vec<DataType> = values.iter().map(|value| self.type_of(value)).collect();
-        let call = expr::AggregateFunction::new_udf(Arc::clone(&udf), values, written.distinct, None, Vec::new(), written.nulls);
+        let call = expr::AggregateFunction::new_udf(
+            Arc::clone(&udf),
+            values,
+            written.distinct,
+            None,
+            Vec::new(),
+            written.nulls,
+        );
         let misfit = |error: &DataFusionError| {
             let usage = udf.documentation().map(|documentation| documentation.syntax_example.as_str());
             let problem = self.misfit(name, usage, &udf.signature().type_signature, &types, &nodes, error);
@@ -530,7 +603,11 @@ impl Planner<'_> {
             Ok(_) => return Err(refuse(format!("`{name}` can't be computed"))),
             Err(Broken::Refused(error)) => return Err(misfit(&error)),
             Err(Broken::Fails(error)) => {
-                return Err(ExprError::new(codes::ALWAYS_FAILS, format!("every row would fail here: {}", error.reason)).at(self.place(node)));
+                return Err(ExprError::new(
+                    codes::ALWAYS_FAILS,
+                    format!("every row would fail here: {}", error.reason),
+                )
+                .at(self.place(node)));
             }
         };
         let scalar = |text: &str, value: &Expr| {
@@ -577,15 +654,22 @@ impl Planner<'_> {
         // Some combinations are refused only here.
         match catching(|| prototype.create_accumulator()) {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(refuse(format!("`{name}` is not supported like this: {}", row_error(&error).reason))),
+            Ok(Err(error)) => {
+                return Err(refuse(format!("`{name}` is not supported like this: {}", row_error(&error).reason)));
+            }
             Err(_) => return Err(refuse(format!("`{name}` is not supported like this"))),
         }
         let result = prototype.field();
-        let data_type = column_type(result.data_type()).ok_or_else(|| no_column(result.data_type()).at(self.place(node)))?;
+        let data_type =
+            column_type(result.data_type()).ok_or_else(|| no_column(result.data_type()).at(self.place(node)))?;
         let plain = !written.within_group && order_by.is_empty() && written.nulls.is_none();
         let args = match star {
             true => Vec::new(),
-            false => values.iter().enumerate().map(|(at, value)| scalar(texts.get(at).copied().unwrap_or_default(), value)).collect(),
+            false => values
+                .iter()
+                .enumerate()
+                .map(|(at, value)| scalar(texts.get(at).copied().unwrap_or_default(), value))
+                .collect(),
         };
         Ok(AggregateCall {
             function: kind(udf.name(), &values.iter().map(|value| self.type_of(value)).collect::<Vec<_>>(), plain),
@@ -629,9 +713,15 @@ fn same_call(one: &AggregateCall, two: &AggregateCall) -> bool {
         let parts = call.args.iter().chain(&call.filter).chain(call.order_by.iter().map(|key| &key.value));
         parts.map(|part| part.expr().clone()).collect()
     };
-    let orders = |call: &AggregateCall| -> Vec<(bool, bool)> { call.order_by.iter().map(|key| (key.descending, key.nulls_first)).collect() };
+    let orders = |call: &AggregateCall| -> Vec<(bool, bool)> {
+        call.order_by.iter().map(|key| (key.descending, key.nulls_first)).collect()
+    };
     let drawn = one.args.iter().chain(&one.filter).any(Scalar::reads_position);
-    let options = |call: &AggregateCall| call.prototype.as_ref().map(|prototype| (prototype.ignore_nulls(), prototype.is_reversed(), sort_options(prototype)));
+    let options = |call: &AggregateCall| {
+        call.prototype
+            .as_ref()
+            .map(|prototype| (prototype.ignore_nulls(), prototype.is_reversed(), sort_options(prototype)))
+    };
     !drawn
         && one.function == two.function
         && one.distinct == two.distinct
@@ -657,7 +747,9 @@ fn counts(signature: &TypeSignature) -> Option<BTreeSet<usize>> {
         | TypeSignature::Comparable(count)
         | TypeSignature::Any(count) => Some(BTreeSet::from([*count])),
         TypeSignature::Nullary => Some(BTreeSet::from([0])),
-        TypeSignature::ArraySignature(ArrayFunctionSignature::Array { arguments, .. }) => Some(BTreeSet::from([arguments.len()])),
+        TypeSignature::ArraySignature(ArrayFunctionSignature::Array { arguments, .. }) => {
+            Some(BTreeSet::from([arguments.len()]))
+        }
         TypeSignature::ArraySignature(_) => Some(BTreeSet::from([1])),
         TypeSignature::OneOf(several) => {
             several.iter().map(counts).collect::<Option<Vec<_>>>().map(|counts| counts.into_iter().flatten().collect())
@@ -692,7 +784,9 @@ fn accepted(signature: &TypeSignature) -> Option<String> {
         TypeSignature::VariadicAny => "any number of values".to_owned(),
         TypeSignature::Coercible(types) => {
             let class = |coercion: &Coercion| match coercion {
-                Coercion::Exact { desired_type, .. } | Coercion::Implicit { desired_type, .. } => class_name(desired_type),
+                Coercion::Exact { desired_type, .. } | Coercion::Implicit { desired_type, .. } => {
+                    class_name(desired_type)
+                }
             };
             format!("({})", types.iter().map(class).collect::<Vec<_>>().join(", "))
         }

@@ -30,24 +30,32 @@ impl Planner<'_> {
     pub(super) fn value(&mut self, value: &ValueWithSpan, node: &ast::Expr) -> Result<Expr, ExprError> {
         let literal = match &value.value {
             Value::Number(digits, _) => return self.number(digits, false, node),
-            Value::SingleQuotedString(text) | Value::EscapedStringLiteral(text) | Value::NationalStringLiteral(text) => {
-                ScalarValue::from(text.as_str())
-            }
+            Value::SingleQuotedString(text)
+            | Value::EscapedStringLiteral(text)
+            | Value::NationalStringLiteral(text) => ScalarValue::from(text.as_str()),
             Value::DollarQuotedString(text) => ScalarValue::from(text.value.as_str()),
             Value::HexStringLiteral(digits) => match bytes_of(digits) {
                 Some(bytes) => ScalarValue::Binary(Some(bytes)),
                 None => {
-                    return Err(ExprError::new(codes::BAD_LITERAL, "these are not pairs of hexadecimal digits").at(self.place(node)));
+                    return Err(ExprError::new(codes::BAD_LITERAL, "these are not pairs of hexadecimal digits")
+                        .at(self.place(node)));
                 }
             },
             Value::Boolean(value) => ScalarValue::from(*value),
             Value::Null => ScalarValue::Null,
             Value::Placeholder(name) => {
-                return Err(ExprError::new(codes::UNSUPPORTED, format!("`{}` is a placeholder, and nothing fills it", clip(name, 40)))
-                    .at(self.place(node))
-                    .help("a parameter of the pipeline is `param.name`"));
+                return Err(ExprError::new(
+                    codes::UNSUPPORTED,
+                    format!("`{}` is a placeholder, and nothing fills it", clip(name, 40)),
+                )
+                .at(self.place(node))
+                .help("a parameter of the pipeline is `param.name`"));
             }
-            _ => return Err(ExprError::new(codes::UNSUPPORTED, "this form of text is not supported").at(self.place(node)).help("write `'text'`")),
+            _ => {
+                return Err(ExprError::new(codes::UNSUPPORTED, "this form of text is not supported")
+                    .at(self.place(node))
+                    .help("write `'text'`"));
+            }
         };
         Ok(Expr::Literal(literal, None))
     }
@@ -60,15 +68,21 @@ impl Planner<'_> {
                 (Ok(value), _) => ScalarValue::from(value),
                 (_, Ok(value)) => ScalarValue::from(value),
                 _ => {
-                    return Err(ExprError::new(codes::BAD_LITERAL, "this number is too large for an integer of 64 bits")
-                        .at(self.place(node))
-                        .help(format!("write `{signed}.0` for a float64, or `CAST('{signed}' AS decimal(38, 0))`")));
+                    return Err(ExprError::new(
+                        codes::BAD_LITERAL,
+                        "this number is too large for an integer of 64 bits",
+                    )
+                    .at(self.place(node))
+                    .help(format!("write `{signed}.0` for a float64, or `CAST('{signed}' AS decimal(38, 0))`")));
                 }
             }
         } else {
             match signed.parse::<f64>() {
                 Ok(value) if value.is_finite() => ScalarValue::from(value),
-                _ => return Err(ExprError::new(codes::BAD_LITERAL, "this number is too large for a float64").at(self.place(node))),
+                _ => {
+                    return Err(ExprError::new(codes::BAD_LITERAL, "this number is too large for a float64")
+                        .at(self.place(node)));
+                }
             }
         };
         Ok(Expr::Literal(literal, None))
@@ -90,17 +104,27 @@ impl Planner<'_> {
         cast_type(written).ok_or_else(|| {
             let name = written.to_string();
             let base: String = name.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            let error = ExprError::new(codes::UNKNOWN_TYPE, format!("there is no type `{}`", clip(&name.to_lowercase(), 40)));
+            let error =
+                ExprError::new(codes::UNKNOWN_TYPE, format!("there is no type `{}`", clip(&name.to_lowercase(), 40)));
             match written {
                 ast::DataType::Timestamp(..) => error.help("a timestamp's precision is 0, 3, 6 or 9"),
-                ast::DataType::Decimal(_) | ast::DataType::Numeric(_) => error.help("a decimal has 1 to 38 digits: `decimal(18, 2)`"),
-                ast::DataType::Time(..) => error.help("there are dates and timestamps; `date_part('hour', at)` is the hour"),
-                ast::DataType::Uuid => error.help("a UUID is a string"),
-                ast::DataType::Varchar(_) | ast::DataType::Char(_) | ast::DataType::Character(_) | ast::DataType::CharacterVarying(_) => {
-                    error.help("a string has no length: `string`")
+                ast::DataType::Decimal(_) | ast::DataType::Numeric(_) => {
+                    error.help("a decimal has 1 to 38 digits: `decimal(18, 2)`")
                 }
+                ast::DataType::Time(..) => {
+                    error.help("there are dates and timestamps; `date_part('hour', at)` is the hour")
+                }
+                ast::DataType::Uuid => error.help("a UUID is a string"),
+                ast::DataType::Varchar(_)
+                | ast::DataType::Char(_)
+                | ast::DataType::Character(_)
+                | ast::DataType::CharacterVarying(_) => error.help("a string has no length: `string`"),
                 _ => error
-                    .did_you_mean(&base.to_lowercase(), CAST_TYPES.iter().copied().chain(["integer", "bigint", "double", "varchar", "boolean", "text"])).known("the types are", CAST_TYPES.iter().copied()),
+                    .did_you_mean(
+                        &base.to_lowercase(),
+                        CAST_TYPES.iter().copied().chain(["integer", "bigint", "double", "varchar", "boolean", "text"]),
+                    )
+                    .known("the types are", CAST_TYPES.iter().copied()),
             }
         })
     }
@@ -122,14 +146,23 @@ impl Planner<'_> {
         self.cast_to(value, to, matches!(kind, CastKind::TryCast | CastKind::SafeCast), node)
     }
 
-    pub(super) fn cast_to(&self, value: Expr, to: DataType, or_null: bool, node: &ast::Expr) -> Result<Expr, ExprError> {
+    pub(super) fn cast_to(
+        &self,
+        value: Expr,
+        to: DataType,
+        or_null: bool,
+        node: &ast::Expr,
+    ) -> Result<Expr, ExprError> {
         let from = self.type_of(&value);
         if from == to {
             return Ok(value);
         }
         if !can_cast_types(&from, &to) {
-            let error = ExprError::new(codes::IMPOSSIBLE_CAST, format!("a value of type {} can't become one of type {}", type_name(&from), type_name(&to)))
-                .at(self.place(node));
+            let error = ExprError::new(
+                codes::IMPOSSIBLE_CAST,
+                format!("a value of type {} can't become one of type {}", type_name(&from), type_name(&to)),
+            )
+            .at(self.place(node));
             return Err(match (&from, &to) {
                 (DataType::List(_), DataType::Utf8) => error.help("write `array_to_string(list, ', ')`"),
                 _ => error,
@@ -143,10 +176,19 @@ impl Planner<'_> {
     }
 
     /// `at AT TIME ZONE 'Europe/Berlin'`: the same instant, its parts as that zone's clocks show them.
-    pub(super) fn at_time_zone(&mut self, value: &ast::Expr, zone: &ast::Expr, node: &ast::Expr) -> Result<Expr, ExprError> {
+    pub(super) fn at_time_zone(
+        &mut self,
+        value: &ast::Expr,
+        zone: &ast::Expr,
+        node: &ast::Expr,
+    ) -> Result<Expr, ExprError> {
         let zone = match self.plan(zone)? {
             Expr::Literal(ScalarValue::Utf8(Some(zone)), _) => zone,
-            _ => return Err(ExprError::new(codes::BAD_LITERAL, "the zone is a constant text").at(self.place(node)).help("write `'Europe/Berlin'`")),
+            _ => {
+                return Err(ExprError::new(codes::BAD_LITERAL, "the zone is a constant text")
+                    .at(self.place(node))
+                    .help("write `'Europe/Berlin'`"));
+            }
         };
         if zone.parse::<arrow::array::timezone::Tz>().is_err() {
             return Err(ExprError::new(codes::BAD_LITERAL, format!("there is no time zone '{}'", clip(&zone, 40)))
@@ -155,9 +197,14 @@ impl Planner<'_> {
         }
         let value = self.plan(value)?;
         match self.type_of(&value) {
-            DataType::Timestamp(unit, _) => self.cast_to(value, DataType::Timestamp(unit, Some(zone.into())), false, node),
-            other => Err(ExprError::new(codes::OPERANDS, format!("AT TIME ZONE takes a timestamp, not a value of type {}", type_name(&other)))
-                .at(self.place(node))),
+            DataType::Timestamp(unit, _) => {
+                self.cast_to(value, DataType::Timestamp(unit, Some(zone.into())), false, node)
+            }
+            other => Err(ExprError::new(
+                codes::OPERANDS,
+                format!("AT TIME ZONE takes a timestamp, not a value of type {}", type_name(&other)),
+            )
+            .at(self.place(node))),
         }
     }
 
@@ -168,7 +215,10 @@ impl Planner<'_> {
                 .at(planner.place(node))
                 .help("the units are ns, us, ms, s, m (minutes), h, d, w, or words: `INTERVAL '3 months'`, `INTERVAL '1 day 2 hours'`"))
         };
-        if interval.last_field.is_some() || interval.leading_precision.is_some() || interval.fractional_seconds_precision.is_some() {
+        if interval.last_field.is_some()
+            || interval.leading_precision.is_some()
+            || interval.fractional_seconds_precision.is_some()
+        {
             return wrong(self, "an interval has one unit, or several in its text".to_owned());
         }
         let text = match &*interval.value {
@@ -229,7 +279,8 @@ fn in_units(text: &str) -> Option<Option<IntervalMonthDayNano>> {
             }
         };
         days = days.saturating_add(whole.saturating_mul(i128::from(*unit_days)));
-        nanoseconds = nanoseconds.saturating_add(whole.saturating_mul(i128::from(*unit_ns))).saturating_add(fraction_ns);
+        nanoseconds =
+            nanoseconds.saturating_add(whole.saturating_mul(i128::from(*unit_ns))).saturating_add(fraction_ns);
         rest = behind.trim_start();
     }
     let sign = if negative { -1 } else { 1 };
@@ -238,7 +289,7 @@ fn in_units(text: &str) -> Option<Option<IntervalMonthDayNano>> {
 }
 
 fn bytes_of(digits: &str) -> Option<Vec<u8>> {
-    if digits.len() % 2 != 0 || !digits.is_ascii() {
+    if !digits.len().is_multiple_of(2) || !digits.is_ascii() {
         return None;
     }
     (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).ok()).collect()
@@ -251,7 +302,11 @@ mod tests {
     #[test]
     fn the_units_of_the_language() {
         let check = |text: &str, want: Option<(i32, i64)>| {
-            assert_eq!(in_units(text).map(|value| value.map(|it| (it.days, it.nanoseconds)).unwrap_or_default()), want, "{text}");
+            assert_eq!(
+                in_units(text).map(|value| value.map(|it| (it.days, it.nanoseconds)).unwrap_or_default()),
+                want,
+                "{text}"
+            );
         };
         check("5m", Some((0, 300_000_000_000)));
         check("250ms", Some((0, 250_000_000)));

@@ -34,7 +34,9 @@ impl Planner<'_> {
                 .at(self.parsed.span(ident.span))
                 .help(format!("take one value of the rows': `last({name})`, `max({name})`"));
             return Err(match self.scope.beside("current") {
-                Some(current) if current.field_with_name(name).is_ok() => error.help(format!("the row's own value is `current.{name}`")),
+                Some(current) if current.field_with_name(name).is_ok() => {
+                    error.help(format!("the row's own value is `current.{name}`"))
+                }
                 _ => error,
             });
         }
@@ -47,13 +49,17 @@ impl Planner<'_> {
         let place = self.parsed.span(ident.span);
         let known: Vec<&str> = self.scope.columns.fields().iter().map(|field| field.name().as_str()).collect();
         if ident.quote_style == Some('"') {
-            return ExprError::new(codes::DOUBLE_QUOTES, format!("double quotes name a column, and there is no column `{}`", short(name)))
-                .at(place)
-                .help(format!("for text, write single quotes: `'{}'`", short(name)))
-                .did_you_mean(name, known.iter().copied());
+            return ExprError::new(
+                codes::DOUBLE_QUOTES,
+                format!("double quotes name a column, and there is no column `{}`", short(name)),
+            )
+            .at(place)
+            .help(format!("for text, write single quotes: `'{}'`", short(name)))
+            .did_you_mean(name, known.iter().copied());
         }
-        let mut error =
-            ExprError::new(codes::UNKNOWN_COLUMN, format!("there is no column `{}`", short(name))).at(place).did_you_mean(name, known.iter().copied());
+        let mut error = ExprError::new(codes::UNKNOWN_COLUMN, format!("there is no column `{}`", short(name)))
+            .at(place)
+            .did_you_mean(name, known.iter().copied());
         for (qualifier, schema) in &self.scope.beside {
             if schema.field_with_name(name).is_ok() {
                 error = error.help(format!("did you mean `{qualifier}.{name}`?"));
@@ -68,7 +74,9 @@ impl Planner<'_> {
         if self.functions.scalar(&name.to_lowercase()).is_some() {
             error = error.help(format!("the function is called with parentheses: `{name}(…)`"));
         }
-        error.known("the columns are", known).help(format!("for text, write single quotes: `'{0}'`, in YAML `\"'{0}'\"`", short(name)))
+        error
+            .known("the columns are", known)
+            .help(format!("for text, write single quotes: `'{0}'`, in YAML `\"'{0}'\"`", short(name)))
     }
 
     /// A dotted name: a parameter, a column of the row beside, or a field of a column.
@@ -111,10 +119,15 @@ impl Planner<'_> {
     /// The value of a parameter.
     fn param(&mut self, name: &Ident, place: Option<Range<usize>>) -> Result<Expr, ExprError> {
         let Some(param) = self.context.param(&name.value) else {
-            let error = ExprError::new(codes::UNKNOWN_PARAMETER, format!("there is no parameter `{}`", short(&name.value))).at(place);
+            let error =
+                ExprError::new(codes::UNKNOWN_PARAMETER, format!("there is no parameter `{}`", short(&name.value)))
+                    .at(place);
             let known: Vec<&str> = self.context.params().collect();
             return Err(match known.is_empty() {
-                true => error.help(format!("declare it: `parameters: {{ {}: {{ type: float64, default: 0.9 }} }}`", short(&name.value))),
+                true => error.help(format!(
+                    "declare it: `parameters: {{ {}: {{ type: float64, default: 0.9 }} }}`",
+                    short(&name.value)
+                )),
                 false => error.did_you_mean(&name.value, known.iter().copied()).known("the parameters are", known),
             });
         };
@@ -126,18 +139,32 @@ impl Planner<'_> {
     }
 
     /// A column of the row beside.
-    fn beside(&mut self, qualifier: &str, schema: &Schema, name: &Ident, place: Option<Range<usize>>) -> Result<Expr, ExprError> {
+    fn beside(
+        &mut self,
+        qualifier: &str,
+        schema: &Schema,
+        name: &Ident,
+        place: Option<Range<usize>>,
+    ) -> Result<Expr, ExprError> {
         let Ok(field) = schema.field_with_name(&name.value) else {
             let known: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-            return Err(ExprError::new(codes::UNKNOWN_COLUMN, format!("`{qualifier}` has no column `{}`", short(&name.value)))
-                .at(self.parsed.span(name.span))
-                .did_you_mean(&name.value, known.iter().copied())
-                .known("its columns are", known));
+            return Err(ExprError::new(
+                codes::UNKNOWN_COLUMN,
+                format!("`{qualifier}` has no column `{}`", short(&name.value)),
+            )
+            .at(self.parsed.span(name.span))
+            .did_you_mean(&name.value, known.iter().copied())
+            .known("its columns are", known));
         };
         if self.mode == Mode::Within {
-            return Err(ExprError::new(codes::UNSUPPORTED, format!("`{qualifier}.{}` can't stand within an aggregate", name.value))
-                .at(place)
-                .help("an aggregate's argument is computed for each row as it comes; use the row's own value outside of it"));
+            return Err(ExprError::new(
+                codes::UNSUPPORTED,
+                format!("`{qualifier}.{}` can't stand within an aggregate", name.value),
+            )
+            .at(place)
+            .help(
+                "an aggregate's argument is computed for each row as it comes; use the row's own value outside of it",
+            ));
         }
         self.column(format!("{qualifier}.{}", name.value), field.data_type(), field.is_nullable())
     }
@@ -155,7 +182,9 @@ impl Planner<'_> {
         let data_type = self.type_of(&value);
         let error = |message: String| ExprError::new(codes::UNKNOWN_FIELD, message).at(place.clone());
         match &data_type {
-            DataType::Struct(fields) if fields.iter().any(|field| field.name() == name) => self.get_field(value, name.into(), place),
+            DataType::Struct(fields) if fields.iter().any(|field| field.name() == name) => {
+                self.get_field(value, name.into(), place)
+            }
             DataType::Struct(fields) => {
                 let known: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
                 Err(error(format!("there is no field `{}`", short(name)))
@@ -163,7 +192,9 @@ impl Planner<'_> {
                     .known("the fields are", known))
             }
             DataType::Map(..) => match dotted {
-                true => Err(error("a map has keys, not fields".to_owned()).help(format!("write `['{}']`", short(name)))),
+                true => {
+                    Err(error("a map has keys, not fields".to_owned()).help(format!("write `['{}']`", short(name))))
+                }
                 false => self.map_value(value, Expr::Literal(name.into(), None), place),
             },
             DataType::Utf8 => Err(error("a text has no fields".to_owned())
@@ -197,7 +228,11 @@ impl Planner<'_> {
             let Some(value) = value.cast_to(&key_type).ok().filter(|_| fits) else {
                 return Err(ExprError::new(
                     codes::UNKNOWN_FIELD,
-                    format!("the map's keys are of type {}, and this is of type {}", type_name(&key_type), type_name(&self.type_of(&key))),
+                    format!(
+                        "the map's keys are of type {}, and this is of type {}",
+                        type_name(&key_type),
+                        type_name(&self.type_of(&key))
+                    ),
                 )
                 .at(place));
             };
@@ -218,11 +253,18 @@ impl Planner<'_> {
     }
 
     /// `x['key']`, `x[1]`, `x[2:3]`, and dots behind brackets.
-    pub(super) fn access(&mut self, root: &ast::Expr, chain: &[AccessExpr], node: &ast::Expr) -> Result<Expr, ExprError> {
+    pub(super) fn access(
+        &mut self,
+        root: &ast::Expr,
+        chain: &[AccessExpr],
+        node: &ast::Expr,
+    ) -> Result<Expr, ExprError> {
         let mut value = self.plan(root)?;
         for step in chain {
             value = match step {
-                AccessExpr::Dot(ast::Expr::Identifier(name)) => self.field(value, &name.value, true, self.parsed.span(name.span))?,
+                AccessExpr::Dot(ast::Expr::Identifier(name)) => {
+                    self.field(value, &name.value, true, self.parsed.span(name.span))?
+                }
                 AccessExpr::Dot(_) => {
                     return Err(ExprError::new(codes::SYNTAX, "a name is due behind this dot").at(self.place(node)));
                 }
@@ -252,16 +294,23 @@ impl Planner<'_> {
                 DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) => {}
                 DataType::Null => return Ok(Expr::Literal(ScalarValue::Null, None)),
                 DataType::Struct(_) => {
-                    return Err(ExprError::new(codes::UNKNOWN_FIELD, "a struct's field is a constant name").at(place).help("write `s.field`"));
+                    return Err(ExprError::new(codes::UNKNOWN_FIELD, "a struct's field is a constant name")
+                        .at(place)
+                        .help("write `s.field`"));
                 }
                 other => {
-                    return Err(ExprError::new(codes::UNKNOWN_FIELD, format!("a value of type {} has no elements", type_name(other)))
-                        .at(place)
-                        .help("`substr(text, 1, 1)` is a text's first character"));
+                    return Err(ExprError::new(
+                        codes::UNKNOWN_FIELD,
+                        format!("a value of type {} has no elements", type_name(other)),
+                    )
+                    .at(place)
+                    .help("`substr(text, 1, 1)` is a text's first character"));
                 }
             }
             if let Expr::Literal(ScalarValue::Int64(Some(0)), _) = key {
-                return Err(ExprError::new(codes::UNKNOWN_FIELD, "a list counts from one").at(place).help("the first element is `[1]`"));
+                return Err(ExprError::new(codes::UNKNOWN_FIELD, "a list counts from one")
+                    .at(place)
+                    .help("the first element is `[1]`"));
             }
             let index_type = self.type_of(&key);
             if index_type.is_integer() || index_type.is_null() {
@@ -269,15 +318,22 @@ impl Planner<'_> {
             }
             index_type
         };
-        Err(ExprError::new(codes::UNKNOWN_FIELD, format!("a list's element is a whole number, not a value of type {}", type_name(&index_type)))
-            .at(place))
+        Err(ExprError::new(
+            codes::UNKNOWN_FIELD,
+            format!("a list's element is a whole number, not a value of type {}", type_name(&index_type)),
+        )
+        .at(place))
     }
 
     fn slice(&mut self, value: Expr, bounds: [Option<&ast::Expr>; 3], node: &ast::Expr) -> Result<Expr, ExprError> {
         let place = self.place(node);
         let data_type = self.type_of(&value);
         if !matches!(data_type, DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..)) {
-            return Err(ExprError::new(codes::UNKNOWN_FIELD, format!("a value of type {} has no elements", type_name(&data_type))).at(place));
+            return Err(ExprError::new(
+                codes::UNKNOWN_FIELD,
+                format!("a value of type {} has no elements", type_name(&data_type)),
+            )
+            .at(place));
         }
         let one = || Expr::Literal(ScalarValue::Int64(Some(1)), None);
         let lower = bounds[0].map_or_else(|| Ok(one()), |bound| self.plan(bound))?;

@@ -13,7 +13,13 @@ use engine_base::codes::expr as codes;
 
 impl Planner<'_> {
     /// `a AND b AND c`: the parts of a chain, however long, left to right.
-    pub(super) fn chain(&mut self, left: &ast::Expr, op: &BinaryOperator, right: &ast::Expr, node: &ast::Expr) -> Result<Expr, ExprError> {
+    pub(super) fn chain(
+        &mut self,
+        left: &ast::Expr,
+        op: &BinaryOperator,
+        right: &ast::Expr,
+        node: &ast::Expr,
+    ) -> Result<Expr, ExprError> {
         let mut parts = vec![right];
         let mut rest = left;
         while let ast::Expr::BinaryOp { left, op: inner, right } = rest {
@@ -68,7 +74,13 @@ impl Planner<'_> {
     }
 
     /// Any other operator between two values.
-    pub(super) fn binary(&mut self, left: &ast::Expr, op: &BinaryOperator, right: &ast::Expr, node: &ast::Expr) -> Result<Expr, ExprError> {
+    pub(super) fn binary(
+        &mut self,
+        left: &ast::Expr,
+        op: &BinaryOperator,
+        right: &ast::Expr,
+        node: &ast::Expr,
+    ) -> Result<Expr, ExprError> {
         let operator = match op {
             BinaryOperator::Plus => Operator::Plus,
             BinaryOperator::Minus => Operator::Minus,
@@ -90,10 +102,15 @@ impl Planner<'_> {
             BinaryOperator::PGRegexMatch => return self.matches(left, Operator::RegexMatch, right, node, false),
             BinaryOperator::PGRegexIMatch => return self.matches(left, Operator::RegexIMatch, right, node, false),
             BinaryOperator::PGRegexNotMatch => return self.matches(left, Operator::RegexNotMatch, right, node, false),
-            BinaryOperator::PGRegexNotIMatch => return self.matches(left, Operator::RegexNotIMatch, right, node, false),
+            BinaryOperator::PGRegexNotIMatch => {
+                return self.matches(left, Operator::RegexNotIMatch, right, node, false);
+            }
             other => {
-                let error = ExprError::new(codes::UNSUPPORTED, format!("the operator `{}` is not supported", clip(&other.to_string(), 20)))
-                    .at(self.place(node));
+                let error = ExprError::new(
+                    codes::UNSUPPORTED,
+                    format!("the operator `{}` is not supported", clip(&other.to_string(), 20)),
+                )
+                .at(self.place(node));
                 return Err(match other {
                     BinaryOperator::BitwiseXor | BinaryOperator::PGExp => error.help("a power is `power(a, b)`"),
                     BinaryOperator::Xor => error.help("write `a <> b` for conditions"),
@@ -116,7 +133,13 @@ impl Planner<'_> {
     }
 
     /// A comparison.
-    pub(super) fn compare(&mut self, left: &ast::Expr, operator: Operator, right: &ast::Expr, node: &ast::Expr) -> Result<Expr, ExprError> {
+    pub(super) fn compare(
+        &mut self,
+        left: &ast::Expr,
+        operator: Operator,
+        right: &ast::Expr,
+        node: &ast::Expr,
+    ) -> Result<Expr, ExprError> {
         let (left_value, right_value) = (self.plan(left)?, self.plan(right)?);
         let (left_value, right_value) = self.spans(left_value, right_value, node)?;
         let types = (self.type_of(&left_value), self.type_of(&right_value));
@@ -156,7 +179,8 @@ impl Planner<'_> {
         match &expr {
             Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(value)), _) => {
                 if value.months != 0 {
-                    return Err(error("a duration can't be compared or added with months, which differ in length").help("write days: `INTERVAL '30d'`"));
+                    return Err(error("a duration can't be compared or added with months, which differ in length")
+                        .help("write days: `INTERVAL '30d'`"));
                 }
                 let days = i64::from(value.days).checked_mul(86_400_000_000_000);
                 match days.and_then(|days| days.checked_add(value.nanoseconds)) {
@@ -173,7 +197,9 @@ impl Planner<'_> {
         let (left_value, right_value) = (self.plan(left)?, self.plan(right)?);
         let types = (self.type_of(&left_value), self.type_of(&right_value));
         if types.0 == DataType::Boolean && types.1 == DataType::Boolean {
-            return Err(ExprError::new(codes::FOREIGN_OPERATOR, "`||` joins texts, and these are conditions").at(self.place(node)).help("write `OR`"));
+            return Err(ExprError::new(codes::FOREIGN_OPERATOR, "`||` joins texts, and these are conditions")
+                .at(self.place(node))
+                .help("write `OR`"));
         }
         if types.0.is_list() || types.1.is_list() {
             let name = match (types.0.is_list(), types.1.is_list()) {
@@ -183,10 +209,14 @@ impl Planner<'_> {
             };
             return self.call_planned(name, vec![left_value, right_value], node);
         }
-        let expr = Expr::BinaryExpr(BinaryExpr::new(Box::new(left_value), Operator::StringConcat, Box::new(right_value)));
+        let expr =
+            Expr::BinaryExpr(BinaryExpr::new(Box::new(left_value), Operator::StringConcat, Box::new(right_value)));
         self.settle(expr, node, |_, _| {
-            ExprError::new(codes::OPERANDS, format!("`||` joins texts, not {} and {}", type_name(&types.0), type_name(&types.1)))
-                .help("turn a value into text: `CAST(x AS string)`")
+            ExprError::new(
+                codes::OPERANDS,
+                format!("`||` joins texts, not {} and {}", type_name(&types.0), type_name(&types.1)),
+            )
+            .help("turn a value into text: `CAST(x AS string)`")
         })
     }
 
@@ -200,7 +230,10 @@ impl Planner<'_> {
                 let planned = self.plan(value)?;
                 let data_type = self.type_of(&planned);
                 self.settle(Expr::Negative(Box::new(planned)), node, |_, _| {
-                    let error = ExprError::new(codes::OPERANDS, format!("there is no negative of a value of type {}", type_name(&data_type)));
+                    let error = ExprError::new(
+                        codes::OPERANDS,
+                        format!("there is no negative of a value of type {}", type_name(&data_type)),
+                    );
                     match data_type.is_unsigned_integer() {
                         true => error.help("turn it into a signed number first: `-CAST(x AS int64)`"),
                         false => error,
@@ -212,35 +245,56 @@ impl Planner<'_> {
                 let data_type = self.type_of(&planned);
                 match data_type.is_numeric() || data_type.is_null() {
                     true => Ok(planned),
-                    false => Err(ExprError::new(codes::OPERANDS, format!("`+` stands before a number, not a value of type {}", type_name(&data_type)))
-                        .at(self.place(node))),
+                    false => Err(ExprError::new(
+                        codes::OPERANDS,
+                        format!("`+` stands before a number, not a value of type {}", type_name(&data_type)),
+                    )
+                    .at(self.place(node))),
                 }
             }
             UnaryOperator::Not => {
                 let planned = self.plan(value)?;
                 let data_type = self.type_of(&planned);
                 if !matches!(data_type, DataType::Boolean | DataType::Null) {
-                    return Err(ExprError::new(codes::OPERANDS, format!("NOT turns a condition round, and this is a value of type {}", type_name(&data_type)))
-                        .at(self.place(value))
-                        .help("compare it with something"));
+                    return Err(ExprError::new(
+                        codes::OPERANDS,
+                        format!("NOT turns a condition round, and this is a value of type {}", type_name(&data_type)),
+                    )
+                    .at(self.place(value))
+                    .help("compare it with something"));
                 }
                 self.settle(Expr::Not(Box::new(planned)), node, |_, error| internal(error))
             }
-            other => Err(ExprError::new(codes::UNSUPPORTED, format!("the operator `{other}` is not supported")).at(self.place(node))),
+            other => Err(ExprError::new(codes::UNSUPPORTED, format!("the operator `{other}` is not supported"))
+                .at(self.place(node))),
         }
     }
 
     /// `x IS NULL` and its kin.
-    pub(super) fn test(&mut self, value: &ast::Expr, form: fn(Box<Expr>) -> Expr, node: &ast::Expr) -> Result<Expr, ExprError> {
+    pub(super) fn test(
+        &mut self,
+        value: &ast::Expr,
+        form: fn(Box<Expr>) -> Expr,
+        node: &ast::Expr,
+    ) -> Result<Expr, ExprError> {
         let planned = self.plan(value)?;
         let data_type = self.type_of(&planned);
         self.settle(form(Box::new(planned)), node, |_, _| {
-            ExprError::new(codes::OPERANDS, format!("IS TRUE and IS FALSE test conditions, not a value of type {}", type_name(&data_type)))
+            ExprError::new(
+                codes::OPERANDS,
+                format!("IS TRUE and IS FALSE test conditions, not a value of type {}", type_name(&data_type)),
+            )
         })
     }
 
     /// `x IN (a, b)`
-    pub(super) fn in_list(&mut self, value: &ast::Expr, list: &[ast::Expr], negated: bool, node: &ast::Expr) -> Result<Expr, ExprError> {
+    pub(super) fn in_list(
+        &mut self,
+        value: &ast::Expr,
+        list: &[ast::Expr],
+        negated: bool,
+        node: &ast::Expr,
+    ) -> Result<Expr, ExprError> {
         let planned = self.plan(value)?;
         let of = self.type_of(&planned);
         if list.is_empty() {
@@ -289,7 +343,9 @@ impl Planner<'_> {
         node: &ast::Expr,
     ) -> Result<Expr, ExprError> {
         if escape.is_some_and(|escape| !matches!(&escape.value, Value::SingleQuotedString(text) if text == "\\")) {
-            return Err(ExprError::new(codes::UNSUPPORTED, "a pattern's escape is always the backslash").at(self.place(node)));
+            return Err(
+                ExprError::new(codes::UNSUPPORTED, "a pattern's escape is always the backslash").at(self.place(node))
+            );
         }
         let (value, pattern) = (self.plan(value)?, self.plan(pattern)?);
         let types = (self.type_of(&value), self.type_of(&pattern));
@@ -314,7 +370,9 @@ impl Planner<'_> {
         let types = (self.type_of(&value), self.type_of(&pattern));
         if whole {
             let Expr::Literal(ScalarValue::Utf8(Some(text)), _) = &pattern else {
-                return Err(ExprError::new(codes::UNSUPPORTED, "SIMILAR TO takes a constant pattern").at(self.place(node)).help("write `x ~ pattern`"));
+                return Err(ExprError::new(codes::UNSUPPORTED, "SIMILAR TO takes a constant pattern")
+                    .at(self.place(node))
+                    .help("write `x ~ pattern`"));
             };
             pattern = Expr::Literal(ScalarValue::from(format!("^(?:{})$", similar_as_regex(text))), None);
         }
@@ -343,9 +401,12 @@ impl Planner<'_> {
         let (value, list_value) = (self.plan(value)?, self.plan(list)?);
         let data_type = self.type_of(&list_value);
         if !data_type.is_list() {
-            return Err(ExprError::new(codes::OPERANDS, format!("ANY takes a list, not a value of type {}", type_name(&data_type)))
-                .at(self.place(list))
-                .help("several values stand behind IN: `x IN (a, b)`"));
+            return Err(ExprError::new(
+                codes::OPERANDS,
+                format!("ANY takes a list, not a value of type {}", type_name(&data_type)),
+            )
+            .at(self.place(list))
+            .help("several values stand behind IN: `x IN (a, b)`"));
         }
         self.call_planned("array_has", vec![list_value, value], node)
     }
@@ -377,7 +438,12 @@ impl Planner<'_> {
         let tested: Vec<(DataType, &ast::Expr)> = match &operand_value {
             Some(value) => {
                 let of = self.type_of(value);
-                branches.iter().zip(conditions).map(|((when, _), branch)| (self.type_of(when), &branch.condition)).chain(operand.map(|node| (of, node))).collect()
+                branches
+                    .iter()
+                    .zip(conditions)
+                    .map(|((when, _), branch)| (self.type_of(when), &branch.condition))
+                    .chain(operand.map(|node| (of, node)))
+                    .collect()
             }
             None => Vec::new(),
         };
@@ -389,12 +455,17 @@ impl Planner<'_> {
                 let (first, _) = typed.iter().find(|(data_type, _)| !data_type.is_null())?;
                 let (other, node) = typed.iter().find(|(data_type, _)| data_type != first && !data_type.is_null())?;
                 Some(
-                    ExprError::new(codes::OPERANDS, format!("the branches are of types {} and {}", type_name(first), type_name(other)))
-                        .at(planner.place(node))
-                        .help("cast one: `CAST(x AS type)`"),
+                    ExprError::new(
+                        codes::OPERANDS,
+                        format!("the branches are of types {} and {}", type_name(first), type_name(other)),
+                    )
+                    .at(planner.place(node))
+                    .help("cast one: `CAST(x AS type)`"),
                 )
             };
-            odd(&results).or_else(|| odd(&tested)).unwrap_or_else(|| ExprError::new(codes::OPERANDS, "the branches don't fit together"))
+            odd(&results)
+                .or_else(|| odd(&tested))
+                .unwrap_or_else(|| ExprError::new(codes::OPERANDS, "the branches don't fit together"))
         });
         self.conditional -= 1;
         settled
@@ -402,12 +473,19 @@ impl Planner<'_> {
 }
 
 fn cannot_compare(left: &DataType, right: &DataType) -> ExprError {
-    let error = ExprError::new(codes::OPERANDS, format!("{} and {} can't be compared", with_article(left), with_article(right)));
+    let error = ExprError::new(
+        codes::OPERANDS,
+        format!("{} and {} can't be compared", with_article(left), with_article(right)),
+    );
     match (left, right) {
-        (DataType::Timestamp(..) | DataType::Date32, other) | (other, DataType::Timestamp(..) | DataType::Date32) if other.is_numeric() => {
+        (DataType::Timestamp(..) | DataType::Date32, other) | (other, DataType::Timestamp(..) | DataType::Date32)
+            if other.is_numeric() =>
+        {
             error.help("a number becomes a timestamp by `to_timestamp_millis(x)` and its kin")
         }
-        (DataType::Timestamp(..), DataType::Interval(_) | DataType::Duration(_)) => error.help("subtract two timestamps first: `now() - at > INTERVAL '5m'`"),
+        (DataType::Timestamp(..), DataType::Interval(_) | DataType::Duration(_)) => {
+            error.help("subtract two timestamps first: `now() - at > INTERVAL '5m'`")
+        }
         _ => error,
     }
 }

@@ -38,7 +38,11 @@ pub(super) fn run(aggregation: &Aggregation, batch: &RecordBatch, pieces: &[usiz
 }
 
 /// One call's result: a state for each piece, merged in order.
-fn result_of(call: &crate::AggregateCall, batch: &RecordBatch, pieces: &[usize]) -> Result<ArrayRef, engine_base::RowError> {
+fn result_of(
+    call: &crate::AggregateCall,
+    batch: &RecordBatch,
+    pieces: &[usize],
+) -> Result<ArrayRef, engine_base::RowError> {
     let values = |part: &crate::Scalar| {
         let evaluated = part.compile(&batch.schema()).expect("compiles").evaluate(batch, &facts());
         match evaluated.errors.into_iter().next() {
@@ -62,7 +66,9 @@ fn result_of(call: &crate::AggregateCall, batch: &RecordBatch, pieces: &[usize])
             .map(|array| {
                 let piece = array.slice(first, end - first);
                 match &keep {
-                    Some(keep) => filter(&piece, keep.slice(first, end - first).as_boolean()).expect("a boolean for each row"),
+                    Some(keep) => {
+                        filter(&piece, keep.slice(first, end - first).as_boolean()).expect("a boolean for each row")
+                    }
                     None => piece,
                 }
             })
@@ -87,7 +93,11 @@ fn aggregations() {
         Ok(aggregation) => {
             let mut shown = format!("{}\n", shown_type(&aggregation.data_type, aggregation.nullable));
             for (at, call) in aggregation.calls.iter().enumerate() {
-                let args: Vec<String> = call.args.iter().map(|arg| format!("{}: {}", arg.text(), crate::type_name(arg.data_type()))).collect();
+                let args: Vec<String> = call
+                    .args
+                    .iter()
+                    .map(|arg| format!("{}: {}", arg.text(), crate::type_name(arg.data_type())))
+                    .collect();
                 write!(shown, "${at} = {:?}({})", call.function, args.join(", ")).expect("a string takes text");
                 if call.distinct {
                     shown.push_str(" distinct");
@@ -96,12 +106,14 @@ fn aggregations() {
                     write!(shown, " where {}", filter.text()).expect("a string takes text");
                 }
                 for key in &call.order_by {
-                    write!(shown, " by {} {}", key.value.text(), if key.descending { "desc" } else { "asc" }).expect("a string takes text");
+                    write!(shown, " by {} {}", key.value.text(), if key.descending { "desc" } else { "asc" })
+                        .expect("a string takes text");
                 }
                 writeln!(shown, ": {}", shown_type(&call.data_type, call.nullable)).expect("a string takes text");
             }
             let columns = |set: &std::collections::BTreeSet<String>| Vec::from_iter(set.iter().cloned()).join(" ");
-            writeln!(shown, "reads {} | {}", columns(aggregation.columns()), columns(aggregation.current_columns())).expect("a string takes text");
+            writeln!(shown, "reads {} | {}", columns(aggregation.columns()), columns(aggregation.current_columns()))
+                .expect("a string takes text");
             if aggregation.calls.iter().all(|call| call.function != AggregateFunction::Lag) {
                 let cells = run(&aggregation, &batch, &[]);
                 let same = cells.iter().all(|cell| *cell == cells[0]);

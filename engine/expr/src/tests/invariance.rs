@@ -5,9 +5,11 @@
 
 use super::rendered;
 use crate::{Context, Evaluated, RowFacts, Scalar, Scope};
-use arrow::array::builder::{ListBuilder, StringBuilder};
-use arrow::array::{Array, ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::array::TimestampNanosecondArray;
+use arrow::array::builder::{ListBuilder, StringBuilder};
+use arrow::array::{
+    Array, ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
+};
 use arrow::datatypes::{Field, Schema};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -44,8 +46,21 @@ impl Draw {
             6 => format!("TRY_CAST({} AS int64)", self.text(d)),
             7 => format!("CAST({} AS int64)", self.float(d)),
             8 => format!("CASE WHEN {} THEN {} ELSE {} END", self.truth(d), self.int(d), self.int(d)),
-            9 => format!("CASE WHEN {} THEN {} WHEN {} THEN {} END", self.truth(d), self.int(d), self.truth(d), self.int(d)),
-            10 => format!("CASE {} WHEN {} THEN {} WHEN 1 THEN {} ELSE {} END", self.int(d), self.int(d), self.int(d), self.int(d), self.int(d)),
+            9 => format!(
+                "CASE WHEN {} THEN {} WHEN {} THEN {} END",
+                self.truth(d),
+                self.int(d),
+                self.truth(d),
+                self.int(d)
+            ),
+            10 => format!(
+                "CASE {} WHEN {} THEN {} WHEN 1 THEN {} ELSE {} END",
+                self.int(d),
+                self.int(d),
+                self.int(d),
+                self.int(d),
+                self.int(d)
+            ),
             11 => format!("coalesce({}, {}, {})", self.int(d), self.int(d), self.int(d)),
             12 => format!("nullif({}, {})", self.int(d), self.int(d)),
             13 => format!("{}({}, {})", self.of(&["greatest", "least", "nvl"]), self.int(d), self.int(d)),
@@ -79,7 +94,9 @@ impl Draw {
             0..=2 => format!("({} AND {})", self.truth(d), self.truth(d)),
             3..=5 => format!("({} OR {})", self.truth(d), self.truth(d)),
             6 => format!("(NOT {})", self.truth(d)),
-            7 | 8 => format!("({} {} {})", self.int(d), self.of(&["=", "<>", "<", ">=", "IS DISTINCT FROM"]), self.int(d)),
+            7 | 8 => {
+                format!("({} {} {})", self.int(d), self.of(&["=", "<>", "<", ">=", "IS DISTINCT FROM"]), self.int(d))
+            }
             9 => format!("({} {} {})", self.float(d), self.of(&["=", "<", ">"]), self.float(d)),
             10 => format!("({} IN ({}, {}, 5))", self.int(d), self.int(d), self.int(d)),
             11 => format!("({} BETWEEN {} AND {})", self.int(d), self.int(d), self.int(d)),
@@ -146,7 +163,8 @@ fn batch(draw: &mut Draw, rows: usize) -> RecordBatch {
     let c: Vec<Option<bool>> = (0..rows).map(|_| some(draw).then(|| draw.below(2) == 0)).collect();
     let s: Vec<&str> = (0..rows).map(|_| texts[draw.below(texts.len())]).collect();
     let r: Vec<Option<&str>> = (0..rows).map(|_| some(draw).then(|| texts[draw.below(texts.len())])).collect();
-    let p: Vec<Option<i128>> = (0..rows).map(|_| some(draw).then(|| [0, 150, -99_999_999_999][draw.below(3)])).collect();
+    let p: Vec<Option<i128>> =
+        (0..rows).map(|_| some(draw).then(|| [0, 150, -99_999_999_999][draw.below(3)])).collect();
     let t: Vec<i64> = (0..rows).map(|_| [0, 1_769_855_400_000_000_000, i64::MAX, i64::MIN][draw.below(4)]).collect();
     let mut l = ListBuilder::new(StringBuilder::new());
     for _ in 0..rows {
@@ -156,7 +174,8 @@ fn batch(draw: &mut Draw, rows: usize) -> RecordBatch {
             _ => l.append_value([Some(texts[draw.below(texts.len())]), None]),
         }
     }
-    let column = |name: &str, nullable: bool, array: ArrayRef| (Field::new(name, array.data_type().clone(), nullable), array);
+    let column =
+        |name: &str, nullable: bool, array: ArrayRef| (Field::new(name, array.data_type().clone(), nullable), array);
     let columns: Vec<(Field, ArrayRef)> = vec![
         column("i", false, Arc::new(Int64Array::from(i))),
         column("j", true, Arc::new(Int64Array::from(j))),
@@ -248,7 +267,8 @@ fn few_and_many_failures_are_found() {
     for zeros in [1usize, 3, 40, 100, 1000] {
         let rows = 1000;
         let values: Vec<i64> = (0..rows).map(|row| i64::from(row % (rows / zeros) != 0)).collect();
-        let wanted: Vec<usize> = values.iter().enumerate().filter(|(_, value)| **value == 0).map(|(row, _)| row).collect();
+        let wanted: Vec<usize> =
+            values.iter().enumerate().filter(|(_, value)| **value == 0).map(|(row, _)| row).collect();
         let column: ArrayRef = Arc::new(Int64Array::from(values));
         let batch = RecordBatch::try_from_iter([("d", column)]).expect("one column");
         let scalar = Context::default().scalar("10 / d", &Scope::new(batch.schema())).expect("plans");
@@ -285,7 +305,8 @@ fn functions_are_null_only_where_they_say() {
             format!("{name}(t, '%Y')"),
             format!("{name}(t, s)"),
         ];
-        let planned: Vec<&String> = calls.iter().filter(|call| Context::default().scalar(call, &scope).is_ok()).collect();
+        let planned: Vec<&String> =
+            calls.iter().filter(|call| Context::default().scalar(call, &scope).is_ok()).collect();
         if planned.is_empty() {
             unplanned.push(*name);
         }

@@ -1,4 +1,5 @@
 //! Bad text never panics, never overflows the stack and never hangs.
+#![allow(clippy::print_stdout, reason = "how many texts were understood is worth seeing")]
 
 use super::invariance::Draw;
 use super::{batch, context, evaluate, scope};
@@ -19,7 +20,9 @@ fn plan(text: &str) -> Result<Scalar, ExprError> {
             assert!(text.get(range.clone()).is_some(), "{range:?} is no range of {text:?}");
         }
         let words = format!("{} {}", error.message, error.help.join(" "));
-        for jargon in ["Error during planning", "candidate", "Utf8", "Int64", "Execution error", "Internal error", "DataFusion"] {
+        for jargon in
+            ["Error during planning", "candidate", "Utf8", "Int64", "Execution error", "Internal error", "DataFusion"]
+        {
             assert!(!words.contains(jargon) || text.contains(jargon), "{text}: {words}");
         }
     };
@@ -33,21 +36,166 @@ fn plan(text: &str) -> Result<Scalar, ExprError> {
     if let Err(error) = &context().aggregate(text, &scope) {
         ours(error);
     }
-    assert!(started.elapsed() < LONG, "{} bytes took {:?}: {}", text.len(), started.elapsed(), &text[..text.len().min(200)]);
+    if started.elapsed() > Duration::from_millis(500) {
+        println!("SLOW {:?} {} {}", started.elapsed(), text.len(), &text[..text.len().min(60)]);
+    }
+    assert!(
+        started.elapsed() < LONG,
+        "{} bytes took {:?}: {}",
+        text.len(),
+        started.elapsed(),
+        &text[..text.len().min(200)]
+    );
     planned
 }
 
 /// Words that mean something to the reader, to the planner, or to nobody.
 const WORDS: &[&str] = &[
-    "id", "amount", "card", "at", "ok", "tags", "attrs", "place", "place.city", "param.limit", "current.id", "nope", "\"id\"", "`id`",
-    "1", "0", "-1", "1.5", "1e9", "'a'", "''", "'2026-01-31'", "NULL", "true", "false", "X'00'", "E'\\n'", "$1", "?", "(", ")", "[", "]", "{",
-    "}", ",", ".", ":", "::", ";", "+", "-", "*", "/", "%", "^", "|", "||", "&", "&&", "~", "!~", "!", "=", "==", "<>", "!=", "<", "<=", ">",
-    ">=", "<=>", "->", "->>", "=>", ":=", "<<", ">>", "@>", "AND", "OR", "NOT", "XOR", "IS", "IN", "LIKE", "ILIKE", "SIMILAR TO", "BETWEEN",
-    "ANY", "ALL", "EXISTS", "CASE", "WHEN", "THEN", "ELSE", "END", "CAST(", "TRY_CAST(", "AS", "int64", "string", "decimal(10, 2)",
-    "timestamp", "ARRAY<", "INTERVAL", "'5m'", "DATE", "TIMESTAMP", "EXTRACT(", "FROM", "FOR", "SUBSTRING(", "TRIM(", "POSITION(", "OVERLAY(",
-    "PLACING", "AT TIME ZONE", "abs(", "coalesce(", "upper(", "concat(", "json_get(", "regexp_extract(", "count(", "sum(", "max_by(", "lag(",
-    "array_agg(", "make_array(", "map(", "MAP", "struct(", "now()", "random()", "event_time()", "DISTINCT", "FILTER (", "WHERE", "ORDER BY",
-    "WITHIN GROUP (", "OVER (", "IGNORE NULLS", "SELECT", "VALUES", "WITH", "UNNEST", "COLLATE", "--", "/*", "*/", "\n", "é", "\u{1}0", "\u{0}",
+    "id",
+    "amount",
+    "card",
+    "at",
+    "ok",
+    "tags",
+    "attrs",
+    "place",
+    "place.city",
+    "param.limit",
+    "current.id",
+    "nope",
+    "\"id\"",
+    "`id`",
+    "1",
+    "0",
+    "-1",
+    "1.5",
+    "1e9",
+    "'a'",
+    "''",
+    "'2026-01-31'",
+    "NULL",
+    "true",
+    "false",
+    "X'00'",
+    "E'\\n'",
+    "$1",
+    "?",
+    "(",
+    ")",
+    "[",
+    "]",
+    "{",
+    "}",
+    ",",
+    ".",
+    ":",
+    "::",
+    ";",
+    "+",
+    "-",
+    "*",
+    "/",
+    "%",
+    "^",
+    "|",
+    "||",
+    "&",
+    "&&",
+    "~",
+    "!~",
+    "!",
+    "=",
+    "==",
+    "<>",
+    "!=",
+    "<",
+    "<=",
+    ">",
+    ">=",
+    "<=>",
+    "->",
+    "->>",
+    "=>",
+    ":=",
+    "<<",
+    ">>",
+    "@>",
+    "AND",
+    "OR",
+    "NOT",
+    "XOR",
+    "IS",
+    "IN",
+    "LIKE",
+    "ILIKE",
+    "SIMILAR TO",
+    "BETWEEN",
+    "ANY",
+    "ALL",
+    "EXISTS",
+    "CASE",
+    "WHEN",
+    "THEN",
+    "ELSE",
+    "END",
+    "CAST(",
+    "TRY_CAST(",
+    "AS",
+    "int64",
+    "string",
+    "decimal(10, 2)",
+    "timestamp",
+    "ARRAY<",
+    "INTERVAL",
+    "'5m'",
+    "DATE",
+    "TIMESTAMP",
+    "EXTRACT(",
+    "FROM",
+    "FOR",
+    "SUBSTRING(",
+    "TRIM(",
+    "POSITION(",
+    "OVERLAY(",
+    "PLACING",
+    "AT TIME ZONE",
+    "abs(",
+    "coalesce(",
+    "upper(",
+    "concat(",
+    "json_get(",
+    "regexp_extract(",
+    "count(",
+    "sum(",
+    "max_by(",
+    "lag(",
+    "array_agg(",
+    "make_array(",
+    "map(",
+    "MAP",
+    "struct(",
+    "now()",
+    "random()",
+    "event_time()",
+    "DISTINCT",
+    "FILTER (",
+    "WHERE",
+    "ORDER BY",
+    "WITHIN GROUP (",
+    "OVER (",
+    "IGNORE NULLS",
+    "SELECT",
+    "VALUES",
+    "WITH",
+    "UNNEST",
+    "COLLATE",
+    "--",
+    "/*",
+    "*/",
+    "\n",
+    "é",
+    "\u{1}0",
+    "\u{0}",
 ];
 
 proptest! {
@@ -82,15 +230,19 @@ proptest! {
         }
         let text: String = text.into_iter().collect();
         if let Ok(scalar) = plan(&text) {
-            let evaluated = evaluate(&scalar, &batch());
-            prop_assert_eq!(evaluated.array.len(), 4);
+            // `current.x` can be planned here, and is computed by the step that has it.
+            if scalar.columns().iter().all(|name| batch().schema().column_with_name(name).is_some()) {
+                prop_assert_eq!(evaluate(&scalar, &batch()).array.len(), 4);
+            }
         }
     }
 }
 
 #[test]
 fn deep_and_long_texts_get_an_answer() {
-    let deep = |open: &str, inner: &str, close: &str, times: usize| format!("{}{inner}{}", open.repeat(times), close.repeat(times));
+    let deep = |open: &str, inner: &str, close: &str, times: usize| {
+        format!("{}{inner}{}", open.repeat(times), close.repeat(times))
+    };
     let chain = |part: &str, by: &str, times: usize| vec![part; times].join(by);
     for times in [30, 1000, 10_000] {
         for text in [
@@ -211,7 +363,12 @@ fn the_deepest_expressions_need_little_stack() {
 fn planning_takes_no_time_to_speak_of() {
     let scope = scope();
     let context = context();
-    let texts = ["amount > 0 AND note IS NOT NULL", "(amount - 5) / greatest(amount, 1)", "date_part('hour', at)", "coalesce(n, id, 0) * 2"];
+    let texts = [
+        "amount > 0 AND note IS NOT NULL",
+        "(amount - 5) / greatest(amount, 1)",
+        "date_part('hour', at)",
+        "coalesce(n, id, 0) * 2",
+    ];
     for text in texts {
         context.scalar(text, &scope).expect(text);
     }

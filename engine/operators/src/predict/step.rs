@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!  batch ──cut──▶ chunks of at most max_rows ──▶ scratch [rows × width], reused ──▶ score ──▶ outputs [rows × width]
-//!                                                      │ null, NaN, too large         │ an error or a panic: row by row
+//!                                                      │ null, NaN, too large         │ an error or a panic: row by
+//! row
 //!                                                      ▼                              ▼
 //!                                                   failed rows: to the error output, or with their fallbacks
 //! ```
 //!
-//! A failed row stands as zeros in its chunk, so that no row moves; what the model makes of it is not looked at. A model
-//! whose results depend on the batch gets one row at a time: a row's score depends on that row alone.
+//! A failed row stands as zeros in its chunk, so that no row moves; what the model makes of it is not looked at. A
+//! model whose results depend on the batch gets one row at a time: a row's score depends on that row alone.
 
 use super::{Feature, PredictPlan};
 use crate::RenderCx;

@@ -230,9 +230,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         }
         let (path, value, over, exclude_current) = match &column {
             Column::Value(value) => (vec!["columns", &name], value, None, false),
-            Column::Own(own) => {
-                (vec!["columns", &name, "value"], &own.value, own.over.as_ref(), own.exclude_current)
-            }
+            Column::Own(own) => (vec!["columns", &name, "value"], &own.value, own.over.as_ref(), own.exclude_current),
         };
         let over_ns = match over {
             Some(over) => positive(cx, &["columns", &name, "over"], over),
@@ -245,9 +243,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         {
             let span = cx.span(&path);
             let message = "`ORDER BY` inside an aggregate of rolling is not built yet";
-            cx.push(
-                Diagnostic::error(codes::NOT_BUILT, span, message).help("rows are taken in the order of arrival"),
-            );
+            cx.push(Diagnostic::error(codes::NOT_BUILT, span, message).help("rows are taken in the order of arrival"));
             sound = false;
         }
         match (aggregation, over_ns) {
@@ -267,8 +263,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     }
     let output: SchemaRef = Arc::new(Schema::new(fields));
     let over_ns = columns.iter().map(|column| column.over_ns).fold(over_ns, i64::max);
-    let stream =
-        StreamType { schema: output.clone(), event_time: input.event_time.clone(), kind: StreamKind::Append };
+    let stream = StreamType { schema: output.clone(), event_time: input.event_time.clone(), kind: StreamKind::Append };
     let planned = RollingPlan { input: input.schema.clone(), output, key: key.clone(), columns, over_ns, max_delay_ns };
     Some(PlannedOperator {
         outputs: vec![

@@ -6,8 +6,7 @@ use super::tree::{KeyRows, NewRow, Window};
 use crate::RenderCx;
 use crate::render::{assemble, compile, evaluate, fail};
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float64Builder, Int64Builder, PrimitiveArray, UInt32Array,
-    new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, Float64Builder, Int64Builder, PrimitiveArray, UInt32Array, new_null_array,
 };
 use arrow::compute::{cast, concat};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef};
@@ -239,8 +238,7 @@ impl Rolling {
             // The plan refuses inputs without event time, and the source makes a null one an error row.
             let time_ns = rows.event_ns.as_ref().map_or(0, |times| times.get(row));
             let (words, extras) = (self.words, self.extras);
-            let slot =
-                self.store.find_or_insert(keys.row(row).as_ref(), 0, &mut || KeyRows::new(words, extras));
+            let slot = self.store.find_or_insert(keys.row(row).as_ref(), 0, &mut || KeyRows::new(words, extras));
             let Some(state) = self.store.get_mut(slot) else { continue };
             if state.is_dormant() {
                 state.revive(&self.states);
@@ -338,10 +336,8 @@ impl Rolling {
         }
         let whole = kept.len() == count;
         let mut kept_rows = if whole { rows.clone() } else { rows.take(&UInt32Array::from(kept.clone())) };
-        let arrays: Vec<ArrayRef> =
-            self.calls.iter().zip(results).map(|(call, result)| call.array(result)).collect();
-        let mut columns: Vec<ArrayRef> =
-            self.passed.iter().map(|at| kept_rows.batch.column(*at).clone()).collect();
+        let arrays: Vec<ArrayRef> = self.calls.iter().zip(results).map(|(call, result)| call.array(result)).collect();
+        let mut columns: Vec<ArrayRef> = self.passed.iter().map(|at| kept_rows.batch.column(*at).clone()).collect();
         for column in &mut self.columns {
             let mut inner: Vec<ArrayRef> = arrays[column.calls.clone()].to_vec();
             inner.extend(column.current.iter().map(|at| kept_rows.batch.column(*at).clone()));
@@ -400,10 +396,9 @@ impl Call {
                 let array = value(argument);
                 match state.kind {
                     // Only whether a value is there matters.
-                    StateKind::Count => Arguments::Ints(PrimitiveArray::new(
-                        vec![0i64; array.len()].into(),
-                        array.logical_nulls(),
-                    )),
+                    StateKind::Count => {
+                        Arguments::Ints(PrimitiveArray::new(vec![0i64; array.len()].into(), array.logical_nulls()))
+                    }
                     StateKind::SumFloat | StateKind::Moments | StateKind::MinFloat | StateKind::MaxFloat => {
                         Arguments::Floats(as_type::<Float64Type>(&array))
                     }
@@ -607,6 +602,5 @@ fn as_type<T: arrow::datatypes::ArrowPrimitiveType>(array: &ArrayRef) -> Primiti
 /// A boolean column as a mask without nulls: null is false.
 fn as_mask(array: &ArrayRef) -> BooleanArray {
     let mask = array.as_boolean();
-    arrow::compute::prep_null_mask_filter(mask)
+    if mask.null_count() == 0 { mask.clone() } else { arrow::compute::prep_null_mask_filter(mask) }
 }
-

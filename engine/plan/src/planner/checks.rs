@@ -30,7 +30,9 @@ impl Planner<'_> {
                     parameter.span,
                     format!("nothing uses the parameter `{name}`"),
                 )
-                .help(format!("use it as `param.{name}` in an expression or `${{param:{name}}}` in a value, or take it out")),
+                .help(format!(
+                    "use it as `param.{name}` in an expression or `${{param:{name}}}` in a value, or take it out"
+                )),
             );
         }
         let mut connections = HashSet::new();
@@ -46,7 +48,11 @@ impl Planner<'_> {
                 named(&component.value, "connection", &mut connections);
             }
         }
-        for connection in pipeline.connections.values() {
+        // Where one that is not there is named, that may be just the one that is not.
+        let all_there = |names: &HashSet<String>, section: &str| {
+            names.iter().all(|name| pipeline.root.get(section).is_some_and(|section| section.get(name).is_some()))
+        };
+        for connection in pipeline.connections.values().filter(|_| all_there(&connections, "connections")) {
             let name = connection.name.as_str();
             if !connections.contains(name) {
                 self.found.push(
@@ -59,12 +65,16 @@ impl Planner<'_> {
                 );
             }
         }
-        for model in pipeline.models.values() {
+        for model in pipeline.models.values().filter(|_| all_there(&models, "models")) {
             let name = model.name.as_str();
             if !models.contains(name) {
                 self.found.push(
-                    Diagnostic::warning(codes::UNUSED_MODEL, model.name_span, format!("nothing uses the model `{name}`"))
-                        .help(format!("name it in a `predict` step (`model: {name}`), or take it out")),
+                    Diagnostic::warning(
+                        codes::UNUSED_MODEL,
+                        model.name_span,
+                        format!("nothing uses the model `{name}`"),
+                    )
+                    .help(format!("name it in a `predict` step (`model: {name}`), or take it out")),
                 );
             }
         }
@@ -114,20 +124,16 @@ impl Planner<'_> {
         Some(planned)
     }
 
-    fn unknown_target(
-        &self,
-        name: &str,
-        span: engine_base::Span,
-        what: &str,
-        measure: Measure,
-    ) -> Diagnostic {
+    fn unknown_target(&self, name: &str, span: engine_base::Span, what: &str, measure: Measure) -> Diagnostic {
         let pipeline = self.pipeline;
         let (sources, operators, sinks) = (&pipeline.sources, &pipeline.operators, &pipeline.sinks);
         let readable: Vec<&str> = match measure {
             Measure::EndToEnd => sinks.keys().map(String::as_str).collect(),
             Measure::Lag => sources.keys().map(String::as_str).collect(),
             Measure::StepLatency => operators.keys().chain(sinks.keys()).map(String::as_str).collect(),
-            Measure::ErrorRate => sources.keys().chain(operators.keys()).chain(sinks.keys()).map(String::as_str).collect(),
+            Measure::ErrorRate => {
+                sources.keys().chain(operators.keys()).chain(sinks.keys()).map(String::as_str).collect()
+            }
         };
         let is_other = sources.contains_key(name) || operators.contains_key(name) || sinks.contains_key(name);
         let message = match is_other {
@@ -153,7 +159,10 @@ impl Planner<'_> {
                     Diagnostic::warning(
                         codes::OBJECTIVE_OUT_OF_REACH,
                         objective.span,
-                        format!("`{name}` of `{}` can't be held: a row takes up to {floor} for its epoch alone", objective.name),
+                        format!(
+                            "`{name}` of `{}` can't be held: a row takes up to {floor} for its epoch alone",
+                            objective.name
+                        ),
                     )
                     .help(format!("promise {floor} or more")),
                 );

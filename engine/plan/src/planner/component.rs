@@ -1,10 +1,10 @@
 //! One component to its steps: its shared keys, the steps that they imply, and its kind's own `plan`.
 
 use super::wiring::{Part, PartKind, Reference};
-use super::{Incoming, NewStep, Placed, Planner, keys, list, needs_no_types, no_event_time, reads_event_time, visible};
-use crate::common::{DecodingKeys, Delivery, EncodingKeys, SinkKeys, SourceKeys};
+use super::{Incoming, NewStep, Placed, Planner, list, needs_no_types, no_event_time, reads_event_time, visible};
+use crate::common::{DecodingKeys, Delivery, EncodingKeys, SetKeys, SinkKeys, SourceTimeKeys};
 use crate::kinds::{
-    InputKeys, OperatorKind, Output, SinkCommon, SinkKind, SourceCommon, SourceKind, StreamKind, StreamType,
+    EventTime, OperatorKind, Output, SinkCommon, SinkKind, SourceCommon, SourceKind, StreamKind, StreamType,
 };
 use crate::plan::{ERRORS, Edge, Role};
 use crate::types;
@@ -19,21 +19,18 @@ impl Planner<'_> {
     /// Plans a component whose inputs stand before it. False where it could not be planned.
     pub(super) fn plan_part(&mut self, part: &Part<'_>) -> bool {
         match part.kind {
-            PartKind::Source(kind) => self.plan_source(part.component, kind),
+            PartKind::Source(kind) => self.plan_source(part, kind),
             PartKind::Operator(kind) => self.plan_operator(part, kind),
             PartKind::Sink(kind) => self.plan_sink(part, kind),
             PartKind::Unknown { .. } => false,
         }
     }
 
-    fn plan_source(&mut self, component: &Component, kind: &'static SourceKind) -> bool {
-        let mut common_keys = vec!["set", "event_time"];
-        if kind.decodes {
-            common_keys.splice(0..0, ["schema", "format", "metadata"]);
-        }
-        let own = self.keys.own(kind.name, "source", kind.config_schema);
-        let config = keys::split(component, kind.name, &common_keys, own.as_deref(), &mut self.found);
-        let keys: Option<SourceKeys> = component.node.only(&["set", "event_time"]).decode(&mut self.found);
+    fn plan_source(&mut self, part: &Part<'_>, kind: &'static SourceKind) -> bool {
+        let component = &*part.component;
+        let config = component.node.without(&part.kind.shared_keys());
+        let set: Option<SetKeys> = component.node.only(&["set"]).decode(&mut self.found);
+        let event_time: Option<SourceTimeKeys> = component.node.only(&["event_time"]).decode(&mut self.found);
         let (common, sound) = match kind.decodes {
             true => self.decoding(component, kind),
             false => (SourceCommon { schema: None, extra_error: false, format: None, metadata: Vec::new() }, true),
@@ -42,7 +39,7 @@ impl Planner<'_> {
         let mut found = Diagnostics::new();
         let planned = (kind.plan)(&mut self.cx(component, config, &mut found), &common);
         self.take(found, sound);
-        let (Some(planned), Some(keys), true) = (planned, keys, sound) else { return false };
+        let (Some(planned), Some(SetKeys { set }), true) = (planned, set, sound) else { return false };
         if self.source_count == u16::MAX {
             self.found.push(Diagnostic::error(
                 spec_codes::OUT_OF_RANGE,
@@ -69,14 +66,22 @@ impl Planner<'_> {
             span: component.name_span,
         });
         let mut rows = Incoming { edge: Edge { from: id, port: 0 }, stream };
-        if !keys.set.is_empty() {
-            match self.imply_set(component, &keys.set, &rows) {
+        if !set.is_empty() {
+            match self.imply_set(component, &set, &rows) {
                 Some(set) => rows = set,
                 None => return false,
             }
         }
-        if let Some(event_time) = &keys.event_time {
-            rows = self.imply_event_time(component, event_time, &rows);
+        match event_time {
+            Some(SourceTimeKeys { event_time: Some(event_time) }) => {
+                rows = self.imply_event_time(component, &event_time, &rows);
+            }
+            Some(SourceTimeKeys { event_time: None }) => {}
+            // Wrong, and noted: what is behind may count on event time all the same.
+            None => {
+                self.failed.insert(component.name.clone());
+                self.steps[id.0 as usize].outputs[0].stream.event_time = Some(EventTime { max_delay_ns: 0 });
+            }
         }
         self.placed.insert(component.name.clone(), Placed { own: id, main: rows.edge });
         true
@@ -85,10 +90,8 @@ impl Planner<'_> {
     /// The keys that decoding sources share, and whether they are right; what is wrong is noted. A schema that can't be
     /// read is given as one without columns, so that it is not taken for missing.
     fn decoding(&mut self, component: &Component, kind: &SourceKind) -> (SourceCommon, bool) {
-        let mut common =
-            SourceCommon { schema: None, extra_error: false, format: None, metadata: Vec::new() };
-        let keys: Option<DecodingKeys> =
-            component.node.only(&["schema", "format", "metadata"]).decode(&mut self.found);
+        let mut common = SourceCommon { schema: None, extra_error: false, format: None, metadata: Vec::new() };
+        let keys: Option<DecodingKeys> = component.node.only(&["schema", "format", "metadata"]).decode(&mut self.found);
         let Some(keys) = keys else {
             common.schema = Some(Arc::new(Schema::empty()));
             return (common, false);
@@ -126,8 +129,12 @@ impl Planner<'_> {
                 let entry = component.node.get("metadata").and_then(|node| node.entry(column));
                 let span = entry.map_or(component.name_span, |entry| entry.key_span);
                 self.found.push(
-                    Diagnostic::error(codes::COLUMN_TAKEN, span, format!("`{column}` is a column of the schema already"))
-                        .help("give the metadata another name"),
+                    Diagnostic::error(
+                        codes::COLUMN_TAKEN,
+                        span,
+                        format!("`{column}` is a column of the schema already"),
+                    )
+                    .help("give the metadata another name"),
                 );
                 sound = false;
             }
@@ -138,13 +145,8 @@ impl Planner<'_> {
     }
 
     fn plan_operator(&mut self, part: &Part<'_>, kind: &'static OperatorKind) -> bool {
-        let component = part.component;
-        let own = self.keys.own(kind.name, "operator", kind.config_schema);
-        let input_key = match kind.inputs {
-            InputKeys::One => "input",
-            InputKeys::Many => "inputs",
-        };
-        let config = keys::split(component, kind.name, &[input_key], own.as_deref(), &mut self.found);
+        let component = &*part.component;
+        let config = component.node.without(&part.kind.shared_keys());
         let inputs = self.inputs(part);
         let complete = inputs.is_some() && !self.names_failed(component);
         let inputs = inputs.unwrap_or_else(|| part.inputs.iter().map(|_| Incoming::unknown()).collect());
@@ -208,13 +210,8 @@ impl Planner<'_> {
     }
 
     fn plan_sink(&mut self, part: &Part<'_>, kind: &'static SinkKind) -> bool {
-        let component = part.component;
-        let mut common_keys = vec!["input", "where", "columns", "delivery"];
-        if kind.encodes {
-            common_keys.extend(["format", "timestamps"]);
-        }
-        let own = self.keys.own(kind.name, "sink", kind.config_schema);
-        let config = keys::split(component, kind.name, &common_keys, own.as_deref(), &mut self.found);
+        let component = &*part.component;
+        let config = component.node.without(&part.kind.shared_keys());
         let keys: Option<SinkKeys> = component.node.only(&["where", "columns", "delivery"]).decode(&mut self.found);
         let encoding: Option<EncodingKeys> = match kind.encodes {
             true => component.node.only(&["format", "timestamps"]).decode(&mut self.found),
@@ -288,7 +285,7 @@ impl Planner<'_> {
                 };
                 let mut path: Vec<&str> = reference.path.iter().map(String::as_str).collect();
                 path.push("where");
-                input = self.imply_filter(part.component, name, &path, filter, &input);
+                input = self.imply_filter(&part.component, name, &path, filter, &input);
             }
             inputs.push(input);
         }
@@ -299,7 +296,23 @@ impl Planner<'_> {
     fn output(&mut self, reference: &Reference, part: &Part<'_>) -> Option<Edge> {
         reference.owner?;
         let owner = match reference.rest.as_str() {
-            "" => return self.placed.get(&reference.from).map(|placed| placed.main),
+            "" => {
+                let main = self.placed.get(&reference.from)?.main;
+                let step = &self.steps[main.from.0 as usize];
+                if step.outputs.get(main.port).is_some_and(|output| output.port.is_empty()) {
+                    return Some(main);
+                }
+                let readable: Vec<String> = (0..step.outputs.len()).map(|port| step.output_name(port)).collect();
+                let readable: Vec<&str> = readable.iter().map(String::as_str).collect();
+                let name = &reference.from;
+                let problem = Diagnostic::error(
+                    codes::UNKNOWN_OUTPUT,
+                    reference.span,
+                    format!("`{name}` has no one output: each row goes to one of several"),
+                );
+                self.found.push(problem.help(format!("read one of {}", list(&readable))));
+                return None;
+            }
             rest => &reference.from[..reference.from.len() - rest.len() - 1],
         };
         // An implied step, `transactions.set`, is read like any other.
@@ -328,11 +341,8 @@ impl Planner<'_> {
             .collect();
         let readable: Vec<&str> = readable.iter().map(String::as_str).collect();
         let wrong = &reference.rest;
-        let mut problem = Diagnostic::error(
-            codes::UNKNOWN_OUTPUT,
-            reference.span,
-            format!("`{owner}` has no output `{wrong}`"),
-        );
+        let mut problem =
+            Diagnostic::error(codes::UNKNOWN_OUTPUT, reference.span, format!("`{owner}` has no output `{wrong}`"));
         if wrong == ERRORS {
             problem = problem.at_caret("no row can fail in it");
         } else {

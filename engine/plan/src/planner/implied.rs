@@ -86,9 +86,8 @@ impl Planner<'_> {
                         sound = false;
                         continue;
                     };
-                    let known = self.with_cx(component, |cx| {
-                        cx.column(&["columns", &at], &name, &input.stream.schema).cloned()
-                    });
+                    let known = self
+                        .with_cx(component, |cx| cx.column(&["columns", &at], &name, &input.stream.schema).cloned());
                     if !seen.insert(name.clone()) {
                         self.found.push(
                             Diagnostic::error(codes::COLUMN_TAKEN, item.span, format!("`{name}` is named twice"))
@@ -142,10 +141,9 @@ impl Planner<'_> {
             self.found.push(
                 Diagnostic::error(
                     spec_codes::NOT_BUILT,
-                    node.get("event_time").and_then(|keys| keys.entry("idle_after")).map_or_else(
-                        || node.span_at(&["event_time"]),
-                        |entry| entry.key_span,
-                    ),
+                    node.get("event_time")
+                        .and_then(|keys| keys.entry("idle_after"))
+                        .map_or_else(|| node.span_at(&["event_time"]), |entry| entry.key_span),
                     "`idle_after` is not built yet",
                 )
                 .help("leave it out: there are no watermarks yet that an idle source could hold back"),
@@ -162,12 +160,7 @@ impl Planner<'_> {
     }
 
     /// The value of `event_time:` and its unit.
-    fn event_time(
-        &mut self,
-        component: &Component,
-        keys: &EventTimeKeys,
-        input: &Incoming,
-    ) -> Option<(Scalar, i64)> {
+    fn event_time(&mut self, component: &Component, keys: &EventTimeKeys, input: &Incoming) -> Option<(Scalar, i64)> {
         let span = component.node.span_at(&["event_time"]);
         let (value, path) = match (&keys.column, &keys.value) {
             (Some(column), None) => {
@@ -219,8 +212,12 @@ impl Planner<'_> {
             }
             (Ok(None), None) => {
                 self.found.push(
-                    Diagnostic::error(codes::EVENT_TIME_UNIT, span, format!("the event time is {shown}, so it needs a unit"))
-                        .help("say what it counts since 1970: `unit: s`, `ms`, `us` or `ns`"),
+                    Diagnostic::error(
+                        codes::EVENT_TIME_UNIT,
+                        span,
+                        format!("the event time is {shown}, so it needs a unit"),
+                    )
+                    .help("say what it counts since 1970: `unit: s`, `ms`, `us` or `ns`"),
                 );
                 None
             }

@@ -3,10 +3,11 @@
 use super::list;
 use crate::language;
 use engine_base::codes::spec as codes;
-use engine_base::{Diagnostic, Diagnostics};
-use engine_spec::{Component, Node};
+use engine_base::{Diagnostic, Diagnostics, suggest};
+use engine_spec::{Component, Value};
 use schemars::{Schema, SchemaGenerator};
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// The own keys of kinds, by section and kind, worked out once.
@@ -28,44 +29,64 @@ impl KeyNames {
     }
 }
 
-/// The part of a component that is its kind's own, with every unknown key reported and taken out.
+/// A component with only the keys that its kind takes: an unknown key is reported, and then read as the key that was
+/// probably meant, so that nobody reports that one as missing.
 ///
 /// A key that stayed from the file when a profile changed the type is passed over if the new type has none of that name.
-pub(super) fn split(
-    component: &Component,
-    kind: &str,
+pub(super) fn known<'c>(
+    component: &'c Component,
     common: &[&str],
     own: Option<&[String]>,
     found: &mut Diagnostics,
-) -> Node {
-    let mut taken: Vec<&str> = common.to_vec();
+) -> Cow<'c, Component> {
+    let Some(own) = own else { return Cow::Borrowed(component) };
+    let known: Vec<&str> = common.iter().copied().chain(own.iter().map(String::as_str)).collect();
+    let mut wrong: Vec<(&str, Option<&str>)> = Vec::new();
     for entry in component.node.entries() {
         let key = entry.key.as_str();
-        if common.contains(&key) {
+        if known.contains(&key) {
             continue;
         }
-        let Some(own) = own else { continue };
-        if own.iter().any(|name| name == key) {
-            continue;
-        }
-        taken.push(key);
         if component.kept.iter().any(|kept| kept == key) {
+            wrong.push((key, None));
             continue;
         }
         if let Some((_, why)) = language::KEYS_NOT_BUILT.iter().find(|(name, _)| *name == key) {
             found.push(
                 Diagnostic::error(codes::NOT_BUILT, entry.key_span, format!("`{key}` is not built yet")).help(*why),
             );
+            wrong.push((key, None));
             continue;
         }
-        let known: Vec<&str> = common.iter().copied().chain(own.iter().map(String::as_str)).collect();
-        let mut problem = Diagnostic::error(codes::UNKNOWN_KEY, entry.key_span, format!("unknown key `{key}`"));
-        problem = match (key, known.contains(&"input"), known.contains(&"inputs")) {
-            ("inputs", true, _) => problem.help(format!("`{kind}` has one input: write `input:`")),
-            ("input", _, true) => problem.help(format!("`{kind}` has several inputs: write `inputs: [a, b]`")),
-            _ => problem.did_you_mean(key, known.iter().copied()),
+        let kind = &component.kind;
+        let problem = Diagnostic::error(codes::UNKNOWN_KEY, entry.key_span, format!("unknown key `{key}`"));
+        let (problem, meant) = match key {
+            "inputs" if known.contains(&"input") => {
+                (problem.help(format!("`{kind}` has one input: write `input:`")), Some("input"))
+            }
+            "input" if known.contains(&"inputs") => {
+                (problem.help(format!("`{kind}` has several inputs: write `inputs: [a, b]`")), Some("inputs"))
+            }
+            _ => (problem.did_you_mean(key, known.iter().copied()), suggest::nearest(key, known.iter().copied())),
         };
         found.push(problem.help(format!("the keys of `{kind}` are {}", list(&known))));
+        wrong.push((key, meant.filter(|meant| component.node.get(meant).is_none())));
     }
-    component.node.without(&taken)
+    if wrong.is_empty() {
+        return Cow::Borrowed(component);
+    }
+    let mut repaired = component.clone();
+    if let Value::Map(entries) = &mut repaired.node.value {
+        entries.retain_mut(|entry| match wrong.iter().find(|(key, _)| *key == entry.key) {
+            None => true,
+            Some((_, None)) => false,
+            Some((_, Some(meant))) => {
+                entry.key = (*meant).to_owned();
+                true
+            }
+        });
+        let mut seen = HashSet::new();
+        entries.retain(|entry| seen.insert(entry.key.clone()));
+    }
+    Cow::Owned(repaired)
 }

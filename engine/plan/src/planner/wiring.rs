@@ -1,6 +1,8 @@
 //! Who reads whom: names to components, circles, and an order in which each component stands after those it reads.
 
+use super::keys::{self, KeyNames};
 use super::{list, unknown_kind};
+use crate::common::{ManyInputs, OneInput};
 use crate::kinds::{InputKeys, OperatorKind, Registries, SinkKind, SourceKind};
 use crate::language;
 use crate::plan::ERRORS;
@@ -8,6 +10,7 @@ use engine_base::codes::plan as codes;
 use engine_base::{Diagnostic, Diagnostics, Span};
 use engine_spec::{Component, Expression, Input, Pipeline};
 use indexmap::IndexSet;
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 /// Every component of a pipeline with what it reads.
@@ -17,9 +20,12 @@ pub(super) struct Wiring<'a> {
 
 /// A source, operator or sink.
 pub(super) struct Part<'a> {
-    pub(super) component: &'a Component,
+    /// With only the keys that its kind takes.
+    pub(super) component: Cow<'a, Component>,
     pub(super) kind: PartKind,
     pub(super) inputs: Vec<Reference>,
+    /// Its input stands under another key, which was reported, and may have that key's form.
+    input_meant: bool,
     /// Its inputs can't be told, so it can't be planned. The reason is noted.
     pub(super) broken: bool,
 }
@@ -31,6 +37,24 @@ pub(super) enum PartKind {
     Operator(&'static OperatorKind),
     Sink(&'static SinkKind),
     Unknown { sink: bool },
+}
+
+impl PartKind {
+    /// The keys that the planner reads.
+    pub(super) fn shared_keys(self) -> Vec<&'static str> {
+        let (keys, more): (&[&str], &[&str]) = match self {
+            PartKind::Source(kind) => {
+                (if kind.decodes { &["schema", "format", "metadata"] } else { &[] }, &["set", "event_time"])
+            }
+            PartKind::Operator(OperatorKind { inputs: InputKeys::One, .. }) => (&["input"], &[]),
+            PartKind::Operator(OperatorKind { inputs: InputKeys::Many, .. }) => (&["inputs"], &[]),
+            PartKind::Sink(kind) => {
+                (&["input", "where", "columns", "delivery"], if kind.encodes { &["format", "timestamps"] } else { &[] })
+            }
+            PartKind::Unknown { .. } => (&[], &[]),
+        };
+        keys.iter().chain(more).copied().collect()
+    }
 }
 
 /// A name that a component reads.
@@ -49,7 +73,12 @@ pub(super) struct Reference {
 
 impl<'a> Wiring<'a> {
     /// Reads kinds and inputs, and resolves the names of components.
-    pub(super) fn read(pipeline: &'a Pipeline, registries: &Registries, found: &mut Diagnostics) -> Wiring<'a> {
+    pub(super) fn read(
+        pipeline: &'a Pipeline,
+        registries: &Registries,
+        keys: &mut KeyNames,
+        found: &mut Diagnostics,
+    ) -> Wiring<'a> {
         let mut parts = Vec::new();
         for component in pipeline.sources.values() {
             let kind = registries.sources.iter().find(|kind| kind.name == component.kind).copied();
@@ -61,7 +90,7 @@ impl<'a> Wiring<'a> {
                 },
                 PartKind::Source,
             );
-            parts.push(Part { component, kind, inputs: Vec::new(), broken: false });
+            parts.push(Part::new(component, kind, keys, found));
         }
         for component in pipeline.operators.values() {
             let kind = registries.operators.iter().find(|kind| kind.name == component.kind).copied();
@@ -73,7 +102,9 @@ impl<'a> Wiring<'a> {
                 },
                 PartKind::Operator,
             );
-            parts.push(Part::reading(component, kind, found));
+            let mut part = Part::new(component, kind, keys, found);
+            part.read_inputs(found);
+            parts.push(part);
         }
         for component in pipeline.sinks.values() {
             let kind = registries.sinks.iter().find(|kind| kind.name == component.kind).copied();
@@ -85,7 +116,9 @@ impl<'a> Wiring<'a> {
                 },
                 PartKind::Sink,
             );
-            parts.push(Part::reading(component, kind, found));
+            let mut part = Part::new(component, kind, keys, found);
+            part.read_inputs(found);
+            parts.push(part);
         }
         let mut wiring = Wiring { parts };
         wiring.resolve(&pipeline.broken, found);
@@ -149,10 +182,10 @@ impl<'a> Wiring<'a> {
             return problem;
         }
         // `valdi.errors`: the part before the dot may be the slip.
-        if let Some((name, port)) = from.rsplit_once('.') {
-            if let Some(near) = engine_base::suggest::nearest(name, readable.iter().copied()) {
-                return problem.help(format!("did you mean `{near}.{port}`?"));
-            }
+        if let Some((name, port)) = from.rsplit_once('.')
+            && let Some(near) = engine_base::suggest::nearest(name, readable.iter().copied())
+        {
+            return problem.help(format!("did you mean `{near}.{port}`?"));
         }
         match readable.len() {
             0 => problem.help("the pipeline has no sources and operators to read"),
@@ -229,17 +262,23 @@ impl<'a> Wiring<'a> {
             return Diagnostic::error(codes::CYCLE, span(0), format!("`{}` reads itself", name(0)))
                 .help("let it read the step whose rows it should work on");
         }
-        let mut problem =
-            Diagnostic::error(codes::CYCLE, span(0), format!("steps read each other in a circle: {}", way.join(" -> ")))
-                .at_caret(format!("`{}` reads `{}`", name(0), name(1)));
+        let mut problem = Diagnostic::error(
+            codes::CYCLE,
+            span(0),
+            format!("steps read each other in a circle: {}", way.join(" -> ")),
+        )
+        .at_caret(format!("`{}` reads `{}`", name(0), name(1)));
         for at in 1..circle.len().min(SHOWN_MAX) {
             problem = problem.also(span(at), format!("`{}` reads `{}`", name(at), name(at + 1)));
         }
         problem.help("rows flow from sources to sinks: one of these must read something else")
     }
 
-    /// Warns of sources and operators whose rows go nowhere.
+    /// Warns of sources and operators whose rows go nowhere. Where an input is wrong, that may be just what it meant.
     pub(super) fn check_unused(&self, found: &mut Diagnostics) {
+        if self.parts.iter().any(|part| part.broken) {
+            return;
+        }
         let mut rows_read = vec![false; self.parts.len()];
         let mut errors_read = vec![false; self.parts.len()];
         for reference in self.parts.iter().flat_map(|part| &part.inputs) {
@@ -266,53 +305,58 @@ impl<'a> Wiring<'a> {
 }
 
 impl<'a> Part<'a> {
-    fn reading(component: &'a Component, kind: PartKind, found: &mut Diagnostics) -> Part<'a> {
-        let mut part = Part { component, kind, inputs: Vec::new(), broken: false };
-        // The keys of an unknown kind are read as far as they go, so that what it reads does not look unused.
-        let (many, quiet) = match kind {
-            PartKind::Operator(kind) => (kind.inputs == InputKeys::Many, false),
-            PartKind::Sink(_) => (false, false),
-            _ => (component.node.get("inputs").is_some(), true),
+    fn new(component: &'a Component, kind: PartKind, keys: &mut KeyNames, found: &mut Diagnostics) -> Part<'a> {
+        let own = match kind {
+            PartKind::Source(kind) => keys.own(kind.name, "source", kind.config_schema),
+            PartKind::Operator(kind) => keys.own(kind.name, "operator", kind.config_schema),
+            PartKind::Sink(kind) => keys.own(kind.name, "sink", kind.config_schema),
+            PartKind::Unknown { .. } => None,
         };
-        let mut problems = Diagnostics::new();
-        if many {
-            part.read_inputs(&mut problems);
-        } else {
-            part.read_input(&mut problems);
-        }
-        part.broken |= problems.has_errors();
-        if !quiet {
-            found.extend(problems);
-        }
-        part
-    }
-
-    fn read_input(&mut self, found: &mut Diagnostics) {
-        let node = &self.component.node;
-        let Some(keys) = node.only(&["input"]).decode::<crate::common::OneInput>(found) else {
-            self.broken = true;
-            return;
-        };
-        self.push(keys.input, vec!["input".into()]);
+        let known = keys::known(component, &kind.shared_keys(), own.as_deref(), found);
+        let input_meant =
+            ["input", "inputs"].iter().any(|key| known.node.get(key).is_some() && component.node.get(key).is_none());
+        Part { component: known, kind, inputs: Vec::new(), input_meant, broken: false }
     }
 
     fn read_inputs(&mut self, found: &mut Diagnostics) {
+        let mut problems = Diagnostics::new();
         let node = &self.component.node;
-        let Some(keys) = node.only(&["inputs"]).decode::<crate::common::ManyInputs>(found) else {
-            self.broken = true;
-            return;
+        // The keys of an unknown kind are read as far as they go, so that what it reads does not look unused.
+        let (many, quiet) = match self.kind {
+            PartKind::Operator(kind) => (kind.inputs == InputKeys::Many, false),
+            PartKind::Unknown { .. } => (node.get("inputs").is_some(), true),
+            _ => (false, false),
         };
-        if keys.inputs.len() < 2 {
+        if many {
+            match node.only(&["inputs"]).decode::<ManyInputs>(&mut problems) {
+                Some(keys) => self.push_all(keys.inputs, &mut problems),
+                None => self.broken = true,
+            }
+        } else {
+            match node.only(&["input"]).decode::<OneInput>(&mut problems) {
+                Some(keys) => self.push(keys.input, vec!["input".into()]),
+                None => self.broken = true,
+            }
+        }
+        self.broken |= problems.has_errors();
+        let told = self.broken && self.input_meant;
+        if !quiet && !told {
+            found.extend(problems);
+        }
+    }
+
+    fn push_all(&mut self, inputs: Vec<Input>, found: &mut Diagnostics) {
+        if inputs.len() < 2 {
             found.push(
                 Diagnostic::error(
                     codes::TOO_FEW_INPUTS,
-                    node.span_at(&["inputs"]),
+                    self.component.node.span_at(&["inputs"]),
                     format!("`{}` brings rows of two or more inputs together", self.component.name),
                 )
                 .help("add another input, or leave the step out"),
             );
         }
-        for (at, input) in keys.inputs.into_iter().enumerate() {
+        for (at, input) in inputs.into_iter().enumerate() {
             self.push(input, vec!["inputs".into(), at.to_string()]);
         }
     }

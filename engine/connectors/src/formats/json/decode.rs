@@ -140,7 +140,9 @@ impl Shape {
             DataType::List(item) => Shape::List(Box::new(Shape::of(item.data_type())?)),
             DataType::Struct(fields) => Shape::Struct(Fields::new(fields)?),
             DataType::Map(entries, _) => match entries.data_type() {
-                DataType::Struct(fields) if fields.len() == 2 => Shape::Map(Box::new(Shape::of(fields[1].data_type())?)),
+                DataType::Struct(fields) if fields.len() == 2 => {
+                    Shape::Map(Box::new(Shape::of(fields[1].data_type())?))
+                }
                 _ => return Err("a map has no key and value".to_owned()),
             },
             _ => Shape::Leaf,
@@ -177,7 +179,7 @@ impl Fields {
                 cursor.space();
                 if let Target::Column(at) = target {
                     let column = &mut columns[at];
-                    if column.len() > row {
+                    if column.count() > row {
                         column.truncate(row);
                     } else {
                         filled += 1;
@@ -197,7 +199,7 @@ impl Fields {
             }
         }
         if filled < columns.len() {
-            for column in columns.iter_mut().filter(|column| column.len() == row) {
+            for column in columns.iter_mut().filter(|column| column.count() == row) {
                 column.push_missing()?;
             }
         }
@@ -229,7 +231,10 @@ impl Fields {
         let target = self.targets.get(name).copied().unwrap_or(self.others);
         if let Target::Refuse = target {
             let path = String::from_utf8_lossy(name).into_owned();
-            return Err(Box::new(RecordError::Column { path, what: "is not in the schema, which says `extra: error`".to_owned() }));
+            return Err(Box::new(RecordError::Column {
+                path,
+                what: "is not in the schema, which says `extra: error`".to_owned(),
+            }));
         }
         let compact = cursor.at() - start == key.raw.len() + 3;
         if compact && !key.escaped && key.raw.len() <= EXPECTED_KEY_MAX {
@@ -316,7 +321,9 @@ fn other_value(shape: &mut Shape, column: &mut Column, cursor: &mut Cursor<'_>, 
         (Kind::Decimal { .. }, _) if number => column.push_decimal(cursor.number()?.text)?,
         (Kind::Decimal { .. }, _) if string => with_text(column, cursor, Column::push_decimal)?,
         (Kind::Binary, _) if string => with_text(column, cursor, Column::push_base64)?,
-        (Kind::Date | Kind::Duration { .. } | Kind::Timestamp { .. }, _) if string => with_text(column, cursor, Column::push_time)?,
+        (Kind::Date | Kind::Duration { .. } | Kind::Timestamp { .. }, _) if string => {
+            with_text(column, cursor, Column::push_time)?
+        }
         (Kind::Timestamp { unit, .. }, _) if number => {
             let unit = *unit;
             let number = cursor.number()?;
@@ -345,7 +352,7 @@ fn other_value(shape: &mut Shape, column: &mut Column, cursor: &mut Cursor<'_>, 
         }
         (Kind::Struct, Shape::Struct(fields)) if first == b'{' => {
             cursor.take(b'{');
-            let row = column.len();
+            let row = column.count();
             fields.object(cursor, column.children(), row).map_err(|error| error.within(column.name()))?;
             column.push_struct();
         }
@@ -401,7 +408,7 @@ fn map(shape: &mut Shape, columns: &mut [Column], open: usize, cursor: &mut Curs
 /// The keys from `open` on must differ from each other.
 fn distinct(keys: &Column, open: usize) -> Result<()> {
     let mut seen = std::collections::HashSet::new();
-    match (open..keys.len()).map(|row| keys.key_at(row)).find(|key| !seen.insert(key.clone())) {
+    match (open..keys.count()).map(|row| keys.key_at(row)).find(|key| !seen.insert(key.clone())) {
         None => Ok(()),
         Some(_) => Err(keys.wrong("stands twice in a map")),
     }
@@ -455,7 +462,8 @@ fn no_int(column: &Column, text: &[u8]) -> Box<RecordError> {
 
 /// Powers of ten that a float64 holds exactly.
 const EXACT_POWERS: [f64; 23] = [
-    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20,
+    1e21, 1e22,
 ];
 
 /// The float64 nearest to a number; `None` beyond its range.
@@ -479,15 +487,16 @@ fn float(number: &Number<'_>) -> Option<f32> {
 
 /// What stands there, for an error.
 fn found(cursor: &Cursor<'_>) -> Option<&'static str> {
-    Some(match cursor.peek() {
-        b'"' => "a string",
-        b'{' => "an object",
-        b'[' => "an array",
-        b't' | b'f' => "a truth value",
-        b'n' => "null",
-        b'-' | b'0'..=b'9' => "a number",
-        _ => return None,
-    })
+    match cursor.peek() {
+        b'"' => Some("a string"),
+        b'{' => Some("an object"),
+        b'[' => Some("an array"),
+        b'-' | b'0'..=b'9' => Some("a number"),
+        _ => {
+            let words = [("true", "a truth value"), ("false", "a truth value"), ("null", "null")];
+            words.into_iter().find(|(word, _)| cursor.ahead().starts_with(word.as_bytes())).map(|(_, what)| what)
+        }
+    }
 }
 
 #[cold]

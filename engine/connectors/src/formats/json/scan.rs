@@ -64,6 +64,11 @@ impl<'a> Cursor<'a> {
         &self.text[start..self.at]
     }
 
+    /// The text from here on.
+    pub fn ahead(&self) -> &'a [u8] {
+        &self.text[self.at..]
+    }
+
     /// The next byte, which stays; zero at the end (and a zero byte is an error wherever it stands).
     #[inline(always)]
     pub fn peek(&self) -> u8 {
@@ -175,7 +180,9 @@ impl<'a> Cursor<'a> {
     fn escape(&mut self) -> Result<()> {
         match self.text.get(self.at + 1) {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 2,
-            Some(b'u') if self.text.get(self.at + 2..self.at + 6).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)) => {
+            Some(b'u')
+                if self.text.get(self.at + 2..self.at + 6).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)) =>
+            {
                 self.at += 6;
             }
             _ => return Err(self.error("an escape that JSON does not have")),
@@ -211,8 +218,7 @@ impl<'a> Cursor<'a> {
             self.at -= count.saturating_sub(1);
             return Err(self.unexpected(if count == 0 { "a digit" } else { "no digit behind a leading zero" }));
         }
-        let mut number =
-            Number { text: &[], negative, digits, count, fraction: 0, exponent: 0, whole: true };
+        let mut number = Number { text: &[], negative, digits, count, fraction: 0, exponent: 0, whole: true };
         if matches!(self.peek(), b'.' | b'e' | b'E') {
             self.fraction_and_exponent(&mut number)?;
         }
@@ -481,7 +487,9 @@ pub fn string_stop(text: &[u8], at: usize) -> (usize, bool) {
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn block_masks(block: &[u8; 16]) -> (u32, u32) {
-    use std::arch::x86_64::{__m128i, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set1_epi8};
+    use std::arch::x86_64::{
+        __m128i, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set1_epi8,
+    };
     // SAFETY: SSE2 is part of every x86_64, and the load reads the 16 bytes of `block` without asking for alignment.
     unsafe {
         let bytes = _mm_loadu_si128(block.as_ptr().cast::<__m128i>());
@@ -576,13 +584,85 @@ mod tests {
     #[test]
     fn agrees_with_serde_json_on_odd_texts() {
         for text in [
-            "", " ", "{}", "[]", "null", "nul", "nulll", "true", "false", "fals", "0", "-0", "-", "00", "01", "-01", "1.", ".5", "1.5",
-            "1e", "1e5", "1E+5", "1e-", "1e+", "1.5e10", "+1", "1..2", "--1", "1 2", "0x10", "NaN", "Infinity", "\"", "\"a", "\"a\"",
-            "\"\\", "\"\\\"", "\"\\x\"", "\"\\u12\"", "\"\\u12G4\"", "\"\\u1234\"", "\"\\ud800\"", "\"\t\"", "\"\u{7f}\"", "\"\u{e9}\"",
-            "\"0123456789abcdef\"", "\"0123456789abcde\\\"\"", "\"0123456789abcdef0123456789abcdef\u{1}\"", "{\"a\":1}", "{\"a\" : 1 }",
-            "{\"a\":1,}", "{,}", "{\"a\"}", "{\"a\":}", "{a:1}", "{'a':1}", "{1:1}", "[1,2]", "[1,]", "[,1]", "[1 2]", "[1", "]", "}", "{",
-            "[{\"a\":[]},{}]", "[[],[[]]]", "{\"a\":{\"b\":[1,{\"c\":null}]}}", "{\"a\":[1}", "[1]]", "// x", "[1] // x", "\u{feff}{}",
-            "123456789", "12345678901234567890123456789", "1234567.12345678901", "\u{0}", "{}\u{0}", " {\r\n\t} ",
+            "",
+            " ",
+            "{}",
+            "[]",
+            "null",
+            "nul",
+            "nulll",
+            "true",
+            "false",
+            "fals",
+            "0",
+            "-0",
+            "-",
+            "00",
+            "01",
+            "-01",
+            "1.",
+            ".5",
+            "1.5",
+            "1e",
+            "1e5",
+            "1E+5",
+            "1e-",
+            "1e+",
+            "1.5e10",
+            "+1",
+            "1..2",
+            "--1",
+            "1 2",
+            "0x10",
+            "NaN",
+            "Infinity",
+            "\"",
+            "\"a",
+            "\"a\"",
+            "\"\\",
+            "\"\\\"",
+            "\"\\x\"",
+            "\"\\u12\"",
+            "\"\\u12G4\"",
+            "\"\\u1234\"",
+            "\"\\ud800\"",
+            "\"\t\"",
+            "\"\u{7f}\"",
+            "\"\u{e9}\"",
+            "\"0123456789abcdef\"",
+            "\"0123456789abcde\\\"\"",
+            "\"0123456789abcdef0123456789abcdef\u{1}\"",
+            "{\"a\":1}",
+            "{\"a\" : 1 }",
+            "{\"a\":1,}",
+            "{,}",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{a:1}",
+            "{'a':1}",
+            "{1:1}",
+            "[1,2]",
+            "[1,]",
+            "[,1]",
+            "[1 2]",
+            "[1",
+            "]",
+            "}",
+            "{",
+            "[{\"a\":[]},{}]",
+            "[[],[[]]]",
+            "{\"a\":{\"b\":[1,{\"c\":null}]}}",
+            "{\"a\":[1}",
+            "[1]]",
+            "// x",
+            "[1] // x",
+            "\u{feff}{}",
+            "123456789",
+            "12345678901234567890123456789",
+            "1234567.12345678901",
+            "\u{0}",
+            "{}\u{0}",
+            " {\r\n\t} ",
         ] {
             check(text.as_bytes());
         }
@@ -603,7 +683,15 @@ mod tests {
 
     #[test]
     fn counts_and_joins_digits() {
-        for (text, value, count) in [("1       ", 1, 1), ("12345678", 12_345_678, 8), ("0001a999", 1, 4), ("x1234567", 0, 0), ("99999999", 99_999_999, 8), ("12:34567", 12, 2), ("12/34567", 12, 2)] {
+        for (text, value, count) in [
+            ("1       ", 1, 1),
+            ("12345678", 12_345_678, 8),
+            ("0001a999", 1, 4),
+            ("x1234567", 0, 0),
+            ("99999999", 99_999_999, 8),
+            ("12:34567", 12, 2),
+            ("12/34567", 12, 2),
+        ] {
             assert_eq!(leading_digits(word_at(text.as_bytes(), 0).unwrap()), (value, count), "{text}");
         }
     }

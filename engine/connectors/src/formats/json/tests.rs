@@ -73,7 +73,11 @@ fn each_type_takes_its_values() {
     check(DataType::Date32, "\"2024-02-29\"", json!("2024-02-29"));
     check(TS, "\"2024-02-29T12:00:00.5+01:00\"", json!("2024-02-29T11:00:00.500Z"));
     check(DataType::Timestamp(TimeUnit::Millisecond, None), "1700000000123", json!("2023-11-14T22:13:20.123Z"));
-    check(DataType::Timestamp(TimeUnit::Millisecond, Some("Europe/Berlin".into())), "0", json!("1970-01-01T01:00:00+01:00"));
+    check(
+        DataType::Timestamp(TimeUnit::Millisecond, Some("Europe/Berlin".into())),
+        "0",
+        json!("1970-01-01T01:00:00+01:00"),
+    );
     check(TS, "1700000000123456789", json!("2023-11-14T22:13:20.123456789Z"));
     check(TS, "0", json!("1970-01-01T00:00:00Z"));
     check(DataType::Duration(TimeUnit::Nanosecond), "\"1.5s\"", json!("1500ms"));
@@ -81,9 +85,14 @@ fn each_type_takes_its_values() {
     check(DataType::new_list(DataType::Int64, true), "[ ]", json!([]));
     check(map_of(DataType::Utf8, DataType::Int64), "{\"a\":1, \"b\" : 2}", json!({"a": 1, "b": 2}));
     check(map_of(DataType::Int64, DataType::Int64), "{\"1\":1}", json!({"1": 1}));
-    let inner = DataType::Struct(vec![Field::new("a", DataType::Int64, false), Field::new("b", DataType::Utf8, true)].into());
+    let inner =
+        DataType::Struct(vec![Field::new("a", DataType::Int64, false), Field::new("b", DataType::Utf8, true)].into());
     check(inner.clone(), "{\"z\":[{}],\"a\":1}", json!({"a": 1, "b": null}));
-    check(DataType::new_list(inner, false), "[{\"a\":1},{\"b\":\"x\",\"a\":2}]", json!([{"a": 1, "b": null}, {"a": 2, "b": "x"}]));
+    check(
+        DataType::new_list(inner, false),
+        "[{\"a\":1},{\"b\":\"x\",\"a\":2}]",
+        json!([{"a": 1, "b": null}, {"a": 2, "b": "x"}]),
+    );
 }
 
 #[test]
@@ -114,7 +123,11 @@ fn what_does_not_fit_says_so() {
     let early = "schema: `x`: `1700000000123` as nanoseconds is in early 1970; if it counts milliseconds, the type is `timestamp(ms)`";
     check(TS, "1700000000123", early);
     check(DataType::Duration(TimeUnit::Nanosecond), "5", "schema: `x`: should be duration, and is a number");
-    check(DataType::new_list(DataType::Int64, false), "[1,null]", "schema: `x.item`: is null, and its type allows no null");
+    check(
+        DataType::new_list(DataType::Int64, false),
+        "[1,null]",
+        "schema: `x.item`: is null, and its type allows no null",
+    );
     check(DataType::new_list(DataType::Int64, false), "5", "schema: `x`: should be list, and is a number");
     check(map_of(DataType::Utf8, DataType::Int64), "{\"a\":1,\"a\":2}", "schema: `x.key`: stands twice in a map");
     check(map_of(DataType::Int64, DataType::Int64), "{\"a\":1}", "schema: `x.key`: `a` is not a whole number (int64)");
@@ -144,7 +157,10 @@ fn what_is_no_object_says_so() {
     check(b"{\"y\":\"\xff\"}", "it is not UTF-8, at byte 6");
     check(b"{\"y\":\"\x01\"}", "a control character stands in a string, at byte 6");
     check(b"{\"y\":tru}", "expected a value, found `t`, at byte 5");
-    check(&[&b"{\"y\":"[..], &[b'['; 200], &[b']'; 200], b"}"].concat(), "it is nested more than 128 deep, at byte 133");
+    check(
+        &[&b"{\"y\":"[..], &[b'['; 200], &[b']'; 200], b"}"].concat(),
+        "it is nested more than 128 deep, at byte 133",
+    );
 }
 
 #[test]
@@ -155,8 +171,10 @@ fn the_last_of_two_fields_counts_and_failed_records_leave_nothing() {
         Field::new("c", DataType::new_list(DataType::Utf8, true), true),
     ]));
     let mut decoder = JsonDecoder::new(&schema, schema.fields(), false).unwrap();
-    let good = ["{\"a\":1,\"a\":2,\"b\":\"x\",\"b\":\"y\"}", "{}", "{\"b\":\"z\",\"a\":3,\"c\":[\"q\"],\"c\":[\"r\",null]}"];
-    let bad = ["{\"a\":1,\"b\":\"lost\",\"c\":[\"lost\",1]}", "{\"c\":[\"lost\"],\"b\":", "{\"b\":\"lost\"} x", "nonsense"];
+    let good =
+        ["{\"a\":1,\"a\":2,\"b\":\"x\",\"b\":\"y\"}", "{}", "{\"b\":\"z\",\"a\":3,\"c\":[\"q\"],\"c\":[\"r\",null]}"];
+    let bad =
+        ["{\"a\":1,\"b\":\"lost\",\"c\":[\"lost\",1]}", "{\"c\":[\"lost\"],\"b\":", "{\"b\":\"lost\"} x", "nonsense"];
     for record in good {
         for bad in bad {
             assert!(decoder.decode(bad.as_bytes()).is_err());
@@ -166,13 +184,18 @@ fn the_last_of_two_fields_counts_and_failed_records_leave_nothing() {
     let batch = batch(&schema, &mut decoder);
     assert_eq!(
         encoded(&batch, Timestamps::Rfc3339),
-        [json!({"a": 2, "b": "y", "c": null}), json!({"a": null, "b": null, "c": null}), json!({"a": 3, "b": "z", "c": ["r", null]})]
+        [
+            json!({"a": 2, "b": "y", "c": null}),
+            json!({"a": null, "b": null, "c": null}),
+            json!({"a": 3, "b": "z", "c": ["r", null]})
+        ]
     );
 }
 
 #[test]
 fn unknown_fields_are_ignored_or_refused() {
-    let schema: SchemaRef = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Int64, true)]));
+    let schema: SchemaRef =
+        Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Int64, true)]));
     let pruned = [schema.fields()[0].clone()];
     let record = "{\"b\":\"not looked at\",\"zz\":1,\"a\":5}".as_bytes();
     let mut lenient = JsonDecoder::new(&schema, &pruned, false).unwrap();
@@ -256,9 +279,12 @@ fn what_is_not_finite_is_null() {
 
 #[test]
 fn types_from_expressions_are_written_too() {
-    use arrow::array::{BinaryViewArray, DictionaryArray, LargeStringArray, NullArray, StringViewArray, Time64MicrosecondArray};
+    use arrow::array::{
+        BinaryViewArray, DictionaryArray, LargeStringArray, NullArray, StringViewArray, Time64MicrosecondArray,
+    };
     let dictionary: DictionaryArray<arrow::datatypes::Int32Type> = ["x", "y", "x"].into_iter().collect();
-    let wide = arrow::array::Decimal256Array::from(vec![arrow::datatypes::i256::from_i128(150); 3]).with_precision_and_scale(60, 2);
+    let wide = arrow::array::Decimal256Array::from(vec![arrow::datatypes::i256::from_i128(150); 3])
+        .with_precision_and_scale(60, 2);
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("view", Arc::new(StringViewArray::from(vec![Some("a \"long\" string beyond twelve bytes"), None, Some("s")]))),
         ("large", Arc::new(LargeStringArray::from(vec!["a", "b", "c\n"]))),
@@ -268,19 +294,24 @@ fn types_from_expressions_are_written_too() {
         ("time", Arc::new(Time64MicrosecondArray::from(vec![0, 1, 2]))),
         ("wide", Arc::new(wide.unwrap())),
     ];
-    let fields: Vec<Field> = columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true)).collect();
+    let fields: Vec<Field> =
+        columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true)).collect();
     let arrays = columns.into_iter().map(|(_, array)| array).collect();
     let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap();
     // A slice must not be mistaken for its array.
     let rows = encoded(&batch.slice(1, 2), Timestamps::Rfc3339);
-    assert_eq!(rows[0], json!({"view": null, "large": "b", "bytes": "aA==", "dict": "y", "null": null, "time": "00:00:00.000001", "wide": 1.5}));
+    assert_eq!(
+        rows[0],
+        json!({"view": null, "large": "b", "bytes": "aA==", "dict": "y", "null": null, "time": "00:00:00.000001", "wide": 1.5})
+    );
     assert_eq!(rows[1]["view"], json!("s"));
     assert_eq!(rows[1]["large"], json!("c\n"));
     assert_eq!(encoded(&batch, Timestamps::Rfc3339)[0]["view"], json!("a \"long\" string beyond twelve bytes"));
 }
 
 fn json_field(name: &str, nullable: bool) -> Field {
-    Field::new(name, DataType::Utf8, nullable).with_metadata(HashMap::from([(JSON_MARK.0.to_owned(), JSON_MARK.1.to_owned())]))
+    Field::new(name, DataType::Utf8, nullable)
+        .with_metadata(HashMap::from([(JSON_MARK.0.to_owned(), JSON_MARK.1.to_owned())]))
 }
 
 fn map_of(key: DataType, value: DataType) -> DataType {
@@ -320,7 +351,16 @@ fn random_fields(rng: &mut SmallRng, depth: u32) -> Fields {
     (0..rng.random_range(0..5)).map(|at| random_field(rng, &format!("f{at}"), depth)).collect()
 }
 
-const TEXTS: [&str; 8] = ["", "a", "a longer text without any escape in it", "\"quoted\" \\ and\nbroken", "é😀", "\u{1}\t\0", "null?", "1.5"];
+const TEXTS: [&str; 8] = [
+    "",
+    "a",
+    "a longer text without any escape in it",
+    "\"quoted\" \\ and\nbroken",
+    "é😀",
+    "\u{1}\t\0",
+    "null?",
+    "1.5",
+];
 
 /// A value that mostly fits a field.
 fn random_value(rng: &mut SmallRng, field: &Field, depth: u32) -> Value {
@@ -339,20 +379,34 @@ fn random_value(rng: &mut SmallRng, field: &Field, depth: u32) -> Value {
         DataType::UInt64 => json!(rng.random::<u64>() >> rng.random_range(0..64)),
         DataType::Float32 => json!((rng.random::<f32>() * 100.0) as f64),
         DataType::Float64 => json!(rng.random::<f64>() * 10_f64.powi(rng.random_range(-30..30))),
-        DataType::Decimal128(..) if rng.random_bool(0.5) => json!(format!("{}.{}", rng.random_range(-9999..9999), rng.random_range(0..999))),
+        DataType::Decimal128(..) if rng.random_bool(0.5) => {
+            json!(format!("{}.{}", rng.random_range(-9999..9999), rng.random_range(0..999)))
+        }
         DataType::Decimal128(..) => json!(rng.random_range(-99_999..99_999)),
         DataType::Utf8 if json => random_any(rng, 2),
         DataType::Utf8 => json!(TEXTS[rng.random_range(0..TEXTS.len())]),
         DataType::Binary => json!(["", "aGk=", "aGkh", "-_8="][rng.random_range(0..3)]),
-        DataType::Date32 => json!(format!("20{:02}-{:02}-{:02}", rng.random_range(0..99), rng.random_range(1..13), rng.random_range(1..31))),
+        DataType::Date32 => json!(format!(
+            "20{:02}-{:02}-{:02}",
+            rng.random_range(0..99),
+            rng.random_range(1..13),
+            rng.random_range(1..31)
+        )),
         DataType::Timestamp(..) => {
-            let time = chrono::DateTime::from_timestamp(rng.random_range(-5_000_000_000..5_000_000_000), rng.random_range(0..1_000_000) * 1_000);
+            let time = chrono::DateTime::from_timestamp(
+                rng.random_range(-5_000_000_000..5_000_000_000),
+                rng.random_range(0..1_000_000) * 1_000,
+            );
             json!(time.unwrap().to_rfc3339_opts(chrono::SecondsFormat::AutoSi, rng.random_bool(0.5)))
         }
-        DataType::List(item) => (0..rng.random_range(0..4)).map(|_| random_value(rng, item, depth.saturating_sub(1))).collect(),
+        DataType::List(item) => {
+            (0..rng.random_range(0..4)).map(|_| random_value(rng, item, depth.saturating_sub(1))).collect()
+        }
         DataType::Map(entries, _) => {
             let DataType::Struct(fields) = entries.data_type() else { unreachable!() };
-            let entry = |at: usize, rng: &mut SmallRng| (format!("k{at}"), random_value(rng, &fields[1], depth.saturating_sub(1)));
+            let entry = |at: usize, rng: &mut SmallRng| {
+                (format!("k{at}"), random_value(rng, &fields[1], depth.saturating_sub(1)))
+            };
             Value::Object((0..rng.random_range(0..4)).map(|at| entry(at, rng)).collect())
         }
         DataType::Struct(fields) => random_object(rng, fields, depth.saturating_sub(1)),
@@ -381,7 +435,9 @@ fn random_any(rng: &mut SmallRng, depth: u32) -> Value {
         3 => json!(rng.random_range(-1_000..1_000) as f64 / 8.0),
         4 => json!(TEXTS[rng.random_range(0..TEXTS.len())]),
         5 => (0..rng.random_range(0..3)).map(|_| random_any(rng, depth - 1)).collect(),
-        _ => Value::Object((0..rng.random_range(0..3)).map(|at| (format!("f{at}"), random_any(rng, depth - 1))).collect()),
+        _ => Value::Object(
+            (0..rng.random_range(0..3)).map(|at| (format!("f{at}"), random_any(rng, depth - 1))).collect(),
+        ),
     }
 }
 
@@ -458,7 +514,8 @@ fn convert(field: &Field, value: Option<&Value>) -> Result<Value, ()> {
             };
             let fraction = text.split_once('.').map_or("", |(_, fraction)| fraction.trim_end_matches('0'));
             let number: f64 = text.parse().map_err(drop)?;
-            let fits = fraction.len() <= *scale as usize && number.abs() < 10_f64.powi(i32::from(*precision) - i32::from(*scale));
+            let fits = fraction.len() <= *scale as usize
+                && number.abs() < 10_f64.powi(i32::from(*precision) - i32::from(*scale));
             if fits { Ok(json!(number)) } else { Err(()) }
         }
         DataType::Utf8 if field.metadata().contains_key(JSON_MARK.0) => Ok(value.clone()),
@@ -471,7 +528,11 @@ fn convert(field: &Field, value: Option<&Value>) -> Result<Value, ()> {
         DataType::Timestamp(..) => match value {
             Value::Number(_) => {
                 let micros = whole(i64::MIN.into(), i64::MAX.into())?.as_i64().unwrap();
-                Ok(json!(chrono::DateTime::from_timestamp_micros(micros).unwrap().to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true)))
+                Ok(json!(
+                    chrono::DateTime::from_timestamp_micros(micros)
+                        .unwrap()
+                        .to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true)
+                ))
             }
             _ => {
                 let time = chrono::DateTime::parse_from_rfc3339(value.as_str().ok_or(())?).map_err(drop)?.to_utc();
@@ -481,7 +542,11 @@ fn convert(field: &Field, value: Option<&Value>) -> Result<Value, ()> {
         DataType::List(item) => value.as_array().ok_or(())?.iter().map(|value| convert(item, Some(value))).collect(),
         DataType::Map(entries, _) => {
             let DataType::Struct(fields) = entries.data_type() else { unreachable!() };
-            let entries = value.as_object().ok_or(())?.iter().map(|(key, value)| Ok((key.clone(), convert(&fields[1], Some(value))?)));
+            let entries = value
+                .as_object()
+                .ok_or(())?
+                .iter()
+                .map(|(key, value)| Ok((key.clone(), convert(&fields[1], Some(value))?)));
             entries.collect::<Result<Map<_, _>, ()>>().map(Value::Object)
         }
         DataType::Struct(fields) => convert_object(fields, value),

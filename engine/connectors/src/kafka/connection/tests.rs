@@ -10,7 +10,18 @@ fn addresses() {
     for good in ["127.0.0.1:9092", "kafka", "kafka:9092", "a.b-c.example.com:1", "[::1]:9092", "[::1]"] {
         assert_eq!(wrong_address(good), None, "{good}");
     }
-    for bad in ["", "kafka:", ":9092", "kafka:port", "kafka:70000", "kafka:0", "PLAINTEXT://kafka:9092", "a b", "::1", "kafka/9092"] {
+    for bad in [
+        "",
+        "kafka:",
+        ":9092",
+        "kafka:port",
+        "kafka:70000",
+        "kafka:0",
+        "PLAINTEXT://kafka:9092",
+        "a b",
+        "::1",
+        "kafka/9092",
+    ] {
         assert!(wrong_address(bad).is_some(), "{bad}");
     }
 }
@@ -58,8 +69,14 @@ fn what_goes_together_and_what_does_not() {
         &["E0452 `PLAINTEXT` does not use `tls`"],
     );
     check("    brokers: a\n    options: { socket.keepalive.enable: true, linger.ms: 5 }\n", &[]);
-    check("    brokers: a\n    options: { socket.keepalive.enabled: true }\n", &["E0455 librdkafka has no property `socket.keepalive.enabled`"]);
-    check("    brokers: a\n    options: { enable.auto.commit: true }\n", &["E0456 the engine sets `enable.auto.commit` itself"]);
+    check(
+        "    brokers: a\n    options: { socket.keepalive.enabled: true }\n",
+        &["E0455 librdkafka has no property `socket.keepalive.enabled`"],
+    );
+    check(
+        "    brokers: a\n    options: { enable.auto.commit: true }\n",
+        &["E0456 the engine sets `enable.auto.commit` itself"],
+    );
 }
 
 #[test]

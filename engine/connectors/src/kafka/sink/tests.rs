@@ -77,8 +77,14 @@ fn the_topic_may_be_chosen_by_row() {
     let plan = pipeline(&brokers, &keys);
     let failed = send(&plan, vec![batch(&plan, 0..30, |_| None)]).unwrap();
     assert_eq!(failed.len(), 10);
-    assert!(failed.iter().all(|row| row.position.offset % 3 == 2 && row.error.code == "rejected" && &*row.step == "out"), "{failed:?}");
-    assert_eq!(String::from_utf8_lossy(&failed[0].payload), format!("{{\"id\":{},\"card\":\"c2\",\"note\":null}}", failed[0].position.offset));
+    assert!(
+        failed.iter().all(|row| row.position.offset % 3 == 2 && row.error.code == "rejected" && &*row.step == "out"),
+        "{failed:?}"
+    );
+    assert_eq!(
+        String::from_utf8_lossy(&failed[0].payload),
+        format!("{{\"id\":{},\"card\":\"c2\",\"note\":null}}", failed[0].position.offset)
+    );
     for (at, topic) in topics.iter().enumerate() {
         let values: Vec<String> = consume(&brokers, topic, 10).into_iter().map(|stored| stored.value).collect();
         assert!(values[1].starts_with(&format!("{{\"id\":{},", 3 + at)), "{values:?}");
@@ -175,9 +181,33 @@ fn bad_keys_are_told() {
     };
     check("    topic: a b\n", &["E0457 the name of a topic has letters, digits, `.`, `_` and `-` only"]);
     check("    topic: { expression: note }\n", &["E0461 a topic must not be null, and this one may be"]);
-    check("    topic: a\n    timeout: 0s\n", &["E0142 a `timeout` of nothing leaves no time to deliver"]);
+    check("    topic: a\n    timeout: 0s\n", &["E0142 a `timeout` of less than 100ms leaves no time to deliver"]);
     check("    topic: a\n    format: csv\n", &["E0465 a record of a topic has no header before it"]);
-    check("    topic: a\n    delivery: exactly_once\n", &["E0310 `out` can't deliver exactly once: that is not built yet"]);
+    check(
+        "    topic: a\n    delivery: exactly_once\n",
+        &["E0310 `out` can't deliver exactly once: that is not built yet"],
+    );
     let all = text("a:1", "    topic: a\n    key: tags\n").replace("    columns: [id, card, note]\n", "");
     assert_eq!(plan(&all).map(|_| ()).unwrap_err(), ["E0463 a key can't be of type `list<string>`"]);
+}
+
+/// Not a test of right and wrong: `cargo test --release -p engine-connectors -- --ignored --nocapture cpu`.
+#[test]
+#[ignore = "a measurement"]
+#[allow(clippy::print_stderr)]
+fn cpu_of_writing() {
+    let Some(brokers) = brokers() else { return };
+    let plan = pipeline(&brokers, &format!("    topic: {}\n    key: card\n", topic(&brokers, "measure-out", 4)));
+    let note =
+        "the quick brown fox jumps over the lazy dog and keeps running and running on and on, for all that we know";
+    let batches: Vec<Rows> =
+        (0..1_000).map(|at| batch(&plan, at * 1_000..at * 1_000 + 1_000, |_| Some(note.to_owned()))).collect();
+    let start = Instant::now();
+    let used = super::super::testing::cpu_seconds();
+    assert_eq!(send(&plan, batches).unwrap().len(), 0);
+    eprintln!(
+        "{:.3} CPU s a million; {:.0} records/s",
+        super::super::testing::cpu_seconds() - used,
+        1e6 / start.elapsed().as_secs_f64()
+    );
 }

@@ -1,15 +1,19 @@
 //! The source against a real broker.
 
 use super::super::testing::{
-    New, add_partitions, brokers, delete_before, group_offsets, numbers, produce, topic, transact, unique,
+    New, add_partitions, brokers, cpu_seconds, delete_before, group_offsets, numbers, produce, topic, transact, unique,
 };
 use super::*;
+use crate::kafka::keeper::{number, resumed};
 use crate::testing::{Begin, Bell, PATIENCE, begin, plan, read_until};
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampNanosecondType};
 use engine_plan::Plan;
+use rdkafka::consumer::Consumer;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::time::Instant;
 
 /// A pipeline that reads topics with these keys.
 fn pipeline(brokers: &str, topic: &str, keys: &str) -> Plan {
@@ -58,11 +62,14 @@ fn each_record_comes_once_with_all_that_is_known_of_it() {
     new[5].headers = vec![("trace", "first"), ("trace", "last"), ("other", "x")];
     new[5].timestamp_ms = Some(1_700_000_000_123);
     produce(&brokers, &topic, &new);
-    let keys = "    metadata: { k: key, trace: \"headers['trace']\", t: topic, p: partition, o: offset, at: timestamp }\n";
+    let keys =
+        "    metadata: { k: key, trace: \"headers['trace']\", t: topic, p: partition, o: offset, at: timestamp }\n";
     let plan = pipeline(&brokers, &topic, keys);
     let mut all = Vec::new();
     for worker in 0..2 {
-        let (read, marks) = read(&plan, Begin { worker, workers: 2, ..first("rows") }, if worker == 0 { 6_000 } else { 3_000 }).unwrap();
+        let (read, marks) =
+            read(&plan, Begin { worker, workers: 2, ..first("rows") }, if worker == 0 { 6_000 } else { 3_000 })
+                .unwrap();
         assert_eq!(read.errors.len(), 0);
         assert_eq!(marks.keys().copied().collect::<Vec<_>>(), if worker == 0 { vec![0, 2] } else { vec![1] });
         assert!(marks.values().all(|mark| mark.next == 3_000));
@@ -74,8 +81,14 @@ fn each_record_comes_once_with_all_that_is_known_of_it() {
                 let position = rows.position(row);
                 assert_eq!(position.offset, offsets.value(row) as u64);
                 assert_eq!(position.origin, partition.value(0) as u64);
-                assert_eq!(rows.batch["id"].as_primitive::<Int64Type>().value(row), i64::from(partition.value(0)) * 10_000 + offsets.value(row));
-                assert_eq!(rows.batch["at"].as_primitive::<TimestampNanosecondType>().value(row), rows.born_ns.get(row));
+                assert_eq!(
+                    rows.batch["id"].as_primitive::<Int64Type>().value(row),
+                    i64::from(partition.value(0)) * 10_000 + offsets.value(row)
+                );
+                assert_eq!(
+                    rows.batch["at"].as_primitive::<TimestampNanosecondType>().value(row),
+                    rows.born_ns.get(row)
+                );
                 assert!(rows.ingest_ns.get(row) >= rows.born_ns.get(row));
             }
             assert!(rows.batch["t"].as_string::<i32>().iter().all(|found| found == Some(&topic)));
@@ -121,7 +134,8 @@ fn it_goes_on_where_it_stood_and_honours_limits() {
     let resume: Marks = [(0, mark(100)), (1, mark(2_000)), (2, mark(7))].into();
     let bell = Bell::default();
     let mut reader = begin(&plan, Begin { resume, ..first("rows") }, &bell);
-    let standing = |reader: &dyn Reader| reader.marks().into_iter().map(|(at, mark)| (at, mark.next)).collect::<Vec<_>>();
+    let standing =
+        |reader: &dyn Reader| reader.marks().into_iter().map(|(at, mark)| (at, mark.next)).collect::<Vec<_>>();
     assert_eq!(standing(&*reader), [(0, 100), (1, 2_000), (2, 7)], "from the very start");
 
     // Partition 2 is not named, so it is not read.
@@ -235,7 +249,8 @@ fn gaps_are_no_records() {
     let at_end = |_: &SourceRows, reader: &dyn Reader| reader.marks().get(&0).is_some_and(|mark| mark.next == 17);
     let all = read_until(&mut *reader, &bell, None, at_end).unwrap();
     assert_eq!(ids(&all.rows), [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]);
-    let offsets: Vec<u64> = all.rows.iter().flat_map(|rows| (0..rows.num_rows()).map(|row| rows.position(row).offset)).collect();
+    let offsets: Vec<u64> =
+        all.rows.iter().flat_map(|rows| (0..rows.num_rows()).map(|row| rows.position(row).offset)).collect();
     assert_eq!(offsets, [0, 1, 2, 3, 4, 11, 12, 13, 14, 15]);
     assert_eq!(reader.lag(), BTreeMap::from([(0, 0)]), "a transaction's mark is not behind us");
 
@@ -243,7 +258,8 @@ fn gaps_are_no_records() {
     for limit in [5, 8, 11, 16, 17] {
         let mut reader = begin(&plan, first("rows"), &bell);
         let until = BTreeMap::from([(0, limit)]);
-        let reached = |_: &SourceRows, reader: &dyn Reader| reader.marks().get(&0).is_some_and(|mark| mark.next == limit);
+        let reached =
+            |_: &SourceRows, reader: &dyn Reader| reader.marks().get(&0).is_some_and(|mark| mark.next == limit);
         let some = read_until(&mut *reader, &bell, Some(&until), reached).unwrap();
         assert_eq!(some.records as usize, offsets.iter().filter(|offset| **offset < limit).count(), "{limit}");
     }
@@ -284,7 +300,8 @@ fn a_mark_knows_its_topic() {
     let topics = [Arc::from("a"), Arc::from("b")];
     let mark = |topic: &str, next| Mark { next, detail: detail(topic) };
     // `b` was the first topic of the list once, and `c` is no longer read.
-    let resume: Marks = [(number(0, 3), mark("b", 5)), (number(1, 0), mark("c", 9)), (number(2, 1), mark("a", 7))].into();
+    let resume: Marks =
+        [(number(0, 3), mark("b", 5)), (number(1, 0), mark("c", 9)), (number(2, 1), mark("a", 7))].into();
     assert_eq!(resumed(&topics, &resume), BTreeMap::from([(number(1, 3), 5), (number(0, 1), 7)]));
 }
 
@@ -385,9 +402,7 @@ fn brokers_that_come_late_are_waited_for() {
     std::thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             let broker = TcpStream::connect(&target).unwrap();
-            for (mut from, mut to) in
-                [(stream.try_clone().unwrap(), broker.try_clone().unwrap()), (broker, stream)]
-            {
+            for (mut from, mut to) in [(stream.try_clone().unwrap(), broker.try_clone().unwrap()), (broker, stream)] {
                 std::thread::spawn(move || {
                     let mut buffer = [0; 4096];
                     while let Ok(count @ 1..) = from.read(&mut buffer) {
@@ -438,7 +453,10 @@ fn passwords_over_tls() {
         let reason = read(&with(mechanism, &password, &trusted), first("rows"), 1).map(|_| ()).unwrap_err();
         assert!(reason.starts_with("there is no topic `no-such-topic`"), "{mechanism}: {reason}");
         let reason = read(&with(mechanism, "wrong", &trusted), first("rows"), 1).map(|_| ()).unwrap_err();
-        assert!(reason.contains(&format!("don't let `{user}` in")) && !reason.contains("wrong"), "{mechanism}: {reason}");
+        assert!(
+            reason.contains(&format!("don't let `{user}` in")) && !reason.contains("wrong"),
+            "{mechanism}: {reason}"
+        );
     }
     let reason = read(&with("PLAIN", &password, "verify_hostname: true"), first("rows"), 1).map(|_| ()).unwrap_err();
     assert!(reason.starts_with("no TLS connection with the brokers"), "{reason}");
@@ -457,7 +475,11 @@ fn bad_keys_are_told() {
     check("[a, b]", "    start: { \"0\": 1 }\n", &["E0458 offsets are of one topic, and there are several"]);
     check("a", "    start: { one: 1 }\n", &["E0458 `one` is not the number of a partition"]);
     check("a", "    format: csv\n", &["E0465 a record of a topic has no header before it"]);
-    check("a", "    metadata: { x: \"header['a']\" }\n", &["E0318 a `kafka` source knows no `header['a']` of its records"]);
+    check(
+        "a",
+        "    metadata: { x: \"header['a']\" }\n",
+        &["E0318 a `kafka` source knows no `header['a']` of its records"],
+    );
     let unknown = text("a:1", "a", "").replace("connection: bank", "connection: banc");
     assert_eq!(plan(&unknown).map(|_| ()).unwrap_err(), ["E0450 there is no connection `banc`"]);
 }
@@ -480,7 +502,8 @@ fn cpu_against_a_bare_client() {
     };
     for from in (0..count).step_by(100_000) {
         let to = (from + 100_000).min(count);
-        let new: Vec<New> = (from..to).map(|n| New { partition: (n % 4) as i32, value: Some(value(n)), ..New::default() }).collect();
+        let new: Vec<New> =
+            (from..to).map(|n| New { partition: (n % 4) as i32, value: Some(value(n)), ..New::default() }).collect();
         produce(&brokers, &topic, &new);
     }
     let schema = "{ id: int64, card: string, ts: int64, amount: float64, text: string, country: string, device: string, score: float64 }";
@@ -490,7 +513,9 @@ fn cpu_against_a_bare_client() {
         let used = cpu_seconds();
         bare(&brokers, &topic, count);
         let bare_s = cpu_seconds() - used;
-        for (what, columns) in [("all columns", &[][..]), ("three columns", &["id", "card", "amount"][..]), ("one column", &["id"][..])] {
+        for (what, columns) in
+            [("all columns", &[][..]), ("three columns", &["id", "card", "amount"][..]), ("one column", &["id"][..])]
+        {
             let (used, start) = (cpu_seconds(), Instant::now());
             let bell = Bell::default();
             let mut reader = begin(&plan, Begin { columns, ..first("rows") }, &bell);
@@ -507,7 +532,10 @@ fn cpu_against_a_bare_client() {
             let million = count as f64 / 1e6;
             eprintln!(
                 "round {round}, {what}: {:.3} CPU s a million, bare client {:.3}, ratio {:.2}; {:.0} records/s",
-                cpu_s / million, bare_s / million, cpu_s / bare_s, count as f64 / elapsed_s
+                cpu_s / million,
+                bare_s / million,
+                cpu_s / bare_s,
+                count as f64 / elapsed_s
             );
         }
     }
@@ -535,11 +563,4 @@ fn bare(brokers: &str, topic: &str, count: u64) {
     }
     consumer.assign(&list).unwrap();
     native::drain_for_measurement(&consumer, count);
-}
-
-fn cpu_seconds() -> f64 {
-    // Of this process, all threads: user and system, in ticks of a hundredth.
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
 }
