@@ -553,15 +553,13 @@ fn streamed(format: &str, files: &[&[u8]], sizes: &[usize], portion: usize, reco
     let mut reader = StreamReader::new(&start, &stream, receiver, buffers.clone(), 0).unwrap();
     let mut out = SourceRows::default();
     let mut sizes = sizes.iter().cycle();
+    let longest = files.iter().map(|file| file.len() as u64 + 1).max().unwrap_or_default();
     let take = |reader: &mut StreamReader, out: &mut SourceRows| {
         loop {
             match reader.poll(portion, None) {
                 Polled::Some(some) => {
-                    assert!(
-                        some.bytes <= portion as u64 || some.records == 1 || portion < 64,
-                        "{} of {portion}",
-                        some.bytes
-                    );
+                    // A portion is over with the record that fills it.
+                    assert!(some.bytes < portion.max(1) as u64 + longest, "{} of {portion}", some.bytes);
                     out.rows.extend(some.rows);
                     out.errors.extend(some.errors);
                 }
