@@ -24,11 +24,22 @@ const RELEASE: &str = "release";
 /// The profile of what is shipped: with link-time optimisation, and slow to build.
 const DIST: &str = "dist";
 
-/// Builds packages of the workspace for use.
-fn build(profile: &str, packages: &[&str]) -> Result<()> {
-    let mut command = cargo(&["build", "--locked", "--profile", profile]);
-    for package in packages {
-        command.args(["--package", package]);
+/// Builds binaries for use.
+///
+/// For tests and daily use as a part of the workspace's tests: Cargo chooses the features of dependencies by what is
+/// selected, and another selection would compile most of them a second time.
+fn build(profile: &str, binaries: &[&str]) -> Result<()> {
+    let mut command = if profile == RELEASE {
+        cargo(&["test", "--locked", "--release", "--workspace", "--no-run"])
+    } else {
+        cargo(&["build", "--locked", "--profile", profile, "--workspace"])
+    };
+    for binary in binaries {
+        // An integration test builds the binaries of its package; its name says which.
+        match (profile, *binary) {
+            (RELEASE, "engine") => command.args(["--test", "cli"]),
+            _ => command.args(["--bin", binary]),
+        };
     }
     process::run(&mut command)
 }
