@@ -9,16 +9,18 @@ use std::io::{self, Read, Write};
 /// Large enough to read seldom, small enough to stay in the processor's cache.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// A query: takes one line, appends what it puts out.
-pub(crate) type Query = fn(&[u8], &mut Vec<u8>) -> Result<(), Error>;
-
-/// Reads the file line by line and writes what the query puts out to standard output.
-pub(crate) fn run(file: &str, query: Query) -> Result<(), Error> {
+/// Reads the file line by line and writes what the query puts out to standard output. A query takes one line and appends
+/// what it puts out.
+pub(crate) fn run(file: &str, query: impl FnMut(&[u8], &mut Vec<u8>) -> Result<(), Error>) -> Result<(), Error> {
     let mut stdout = io::stdout().lock();
     run_over(File::open(file)?, query, |bytes| stdout.write_all(bytes))
 }
 
-fn run_over(mut input: impl Read, query: Query, mut write: impl FnMut(&[u8]) -> io::Result<()>) -> Result<(), Error> {
+fn run_over(
+    mut input: impl Read,
+    mut query: impl FnMut(&[u8], &mut Vec<u8>) -> Result<(), Error>,
+    mut write: impl FnMut(&[u8]) -> io::Result<()>,
+) -> Result<(), Error> {
     let mut buffer = vec![0; CHUNK_BYTES];
     let mut filled = 0;
     let mut out = Vec::with_capacity(2 * CHUNK_BYTES);
@@ -113,7 +115,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(query: Query, input: &str, expected: &str) {
+    fn check(query: fn(&[u8], &mut Vec<u8>) -> Result<(), Error>, input: &str, expected: &str) {
         // In pieces of seven bytes, so that lines are cut everywhere.
         struct Pieces<'a>(&'a [u8]);
         impl Read for Pieces<'_> {

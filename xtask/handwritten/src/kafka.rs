@@ -7,9 +7,10 @@ use rdkafka::bindings as raw;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::DeliveryResult;
+use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::io::{self, BufWriter, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -68,7 +69,7 @@ pub(crate) fn produce(
     config.set("linger.ms", if rate == 0.0 { "20" } else { "1" });
     config.set("queue.buffering.max.messages", "500000").set("message.timeout.ms", MESSAGE_TIMEOUT_MS);
     let producer: ThreadedProducer<Deliveries> = config.create_with_context(Deliveries::default())?;
-    let (start, start_ms) = (Instant::now(), now_ms());
+    let (start, start_us) = (Instant::now(), now_us());
     let mut behind_max = Duration::ZERO;
     for number in 0..count {
         let due = if rate == 0.0 { start.elapsed() } else { Duration::from_secs_f64(number as f64 / rate) };
@@ -82,7 +83,7 @@ pub(crate) fn produce(
             Some(field) => sonic_rs::get(line, &[field])?.as_raw_str().trim_matches('"').to_owned(),
             None => String::new(),
         };
-        let timestamp_ms = start_ms + due.as_millis() as i64;
+        let timestamp_ms = (start_us + due.as_micros() as i64) / 1000;
         let mut record = BaseRecord::<str, [u8]>::to(topic).payload(line).timestamp(timestamp_ms);
         if key.is_some() {
             record = record.key(&field);
@@ -100,8 +101,8 @@ pub(crate) fn produce(
     let counted = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let (acknowledged, failed) = (counted(&producer.context().acknowledged), counted(&producer.context().failed));
     println!(
-        "{{\"acknowledged\":{acknowledged},\"failed\":{failed},\"wall_s\":{wall_s:.3},\"per_s\":{:.0},\
-         \"behind_ms_max\":{:.1},\"cpu_s\":{:.3}}}",
+        "{{\"acknowledged\":{acknowledged},\"failed\":{failed},\"start_us\":{start_us},\"wall_s\":{wall_s:.3},\
+         \"per_s\":{:.0},\"behind_ms_max\":{:.1},\"cpu_s\":{:.3}}}",
         count as f64 / wall_s,
         behind_max.as_secs_f64() * 1e3,
         cpu_s(),
@@ -150,7 +151,7 @@ impl Lines {
 /// Reads `count` messages of all partitions from their start, in batches, by librdkafka's own interface.
 pub(crate) fn consume(brokers: &str, topic: &str, count: u64) -> Result<(), Error> {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers).set("group.id", format!("bare-{}", now_ms()));
+    config.set("bootstrap.servers", brokers).set("group.id", format!("bare-{}", now_us()));
     config.set("enable.auto.commit", "false").set("check.crcs", "false").set("fetch.wait.max.ms", "10");
     config.set("queued.max.messages.kbytes", "65536");
     config.set("fetch.max.bytes", "52428800").set("max.partition.fetch.bytes", "4194304");
@@ -202,8 +203,36 @@ pub(crate) fn consume(brokers: &str, topic: &str, count: u64) -> Result<(), Erro
     Ok(())
 }
 
-fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+/// Prints, for every message that the topic holds now, its JSON field `field` and its timestamp in milliseconds. In a topic
+/// with `message.timestamp.type=LogAppendTime` that is when the broker took it.
+pub(crate) fn arrivals(brokers: &str, topic: &str, field: &str) -> Result<(), Error> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("group.id", format!("arrivals-{}", now_us()));
+    config.set("enable.auto.commit", "false");
+    let consumer: BaseConsumer = config.create()?;
+    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT)?;
+    let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+    let mut assignment = TopicPartitionList::new();
+    let mut left = 0;
+    for partition in 0..i32::try_from(partitions)? {
+        let (low, high) = consumer.fetch_watermarks(topic, partition, TIMEOUT)?;
+        left += high - low;
+        assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
+    }
+    consumer.assign(&assignment)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    while left > 0 {
+        let message = consumer.poll(TIMEOUT).ok_or("the broker went silent")??;
+        let value = sonic_rs::get(message.payload().unwrap_or_default(), &[field])?;
+        let timestamp_ms = message.timestamp().to_millis().ok_or("a message without a timestamp")?;
+        writeln!(out, "{} {timestamp_ms}", value.as_raw_str().trim_matches('"'))?;
+        left -= 1;
+    }
+    Ok(out.flush()?)
+}
+
+fn now_us() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
 }
 
 /// User and system time of this process so far, in seconds.

@@ -7,9 +7,12 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to a person")]
 
 mod bids;
+mod fraud;
+mod images;
 mod json;
 mod kafka;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -22,10 +25,13 @@ const HELP: &str = "\
 handwritten bids ROWS SEED                       JSON Lines of bids on an auction, about 200 bytes each
 handwritten filter FILE                          auction and price of bids on every 123rd auction
 handwritten map FILE                             every bid, its price times 0.908
+handwritten fraud FILE MODEL ALERTS              pipelines/fraud.yaml by hand: holds to standard output, alerts to a file
+handwritten images ROWS SEED                     JSON Lines of 784 random numbers each
 handwritten kafka-produce BROKERS TOPIC RATE COUNT [FILE [KEY]]
                                                  COUNT messages at RATE a second (0: as fast as can be), open loop:
                                                  the lines of FILE over and over, keyed by field KEY, or bids
 handwritten kafka-consume BROKERS TOPIC COUNT    reads COUNT messages with librdkafka alone
+handwritten kafka-arrivals BROKERS TOPIC FIELD   of every message a line: its FIELD, and its timestamp in ms
 ";
 
 fn main() -> ExitCode {
@@ -45,11 +51,14 @@ fn run(arguments: &[&str]) -> Result<(), Error> {
         ["bids", rows, seed] => bids::write(rows.parse()?, seed.parse()?),
         ["filter", file] => json::run(file, json::filter),
         ["map", file] => json::run(file, json::map),
+        ["fraud", file, model, alerts] => fraud::run(file, Path::new(model), alerts),
+        ["images", rows, seed] => images::write(rows.parse()?, seed.parse()?),
         ["kafka-produce", brokers, topic, rate, count, rest @ ..] if rest.len() <= 2 => {
             let (file, key) = (rest.first().copied(), rest.get(1).copied());
             kafka::produce(brokers, topic, rate.parse()?, count.parse()?, file, key)
         }
         ["kafka-consume", brokers, topic, count] => kafka::consume(brokers, topic, count.parse()?),
+        ["kafka-arrivals", brokers, topic, field] => kafka::arrivals(brokers, topic, field),
         _ => Err(HELP.into()),
     }
 }
