@@ -25,8 +25,9 @@ cargo xtask COMMAND
   services start|stop|status [kafka|kafka-secure|prometheus] [--target HOST:PORT]
   services topic NAME [PARTITIONS]
                             create a topic on the broker that was started
-  bench [NAME...]           compare with hand-written programs; `--runs N`, `--rows N`,
-                            `--dist` (the engine as it is shipped), `--json`, `--list`
+  bench [NAME...]           compare with hand-written programs, measure latency and cost; `--list`,
+                            `--json`, `--runs N`, `--rows N`, `--seconds N`, `--rate N`,
+                            `--dist` (the engine as it is shipped), `--engine PATH`
   help                      this text
 
 The build folder and downloads are in the user's cache; CARGO_TARGET_DIR moves the build folder.

@@ -1,12 +1,11 @@
 //! Child processes: one that ends with its parent, and one that is measured.
 
 use crate::Result;
-use std::io;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, io, thread};
 
 /// A child that can't outlive this process, whatever ends it.
 ///
@@ -140,37 +139,118 @@ pub struct Usage {
 ///
 /// A large process leaves its own peak of memory to a child (the kernel keeps it over exec), so measure from a small one.
 pub fn measure(command: &mut Command) -> Result<Usage> {
-    let start = Instant::now();
-    let child = command.spawn().map_err(|error| format!("{:?} did not start: {error}", command.get_program()))?;
-    let mut status = 0;
-    // SAFETY: an all-zero rusage is valid, and wait4 writes only to the two variables it is given. The child is
-    // reaped here, and `Child` neither waits nor kills when it is dropped.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        if libc::wait4(libc::pid_t::try_from(child.id())?, &mut status, 0, &mut usage) < 0 {
-            return Err(io::Error::last_os_error().into());
+    Measured::start(command)?.finish()
+}
+
+/// A child that is watched while it runs, and whose whole cost is known when it ends. Dropped before, it is killed.
+///
+/// Start it from a thread that lives as long as it should: the child ends with that thread (`PR_SET_PDEATHSIG`).
+#[derive(Debug)]
+pub struct Measured {
+    child: Child,
+    line: String,
+    start: Instant,
+    reaped: bool,
+}
+
+impl Measured {
+    /// Starts the command, with the standard streams that it was given.
+    pub fn start(command: &mut Command) -> Result<Measured> {
+        // SAFETY: between fork and exec only prctl is called, which is async-signal-safe.
+        unsafe {
+            command.pre_exec(|| {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                Ok(())
+            });
         }
-        usage
-    };
-    let wall_s = start.elapsed().as_secs_f64();
-    let status = std::os::unix::process::ExitStatusExt::from_raw(status);
-    check(command, status)?;
-    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
-    Ok(Usage {
-        cpu_s: seconds(usage.ru_utime) + seconds(usage.ru_stime),
-        wall_s,
-        rss_bytes_max: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
-    })
+        let start = Instant::now();
+        let child = command.spawn().map_err(|error| format!("{} did not start: {error}", line(command)))?;
+        Ok(Measured { child, line: line(command), start, reaped: false })
+    }
+
+    /// Its standard streams, as far as they are pipes and were not taken.
+    pub fn streams(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// When it was started.
+    pub fn started(&self) -> Instant {
+        self.start
+    }
+
+    /// Whether it has not ended by itself.
+    pub fn runs(&self) -> bool {
+        // A process that has ended and was not waited for is a zombie.
+        self.stat(0).is_ok_and(|state| state != "Z" && state != "X")
+    }
+
+    /// User and system time of all its threads so far, in seconds; the kernel counts hundredths.
+    pub fn cpu_s(&self) -> Result<f64> {
+        let ticks = self.stat(11)?.parse::<f64>()? + self.stat(12)?.parse::<f64>()?;
+        // SAFETY: sysconf takes no pointers.
+        Ok(ticks / unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64)
+    }
+
+    /// Its resident set now, in bytes.
+    pub fn rss_bytes(&self) -> Result<u64> {
+        // SAFETY: sysconf takes no pointers.
+        Ok(self.stat(21)?.parse::<u64>()? * u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) })?)
+    }
+
+    /// Field number `at` of `/proc/PID/stat`, counted from the state on.
+    fn stat(&self, at: usize) -> Result<String> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let fields = stat.rsplit_once(") ").and_then(|(_, fields)| fields.split(' ').nth(at));
+        Ok(fields.ok_or("an unknown form of /proc/PID/stat")?.trim().to_owned())
+    }
+
+    /// Sends a signal, such as `libc::SIGINT`.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: kill takes no pointers; the id is ours, since the child is not reaped before `finish` takes it.
+        unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
+    }
+
+    /// Waits until it ends and says what it cost. A failure is an error.
+    pub fn finish(mut self) -> Result<Usage> {
+        let mut status = 0;
+        // SAFETY: an all-zero rusage is valid, and wait4 writes only to the two variables it is given. The child is
+        // reaped here, and `Child` neither waits nor kills when it is dropped.
+        let usage = unsafe {
+            let mut usage: libc::rusage = std::mem::zeroed();
+            if libc::wait4(libc::pid_t::try_from(self.child.id())?, &mut status, 0, &mut usage) < 0 {
+                return Err(io::Error::last_os_error().into());
+            }
+            usage
+        };
+        self.reaped = true;
+        let wall_s = self.start.elapsed().as_secs_f64();
+        check(&self.line, std::os::unix::process::ExitStatusExt::from_raw(status))?;
+        let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+        Ok(Usage {
+            cpu_s: seconds(usage.ru_utime) + seconds(usage.ru_stime),
+            wall_s,
+            rss_bytes_max: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
+        })
+    }
+}
+
+impl Drop for Measured {
+    fn drop(&mut self) {
+        if !self.reaped {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
 }
 
 /// Runs a command; anything but success is an error that names it.
 pub fn run(command: &mut Command) -> Result<()> {
     let status = command.status().map_err(|error| format!("{} did not start: {error}", line(command)))?;
-    check(command, status)
+    check(&line(command), status)
 }
 
-fn check(command: &Command, status: ExitStatus) -> Result<()> {
-    if status.success() { Ok(()) } else { Err(format!("`{}` ended with {status}", line(command)).into()) }
+fn check(line: &str, status: ExitStatus) -> Result<()> {
+    if status.success() { Ok(()) } else { Err(format!("`{line}` ended with {status}").into()) }
 }
 
 /// The command as a person would type it.
@@ -249,6 +329,22 @@ mod tests {
         let child = Guarded::start(shell("exit 3")).unwrap();
         assert_eq!(child.wait(Duration::from_secs(10)).and_then(|status| status.code()), Some(3));
         assert!(Guarded::start(Command::new("/nowhere/no-such-program")).is_err());
+    }
+
+    #[test]
+    fn a_child_is_measured_while_it_runs() {
+        let child = Measured::start(&mut shell("while :; do :; done")).unwrap();
+        let start = Instant::now();
+        while child.cpu_s().unwrap() == 0.0 && start.elapsed() < Duration::from_secs(30) {
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert!(child.runs() && child.cpu_s().unwrap() > 0.0 && child.rss_bytes().unwrap() > 0);
+        child.signal(libc::SIGTERM);
+        assert!(child.finish().unwrap_err().to_string().contains("while"));
+        let dropped = Measured::start(&mut shell("exec sleep 600")).unwrap();
+        let pid = dropped.child.id();
+        drop(dropped);
+        assert!(!alive(pid));
     }
 
     #[test]

@@ -477,11 +477,8 @@ mod tests {
         give(5, 400.0, "null");
         give(6, 400.0, "\"EUR\"");
         let holds = String::from_utf8(holds).unwrap();
-        assert!(
-            holds.ends_with('\n')
-                && holds.contains(r#""tx_id":6,"amount":400.0,"currency":"EUR","country":"DE","tx_count":6"#),
-            "{holds}"
-        );
+        let last = r#""tx_id":6,"amount":400.0,"currency":"EUR","country":"DE","tx_count":6"#;
+        assert!(holds.ends_with('\n') && holds.contains(last), "{holds}");
         assert!(String::from_utf8(alerts).unwrap().contains(r#""merchant":"m""#));
     }
 }

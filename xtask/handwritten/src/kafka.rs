@@ -174,7 +174,9 @@ pub(crate) fn consume(brokers: &str, topic: &str, count: u64) -> Result<(), Erro
         let queue = raw::rd_kafka_queue_get_consumer(consumer.client().native_ptr());
         let mut error = raw::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
         while messages < count && error == raw::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
-            let received = raw::rd_kafka_consume_batch_queue(queue, 1000, batch.as_mut_ptr(), CONSUME_BATCH);
+            // The call waits until it has all it was asked for: at the end no more than there is.
+            let wanted = CONSUME_BATCH.min(usize::try_from(count - messages)?);
+            let received = raw::rd_kafka_consume_batch_queue(queue, 1000, batch.as_mut_ptr(), wanted);
             for message in &batch[..usize::try_from(received).unwrap_or(0)] {
                 match (**message).err {
                     raw::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => {

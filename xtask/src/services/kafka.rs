@@ -98,6 +98,11 @@ impl Kafka {
     pub fn create_topic(&self, name: &str, partitions: i32, config: &[(&str, &str)]) -> Result<()> {
         kafka_wire::create_topic(&self.prepared.internal, name, partitions, config)
     }
+
+    /// Deletes a topic. The broker removes its data a minute later.
+    pub fn delete_topic(&self, name: &str) -> Result<()> {
+        kafka_wire::delete_topic(&self.prepared.internal, name)
+    }
 }
 
 impl Drop for Kafka {

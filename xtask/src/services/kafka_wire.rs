@@ -1,7 +1,7 @@
-//! The two requests of Kafka's protocol that the tooling needs, so that it builds without a client library:
-//! `Metadata` to know that a broker is ready, and `CreateTopics`.
+//! The requests of Kafka's protocol that the tooling needs, so that it builds without a client library: `Metadata` to know
+//! that a broker is ready, `CreateTopics` and `DeleteTopics`.
 //!
-//! Both are sent in their last version before compact encodings: lengths are plain big-endian integers.
+//! All are sent in their last version before compact encodings: lengths are plain big-endian integers.
 
 use crate::Result;
 use std::io::{Read, Write};
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 const METADATA: (u16, u16) = (3, 4);
 const CREATE_TOPICS: (u16, u16) = (19, 4);
+const DELETE_TOPICS: (u16, u16) = (20, 3);
 const TOPIC_ALREADY_EXISTS: i16 = 36;
 /// No answer of these requests comes near this; it bounds what a stranger on the port could make us allocate.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
@@ -50,6 +51,22 @@ pub fn create_topic(address: &str, name: &str, partitions: i32, config: &[(&str,
             let reason = answer.string().unwrap_or_default();
             Err(format!("topic {name} was not created: error {code} {reason}").into())
         }
+    }
+}
+
+/// Deletes a topic and its data.
+pub fn delete_topic(address: &str, name: &str) -> Result<()> {
+    let mut body = Vec::new();
+    body.extend(1_i32.to_be_bytes()); // one topic
+    string(&mut body, name);
+    body.extend(30_000_i32.to_be_bytes()); // timeout in ms
+    let answer = request(address, DELETE_TOPICS, &body)?;
+    let mut answer = Answer(&answer);
+    answer.take(4 + 4)?; // throttle time, count of topics
+    answer.string()?;
+    match answer.i16()? {
+        0 => Ok(()),
+        code => Err(format!("topic {name} was not deleted: error {code}").into()),
     }
 }
 

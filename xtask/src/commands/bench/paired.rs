@@ -1,0 +1,191 @@
+//! The engine against hand-written programs that do the same job from a file to a file, in paired runs.
+
+use super::outcome::{Comparison, Outcome};
+use super::{Context, SEED};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use xtask::Result;
+use xtask::process::{Usage, measure};
+
+const ROWS: u64 = 1_000_000;
+/// How far two scores of a row may lie apart, and how near to the threshold a row may be held by one and not by the other.
+pub(super) const SCORE_TOLERANCE: f64 = 1e-5;
+/// Above it `pipelines/fraud.yaml` holds a row.
+pub(super) const THRESHOLD: f64 = 0.9;
+
+pub(super) fn json_filter(context: &Context<'_>) -> Result<Outcome> {
+    json_lines(context, "json-filter.yaml", "filter")
+}
+
+pub(super) fn json_map_all(context: &Context<'_>) -> Result<Outcome> {
+    json_lines(context, "json-map-all.yaml", "map")
+}
+
+/// A pipeline of `xtask/bench` with one worker against a mode of the hand-written program, over the same bids.
+fn json_lines(context: &Context<'_>, pipeline: &str, mode: &str) -> Result<Outcome> {
+    let rows = context.rows.unwrap_or(ROWS);
+    let bids = context.bids(rows)?;
+    let outputs = outputs(context);
+    let engine = || {
+        let mut command = context.run_engine(&context.pipeline(pipeline))?;
+        command.args(["--workers", "1", "--set", &format!("sources.bids.path={}", bids.display())]);
+        measure(command.stdout(File::create(&outputs[0])?))
+    };
+    let handwritten =
+        || measure(context.handwritten(&[mode, &bids.to_string_lossy()])?.stdout(File::create(&outputs[1])?));
+    let (ours, other) = paired(&engine, &handwritten, context.runs)?;
+    let difference = difference(&outputs[0], &outputs[1])?;
+    outputs.iter().try_for_each(fs::remove_file)?;
+    let comparison = Comparison { rows, ours, other, difference, target: None };
+    Ok(Outcome { comparison: Some(comparison), ..Outcome::default() })
+}
+
+/// `pipelines/fraud.yaml` as it is, with one worker, against the same by hand.
+pub(super) fn fraud(context: &Context<'_>) -> Result<Outcome> {
+    let rows = context.rows.unwrap_or(ROWS);
+    let transactions = context.transactions(rows)?;
+    let outputs = outputs(context);
+    let alerts = context.folder.join("alerts.jsonl");
+    let model = context.repository.join("models/risk");
+    let engine = || {
+        let _ = fs::remove_file(&alerts); // the sink of the engine appends
+        let mut command = context.run_engine(&context.repository.join("pipelines/fraud.yaml"))?;
+        command.args(["--workers", "1", "--set", &format!("sources.transactions.path={}", transactions.display())]);
+        command.args(["--set", &format!("sinks.alerts.path={}", alerts.display())]);
+        measure(command.stdout(File::create(&outputs[0])?))
+    };
+    let handwritten = || {
+        let files = [&transactions, &model, &alerts].map(|path| path.to_string_lossy());
+        measure(context.handwritten(&["fraud", &files[0], &files[1], &files[2]])?.stdout(File::create(&outputs[1])?))
+    };
+    let (ours, other) = paired(&engine, &handwritten, context.runs)?;
+    let [ours_held, theirs_held] = [scores(&outputs[0])?, scores(&outputs[1])?];
+    let difference = held_differently(&ours_held, &theirs_held);
+    outputs.iter().chain([&alerts]).try_for_each(fs::remove_file)?;
+    let comparison = Comparison { rows, ours, other, difference, target: None };
+    let remark = format!("{} rows were held; simulated transactions, seed {SEED}", ours_held.len());
+    Ok(Outcome { comparison: Some(comparison), remarks: vec![remark], ..Outcome::default() })
+}
+
+fn outputs(context: &Context<'_>) -> [PathBuf; 2] {
+    ["ours.out", "other.out"].map(|name| context.folder.join(name))
+}
+
+/// One run of a program.
+type Run<'a> = &'a dyn Fn() -> Result<Usage>;
+
+/// Runs `a` and `b` in turns, `runs` times each after one run to warm up; which of them goes first changes each time.
+pub(super) fn paired(a: Run<'_>, b: Run<'_>, runs: usize) -> Result<(Vec<Usage>, Vec<Usage>)> {
+    a()?;
+    b()?;
+    let (mut of_a, mut of_b) = (Vec::new(), Vec::new());
+    for run in 0..runs {
+        if run % 2 == 0 {
+            of_a.push(a()?);
+            of_b.push(b()?);
+        } else {
+            of_b.push(b()?);
+            of_a.push(a()?);
+        }
+    }
+    Ok((of_a, of_b))
+}
+
+/// How two outputs of rows differ, told shortly; nothing if they are the same to the byte.
+fn difference(ours: &Path, other: &Path) -> Result<Option<String>> {
+    let mut lines = [ours, other].map(|path| File::open(path).map(|file| BufReader::new(file).split(b'\n')));
+    let [Ok(ours), Ok(other)] = &mut lines else { return Ok(Some("an output is missing".into())) };
+    for number in 1.. {
+        let (a, b) = (ours.next().transpose()?, other.next().transpose()?);
+        if a.is_none() && b.is_none() {
+            return Ok((number == 1).then(|| "both are empty".into()));
+        }
+        if a != b {
+            let show =
+                |line: Option<Vec<u8>>| line.map_or("(end)".into(), |line| String::from_utf8_lossy(&line).into_owned());
+            return Ok(Some(format!("line {number}: ours {}, theirs {}", show(a), show(b))));
+        }
+    }
+    Ok(None)
+}
+
+/// The held rows of a file: transaction and score.
+pub(super) fn scores(holds: &Path) -> Result<BTreeMap<u64, f64>> {
+    let score = |line: std::io::Result<String>| -> Result<(u64, f64)> {
+        let line = line?;
+        let row: Value = serde_json::from_str(&line)?;
+        let pair = row["tx_id"].as_u64().zip(row["risk"].as_f64());
+        pair.ok_or_else(|| format!("a hold without `tx_id` or `risk`: {line}").into())
+    };
+    BufReader::new(File::open(holds)?).lines().map(score).collect()
+}
+
+/// How two sets of held rows differ, told shortly. A score at the threshold may fall to either side.
+pub(super) fn held_differently(ours: &BTreeMap<u64, f64>, other: &BTreeMap<u64, f64>) -> Option<String> {
+    if ours.is_empty() && other.is_empty() {
+        return Some("nothing was held".into());
+    }
+    let mut found = Vec::new();
+    for (tx_id, score) in ours {
+        match other.get(tx_id) {
+            Some(theirs) if (theirs - score).abs() <= SCORE_TOLERANCE => {}
+            Some(theirs) => found.push(format!("{tx_id} scores {score} and {theirs}")),
+            None if *score <= THRESHOLD + SCORE_TOLERANCE => {}
+            None => found.push(format!("only ours holds {tx_id}, with {score}")),
+        }
+    }
+    for (tx_id, score) in other {
+        if !ours.contains_key(tx_id) && *score > THRESHOLD + SCORE_TOLERANCE {
+            found.push(format!("only theirs holds {tx_id}, with {score}"));
+        }
+    }
+    let first = found.first()?;
+    Some(format!("{} rows, the first: {first}", found.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn pairs_are_run_in_turns_after_one_run_to_warm_up() {
+        let (order, usage) = (Cell::new(0), Usage { cpu_s: 1.0, wall_s: 1.0, rss_bytes_max: 1 });
+        let note = |digit| {
+            order.set(order.get() * 10 + digit);
+            Ok(usage)
+        };
+        let (a, b) = paired(&|| note(1), &|| note(2), 3).unwrap();
+        assert_eq!((a.len(), b.len()), (3, 3));
+        assert_eq!(order.get(), 12_12_21_12);
+        assert!(paired(&|| note(1), &|| Err("no".into()), 3).is_err());
+    }
+
+    #[test]
+    fn outputs_are_compared_by_line() {
+        let folder = std::env::temp_dir();
+        let path = |name: &str| folder.join(format!("xtask-bench-{}-{name}", std::process::id()));
+        let [a, b, empty] = ["a", "b", "empty"].map(path);
+        fs::write(&a, "1\n2\n").unwrap();
+        fs::write(&b, "1\n3\n").unwrap();
+        fs::write(&empty, "").unwrap();
+        assert_eq!(difference(&a, &a).unwrap(), None);
+        assert_eq!(difference(&a, &b).unwrap().unwrap(), "line 2: ours 2, theirs 3");
+        assert_eq!(difference(&a, &empty).unwrap().unwrap(), "line 1: ours 1, theirs (end)");
+        assert_eq!(difference(&empty, &empty).unwrap().unwrap(), "both are empty");
+        [a, b, empty].iter().for_each(|path| fs::remove_file(path).unwrap());
+    }
+
+    #[test]
+    fn held_rows_are_compared_with_tolerance() {
+        let held = |rows: &[(u64, f64)]| rows.iter().copied().collect::<BTreeMap<_, _>>();
+        let ours = held(&[(1, 0.95), (2, 0.900_001), (3, 0.99)]);
+        assert_eq!(held_differently(&ours, &held(&[(1, 0.950_001), (3, 0.99), (4, 0.900_002)])), None);
+        let found = held_differently(&ours, &held(&[(1, 0.96), (5, 0.99)])).unwrap();
+        assert_eq!(found, "3 rows, the first: 1 scores 0.95 and 0.96");
+        assert!(held_differently(&held(&[]), &held(&[])).is_some());
+    }
+}
