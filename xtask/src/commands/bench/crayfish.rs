@@ -125,6 +125,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<Outcome> {
     outcome.add_latencies(&format!("produce to output at {at}/s"), &mut measured.latencies_ms[warm..].to_vec(), None);
     let events = measured.latencies_ms.len() as f64;
     outcome.add(format!("engine CPU at {at}/s"), Kind::Cost, measured.usage.cpu_s / events * 1e6);
+    outcome.add(format!("engine CPU at {at}/s"), Kind::Share, measured.usage.cpu_s / measured.usage.wall_s * 100.0);
     outcome.remarks.push(format!("confirmed by {}", confirmed.said));
     if !measured.sustained {
         outcome.remarks.push(format!("four fifths were not sustained: {}", measured.said));

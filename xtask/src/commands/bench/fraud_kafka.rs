@@ -85,7 +85,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<Outcome> {
     outcome.add("holds that came", Kind::Count, held.len() as f64);
     outcome.add("posts to the webhook", Kind::Count, f64::from(posts));
     outcome.add("rows that failed", Kind::Count, failed);
-    outcome.add("engine CPU", Kind::Cost, usage.cpu_s / (rows as f64 / 1e6));
+    outcome.add("engine CPU", Kind::Share, usage.cpu_s / usage.wall_s * 100.0);
     outcome.add("producer behind its timetable, at most", Kind::Duration, timetable.behind_ms_max);
     if let Some(difference) = held_differently(&alerted, &expected) {
         outcome.remarks.push(format!("alerts are not those expected: {difference}"));

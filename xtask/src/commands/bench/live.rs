@@ -73,7 +73,7 @@ fn sum(metrics: &str, name: &str) -> f64 {
         let rest = if rest.starts_with('{') { rest.rsplit_once('}')?.1 } else { rest };
         rest.strip_prefix(' ')?.split(' ').next()?.parse::<f64>().ok()
     };
-    metrics.lines().filter_map(value).sum()
+    metrics.lines().filter_map(value).fold(0.0, |sum, one| sum + one)
 }
 
 #[cfg(test)]
