@@ -38,7 +38,6 @@ fn build(profile: &str, binaries: &[&str]) -> Result<()> {
         // An integration test builds the binaries of its package; its name says which.
         match (profile, *binary) {
             (RELEASE, "engine") => command.args(["--test", "cli"]),
-            (_, "fraud_data") => command.args(["--example", binary]),
             _ => command.args(["--bin", binary]),
         };
     }

@@ -22,14 +22,14 @@ mod paired;
 mod topics;
 mod webhook;
 
-use super::{DIST, RELEASE, build, setup};
+use super::{DIST, RELEASE, build, cargo, setup};
 use outcome::Outcome;
 use serde_json::{Value, json};
 use std::cell::OnceCell;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use xtask::{Result, layout};
+use xtask::{Result, layout, process};
 
 /// A benchmark: its name, what it measures, whether it runs when none is named, and the function.
 struct Benchmark {
@@ -208,7 +208,7 @@ impl Context<'_> {
         let path = self.folder.join(name);
         if !path.exists() {
             let partial = path.with_extension("partial");
-            xtask::process::run(command()?.stdout(File::create(&partial)?))?;
+            process::run(command()?.stdout(File::create(&partial)?))?;
             fs::rename(partial, &path)?;
         }
         Ok(path)
@@ -224,7 +224,8 @@ impl Context<'_> {
     fn transactions(&self, rows: u64) -> Result<PathBuf> {
         let (rows, seed) = (rows.to_string(), SEED.to_string());
         self.made(&format!("transactions-{rows}-{seed}.jsonl"), || {
-            build(RELEASE, &["fraud_data"])?;
+            // An example is built with the features of the tests, as everything of that profile.
+            process::run(&mut cargo(&["build", "--locked", "--release", "--workspace", "--example", "fraud_data"]))?;
             let mut command = Command::new(layout::binary(RELEASE, "examples/fraud_data"));
             command.args(["--rows", &rows, "--seed", &seed]);
             Ok(command)
