@@ -4,7 +4,10 @@
 
 mod broken;
 mod language;
+mod receiver;
+mod running;
 mod runs;
+mod systems;
 
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,7 @@
 //! Pipelines run by the real binary: against an independent slow reference, on any number of workers, over kill -9.
 
 use crate::engine;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -71,21 +71,24 @@ operators:
       mean: avg(amount)
       sd: coalesce(stddev(amount), 0)
       before: { value: max(amount), over: 5s, exclude_current: true }
+      kinds: count(DISTINCT quantity % 7)
+      last: { value: lag(quantity), over: 5s }
 sinks:
   out:
     type: file
     input: history
     path: out.jsonl
     format: json
-    columns: [id, n, big, total, least, mean, sd, before]
+    columns: [id, n, big, total, least, mean, sd, before, kinds, last]
 ";
 
-/// What one row must give: integers, then floats.
-type Expected = ([i64; 4], [f64; 2], Option<f64>);
+/// What one row must give: integers, floats, and what may be null.
+type Expected = ([i64; 5], [f64; 2], Option<f64>, Option<i64>);
 
 /// The meaning of the pipeline in plain loops over plain vectors.
 fn reference(rows: &[Row]) -> BTreeMap<u64, Expected> {
     let mut by_key: BTreeMap<u64, Vec<Row>> = BTreeMap::new();
+    let mut arrived_last: BTreeMap<u64, &Row> = BTreeMap::new();
     let mut expected = BTreeMap::new();
     for row in rows.iter().filter(|row| row.quantity % 10 != 0) {
         let kept = by_key.entry(row.key).or_default();
@@ -99,6 +102,8 @@ fn reference(rows: &[Row]) -> BTreeMap<u64, Expected> {
             move |other: &&Row| after < other.at_ms && other.at_ms <= row.at_ms
         };
         let before = kept.iter().filter(window(5_000)).map(|row| row.amount).reduce(f64::max);
+        let after = (row.at_ms - 5_000).max(bound);
+        let last = arrived_last.insert(row.key, row).filter(|last| last.at_ms > after).map(|last| last.quantity);
         kept.push(row.clone());
         let inside: Vec<&Row> = kept.iter().filter(window(20_000)).collect();
         let n = inside.len() as f64;
@@ -110,8 +115,9 @@ fn reference(rows: &[Row]) -> BTreeMap<u64, Expected> {
             inside.iter().filter(|row| row.amount > 100_000.0).count() as i64,
             inside.iter().map(|row| row.quantity).sum(),
             inside.iter().map(|row| row.quantity).min().unwrap_or_default(),
+            inside.iter().map(|row| row.quantity % 7).collect::<BTreeSet<i64>>().len() as i64,
         ];
-        expected.insert(row.id, (integers, [mean, sd], before));
+        expected.insert(row.id, (integers, [mean, sd], before, last));
         // Only so that the loops end some day: what is dropped could never be seen again.
         kept.retain(|row| row.at_ms > bound);
     }
@@ -145,14 +151,15 @@ fn compare(output: &BTreeMap<u64, String>, expected: &BTreeMap<u64, Expected>) {
     let near = |a: f64, b: f64| (a - b).abs() <= 1e-9 * a.abs().max(b.abs()).max(1.0);
     for (id, line) in output {
         let value: serde_json::Value = serde_json::from_str(line).expect("checked before");
-        let (integers, floats, before) = &expected[id];
-        for (name, expected) in ["n", "big", "total", "least"].iter().zip(integers) {
+        let (integers, floats, before, last) = &expected[id];
+        for (name, expected) in ["n", "big", "total", "least", "kinds"].iter().zip(integers) {
             assert_eq!(value[name].as_i64(), Some(*expected), "{name} of {line}");
         }
         for (name, expected) in ["mean", "sd"].iter().zip(floats) {
             assert!(near(value[name].as_f64().expect("a float"), *expected), "{name} of {line}, not {expected}");
         }
         assert_eq!(value["before"].as_f64(), *before, "before of {line}");
+        assert_eq!(value["last"].as_i64(), *last, "last of {line}");
     }
 }
 
@@ -160,7 +167,7 @@ fn compare(output: &BTreeMap<u64, String>, expected: &BTreeMap<u64, Expected>) {
 fn rolling_equals_plain_loops_and_itself_to_the_bit_on_any_number_of_workers() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
-    let rows = rows(200_000, 1);
+    let rows = rows(1_000_000, 1);
     write_rows(&folder.join("rows.jsonl"), &rows);
     std::fs::write(folder.join("pipeline.yaml"), PIPELINE).expect("written");
     assert!(start(folder, &["--record-cuts", "cuts"]).wait().expect("it ends").success());

@@ -18,13 +18,38 @@ pub type Cut = BTreeMap<SourceId, Marks>;
 /// The offset before which each partition of each source was read.
 pub type Offsets = BTreeMap<(SourceId, u32), u64>;
 
+/// What keyed steps saw of each partition.
+pub type Events = BTreeMap<(SourceId, u32), Seen>;
+
+/// What keyed steps saw of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The greatest event time, nanoseconds since 1970 UTC.
+    pub event_ns: i64,
+    /// When its last row was read, nanoseconds since 1970 UTC.
+    pub read_ns: i64,
+}
+
+impl Seen {
+    fn add(&mut self, other: Seen) {
+        self.event_ns = self.event_ns.max(other.event_ns);
+        self.read_ns = self.read_ns.max(other.read_ns);
+    }
+}
+
+fn add_events(to: &mut Events, seen: impl IntoIterator<Item = ((SourceId, u32), Seen)>) {
+    for (partition, seen) in seen {
+        to.entry(partition).and_modify(|known| known.add(seen)).or_insert(seen);
+    }
+}
+
 /// What every sink has acknowledged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Acknowledged {
     /// Where each partition stands: everything before it is acknowledged.
     pub cut: Cut,
-    /// The greatest event time that a keyed step saw before the cut, nanoseconds.
-    pub event_ns: Option<i64>,
+    /// What keyed steps saw of each partition before the cut.
+    pub seen: Events,
     /// Where each partition stood when the pipeline first saw it.
     pub origin: Cut,
 }
@@ -37,12 +62,12 @@ pub struct CutBoard(Mutex<Board>);
 struct Board {
     /// Marks that changed in an epoch which is not yet acknowledged.
     closed: BTreeMap<u64, Cut>,
-    /// The greatest event time that keyed steps saw in an epoch which is not yet acknowledged, nanoseconds.
-    events_ns: BTreeMap<u64, i64>,
+    /// What keyed steps saw in an epoch which is not yet acknowledged.
+    events: BTreeMap<u64, Events>,
     /// Everything acknowledged so far.
     acknowledged: Cut,
-    /// The greatest event time in it.
-    acknowledged_event_ns: Option<i64>,
+    /// What keyed steps saw of it.
+    seen: Events,
     /// Where each partition stood when it was first seen.
     origin: Cut,
     /// Every closed epoch, kept only while recording.
@@ -54,7 +79,7 @@ impl CutBoard {
     pub fn starting_at(resume: Acknowledged) -> Self {
         CutBoard(Mutex::new(Board {
             acknowledged: resume.cut,
-            acknowledged_event_ns: resume.event_ns,
+            seen: resume.seen,
             origin: resume.origin,
             ..Board::default()
         }))
@@ -69,11 +94,9 @@ impl CutBoard {
         }
     }
 
-    /// A keyed step saw this event time in an epoch. Called before the frontier can pass it.
-    pub fn saw(&self, epoch: Epoch, event_ns: i64) {
-        let mut board = self.board();
-        let seen = board.events_ns.entry(epoch.0).or_insert(event_ns);
-        *seen = event_ns.max(*seen);
+    /// A keyed step saw these rows in an epoch. Called before the frontier can pass it.
+    pub fn saw(&self, epoch: Epoch, seen: Events) {
+        add_events(self.board().events.entry(epoch.0).or_default(), seen);
     }
 
     /// Keeps every cut from now on, for [`CutBoard::recorded`].
@@ -105,21 +128,23 @@ impl CutBoard {
             std::mem::replace(of, later)
         }
         let mut board = self.board();
-        for event_ns in passed(&mut board.events_ns, frontier).into_values() {
-            board.acknowledged_event_ns = board.acknowledged_event_ns.max(Some(event_ns));
+        for seen in passed(&mut board.events, frontier).into_values() {
+            add_events(&mut board.seen, seen);
         }
         let cuts = passed(&mut board.closed, frontier);
         if cuts.is_empty() {
             return None;
         }
         for (source, marks) in cuts.into_values().flatten() {
-            board.acknowledged.entry(source).or_default().extend(marks);
+            let acknowledged = board.acknowledged.entry(source).or_default();
+            for (partition, mark) in marks {
+                // What is read again to rebuild state was acknowledged before: the account never goes back.
+                if acknowledged.get(&partition).is_none_or(|known| known.next < mark.next) {
+                    acknowledged.insert(partition, mark);
+                }
+            }
         }
-        Some(Acknowledged {
-            cut: board.acknowledged.clone(),
-            event_ns: board.acknowledged_event_ns,
-            origin: board.origin.clone(),
-        })
+        Some(Acknowledged { cut: board.acknowledged.clone(), seen: board.seen.clone(), origin: board.origin.clone() })
     }
 
     /// The recorded cuts, for a later run to follow.
@@ -199,17 +224,21 @@ mod tests {
         board.closed(Epoch(1), SourceId(1), &marks(5));
         board.starts(SourceId(0), &marks(3));
         board.starts(SourceId(0), &marks(9));
-        board.saw(Epoch(1), 70);
-        board.saw(Epoch(1), 60);
+        let seen = |event_ns, read_ns| Events::from([((SourceId(0), 0), Seen { event_ns, read_ns })]);
+        board.saw(Epoch(1), seen(70, 1));
+        board.saw(Epoch(1), seen(60, 2));
         assert_eq!(board.take(Some(0)), None);
         let first = board.take(Some(1)).unwrap();
         assert_eq!(first.cut, Cut::from([(SourceId(0), marks(10))]));
-        assert_eq!(first.event_ns, None);
+        assert_eq!(first.seen, Events::new());
         assert_eq!(first.origin, Cut::from([(SourceId(0), marks(3))]));
         assert_eq!(board.take(Some(1)), None);
         let all = board.take(None).unwrap();
         assert_eq!(all.cut, Cut::from([(SourceId(0), marks(20)), (SourceId(1), marks(5))]));
-        assert_eq!(all.event_ns, Some(70));
+        assert_eq!(all.seen, seen(70, 2));
+        // Read again from an earlier cut.
+        board.closed(Epoch(7), SourceId(0), &marks(12));
+        assert_eq!(board.take(None).unwrap().cut, all.cut);
         let recorded = board.recorded();
         assert_eq!(RecordedCuts::from_text(&recorded.to_text()), Ok(recorded));
         assert!(RecordedCuts::from_text("1 0/0=x").is_err());

@@ -25,6 +25,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
 use timely::dataflow::channels::pact::Exchange;
@@ -71,8 +72,10 @@ pub struct IngestShared {
     pub control: Arc<Control>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
-    /// Bounds of what is in flight, for each worker.
+    /// Bounds of what is in flight.
     pub budget: Budget,
+    /// The bytes in flight on all workers.
+    pub in_flight: Arc<AtomicU64>,
     /// Cuts to follow instead of making new ones; the input ends with the last of them.
     pub follow: Option<Arc<RecordedCuts>>,
     /// Names of sources, for error rows.
@@ -178,7 +181,7 @@ pub fn ingest<'scope>(scope: Scope<'scope, u64>, sources: Vec<SourceInput>, shar
         slots.push(Slot { name: source.name, id: source.id, reader, meter: source.meter, noted: Marks::new() });
     }
 
-    let flight = Rc::new(RefCell::new(InFlight::default()));
+    let flight = Rc::new(RefCell::new(InFlight::new(shared.budget, shared.in_flight.clone())));
     let (shared, in_flight, wake) = (shared.clone(), flight.clone(), activator.clone());
     let (peers, worker) = (scope.peers(), scope.index());
     builder.build(move |mut caps: Vec<Capability<u64>>| {
@@ -189,6 +192,8 @@ pub fn ingest<'scope>(scope: Scope<'scope, u64>, sources: Vec<SourceInput>, shar
         let mut pace = Pace { current: first, dirty: false, opened_ns: 0, closed_ns: 0, bytes: 0, following: 0 };
         let mut committed = 0;
         let mut lag_told_ns = 0;
+        let mut lag_due = false;
+        let mut paused_since_ns = None;
         move |_frontiers| {
             if caps.is_empty() {
                 return;
@@ -207,15 +212,35 @@ pub fn ingest<'scope>(scope: Scope<'scope, u64>, sources: Vec<SourceInput>, shar
             }
             if now_ns.saturating_sub(lag_told_ns) >= LAG_NS {
                 lag_told_ns = now_ns;
+                lag_due = false;
+                let mut behind = false;
                 for slot in &slots {
                     for (partition, records) in slot.reader.iter().flat_map(|reader| reader.lag()) {
                         slot.meter.lag(partition, records);
+                        behind |= records > 0;
                     }
                 }
+                // What was told must not stand when nothing happens any more.
+                if behind {
+                    lag_due = true;
+                    wake.activate_after(Duration::from_nanos(LAG_NS));
+                }
             }
-            shared.pulse.in_flight(worker, in_flight.borrow().bytes());
+            let since_ns = in_flight.borrow().since_ns();
+            let since_ns = since_ns.map(|since| shared.clock.now_ns() - now_ns.saturating_sub(since) as i64);
+            shared.pulse.in_flight(worker, in_flight.borrow().bytes(), since_ns);
             let stopping = shared.control.stopping();
-            let paused = stopping || in_flight.borrow().exceeds(shared.budget, now_ns);
+            let full = in_flight.borrow().exceeds(now_ns);
+            if let Some(since_ns) = paused_since_ns {
+                let ns = now_ns.saturating_sub(since_ns);
+                slots.iter().filter(|slot| slot.reader.is_some()).for_each(|slot| slot.meter.paused(ns));
+            }
+            paused_since_ns = (full && !stopping).then_some(now_ns);
+            if paused_since_ns.is_some() && !lag_due {
+                lag_due = true;
+                wake.activate_after(Duration::from_nanos(LAG_NS));
+            }
+            let paused = stopping || full;
             let mut more = false;
             if !paused {
                 for at in 0..slots.len() {

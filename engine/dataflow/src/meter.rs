@@ -13,6 +13,10 @@ pub trait Meter: Send + Sync {
     fn latency(&self, _ns: u64, _rows: u64) {}
     /// Rows came too late.
     fn late(&self, _rows: u64) {}
+    /// Rows by what became of them, such as `ok` or `fallback` of a prediction.
+    fn outcome(&self, _outcome: &'static str, _rows: u64) {}
+    /// A source did not read for so long, because too much was in flight.
+    fn paused(&self, _ns: u64) {}
     /// Bytes read from a system.
     fn bytes(&self, _bytes: u64) {}
     /// A system holds so many records of a partition that were not read yet.
@@ -31,8 +35,8 @@ impl Meter for Unmetered {}
 pub trait Pulse: Send + Sync {
     /// An epoch closed on a worker.
     fn epoch_closed(&self) {}
-    /// So many bytes that a worker has read are not acknowledged.
-    fn in_flight(&self, _worker: usize, _bytes: u64) {}
+    /// So many bytes that a worker has read are not acknowledged, the oldest since then (nanoseconds since 1970 UTC).
+    fn in_flight(&self, _worker: usize, _bytes: u64, _since_ns: Option<i64>) {}
 }
 
 impl Pulse for Unmetered {}

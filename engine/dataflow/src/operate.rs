@@ -1,10 +1,10 @@
 //! The operators that run steps: a fused chain of row-wise ones, and one that acts at an epoch's close.
 
-use crate::cuts::CutBoard;
+use crate::cuts::{CutBoard, Events, Seen};
 use crate::errors::{SourceNames, error_rows};
 use crate::exchange::ByKey;
 use crate::meter::{Meter, count_failed};
-use crate::rows::{ErrorRow, Rows, Times};
+use crate::rows::{ErrorRow, Rows, partition_of};
 use crate::step::{EpochStep, RowStep, StepOutput};
 use engine_base::{Clock, Epoch};
 use std::collections::BTreeMap;
@@ -142,6 +142,9 @@ fn measure(meter: &dyn Meter, rows_in: u64, out: &StepOutput, start_ns: u64, sha
     if out.late > 0 {
         meter.late(out.late);
     }
+    for (outcome, rows) in &out.outcomes {
+        meter.outcome(outcome, *rows);
+    }
     let now_ns = shared.clock.now_ns();
     for rows in out.ports.iter().flatten() {
         // Rows of a batch came together: the first stands for all.
@@ -227,8 +230,9 @@ pub fn keyed<'scope>(
                 let start_ns = shared.clock.monotonic_ns();
                 let rows_in = closing.inputs.iter().flatten().map(|rows| rows.num_rows() as u64).sum();
                 let inputs: Vec<Vec<Rows>> = closing.inputs.into_iter().map(Rows::in_canonical_order).collect();
-                if let Some(event_ns) = inputs.iter().flatten().filter_map(latest_event).max() {
-                    shared.board.saw(Epoch(epoch), event_ns);
+                let seen = seen_of(inputs.iter().flatten());
+                if !seen.is_empty() {
+                    shared.board.saw(Epoch(epoch), seen);
                 }
                 let mut out = StepOutput::new(ports);
                 step.close(Epoch(epoch), inputs, &mut out);
@@ -247,12 +251,27 @@ pub fn keyed<'scope>(
     KeyedStreams { ports: streams, errors }
 }
 
-/// The greatest event time of a batch.
-fn latest_event(rows: &Rows) -> Option<i64> {
-    match rows.event_ns.as_ref()? {
-        Times::One(time) => Some(*time),
-        Times::Each(times) => times.iter().copied().max(),
+/// The greatest event time and the last reading of each partition.
+fn seen_of<'r>(batches: impl Iterator<Item = &'r Rows>) -> Events {
+    let mut seen = BTreeMap::<u64, Seen>::new();
+    for rows in batches {
+        let Some(event_ns) = &rows.event_ns else { continue };
+        let mut at = 0;
+        while at < rows.num_rows() {
+            // Rows of one partition mostly stand together.
+            let (origin, _) = rows.positions.source(at);
+            let mut run = Seen { event_ns: i64::MIN, read_ns: i64::MIN };
+            while at < rows.num_rows() && rows.positions.source(at).0 == origin {
+                run.event_ns = run.event_ns.max(event_ns.get(at));
+                run.read_ns = run.read_ns.max(rows.ingest_ns.get(at));
+                at += 1;
+            }
+            let known = seen.entry(origin).or_insert(run);
+            known.event_ns = known.event_ns.max(run.event_ns);
+            known.read_ns = known.read_ns.max(run.read_ns);
+        }
     }
+    seen.into_iter().map(|(origin, seen)| (partition_of(origin), seen)).collect()
 }
 
 /// An epoch that has not closed: its rows by input, and a capability for each output.

@@ -64,6 +64,11 @@ pub fn origin(source: SourceId, partition: u32) -> u64 {
     u64::from(source.0) << 32 | u64::from(partition)
 }
 
+/// The source and partition of an origin.
+pub fn partition_of(origin: u64) -> (SourceId, u32) {
+    (SourceId((origin >> 32) as u16), origin as u32)
+}
+
 /// A batch of rows between two operators.
 #[derive(Clone, Debug)]
 pub struct Rows {

@@ -39,7 +39,7 @@ pub fn run<B>(
 where
     B: for<'scope> Fn(Scope<'scope, u64>, usize) -> Built<'scope> + Send + Sync + 'static,
 {
-    let (failing, board) = (control.clone(), board.clone());
+    let (workers_control, board) = (control.clone(), board.clone());
     let config = timely::Config::process(workers.max(1));
     let guards = timely::execute(config, move |worker| {
         let index = worker.index();
@@ -55,11 +55,13 @@ where
             let frontier = probe.with_frontier(|frontier| frontier.first().copied());
             if frontier != last {
                 last = frontier;
-                flight.borrow_mut().release(frontier);
+                if flight.borrow_mut().release(frontier) {
+                    workers_control.wake();
+                }
                 activator.activate();
                 // After a fault capabilities are dropped without an acknowledgement: nothing may be committed.
                 if index == 0
-                    && !failing.failed()
+                    && !workers_control.failed()
                     && let Some(acknowledged) = board.take(frontier)
                 {
                     on_cut(acknowledged);

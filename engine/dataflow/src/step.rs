@@ -12,12 +12,14 @@ pub struct StepOutput {
     pub errors: Vec<ErrorRow>,
     /// Rows that came too late for the step's state. They are also at its `late` port.
     pub late: u64,
+    /// Rows by what became of them, for a step that knows several ends: of a prediction `ok` or `fallback`.
+    pub outcomes: Vec<(&'static str, u64)>,
 }
 
 impl StepOutput {
     /// Empty outputs for `ports` ports.
     pub fn new(ports: usize) -> Self {
-        StepOutput { ports: (0..ports).map(|_| Vec::new()).collect(), errors: Vec::new(), late: 0 }
+        StepOutput { ports: (0..ports).map(|_| Vec::new()).collect(), ..StepOutput::default() }
     }
 
     /// Puts rows out at a port; empty ones are dropped.

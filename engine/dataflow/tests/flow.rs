@@ -199,6 +199,7 @@ fn check(setup: Setup) -> Outcome {
         control: control.clone(),
         clock: clock.clone(),
         budget: Budget { bytes: setup.budget, age_ns: u64::MAX },
+        in_flight: Arc::default(),
         follow: setup.follow.map(Arc::new),
         names: names.clone(),
         committed: Arc::new(Committed::default()),
@@ -223,7 +224,7 @@ fn check(setup: Setup) -> Outcome {
                     assert!(before.is_none_or(|before| before <= mark.next), "cuts only move on");
                 }
             }
-            last.1 = acknowledged.event_ns;
+            last.1 = acknowledged.seen.values().map(|seen| seen.event_ns).max();
         }),
         move |scope, worker| {
             let source = SourceInput {

@@ -121,8 +121,6 @@ pub struct StepMetrics {
     pub rows_in: Counter,
     /// Rows it put out, over all its outputs but errors.
     pub rows_out: Counter,
-    /// Bytes of the rows it was given.
-    pub bytes: Counter,
     /// Rows that failed, by the code of their reason.
     pub errors: Labelled,
     /// Rows that came too late for its state.
@@ -135,7 +133,7 @@ pub struct StepMetrics {
     pub busy_ns: Counter,
     /// Rows in each batch.
     pub batch_rows: Histogram,
-    /// Time from a row's arrival at the step to its leaving, by row.
+    /// Time from a row's being read by its source to its leaving the step, by row.
     pub latency: Histogram,
 }
 
@@ -146,7 +144,6 @@ impl StepMetrics {
             kind: kind.to_owned(),
             rows_in: Counter::default(),
             rows_out: Counter::default(),
-            bytes: Counter::default(),
             errors: Labelled::default(),
             late: Counter::default(),
             outcomes: Labelled::default(),
@@ -157,17 +154,16 @@ impl StepMetrics {
         }
     }
 
-    /// Counts a batch that was worked on at once: its rows and bytes, and the time it took, which is each row's latency.
-    pub fn batch(&self, rows: u64, bytes: u64, busy_ns: u64) {
-        self.arrived(rows, bytes);
+    /// Counts a batch that was worked on as soon as it was read: its rows, and the time it took, which is each row's latency.
+    pub fn batch(&self, rows: u64, busy_ns: u64) {
+        self.arrived(rows);
         self.busy_ns.add(busy_ns);
         self.latency.record_n(busy_ns, rows);
     }
 
     /// Counts a batch whose rows leave later; `busy_ns` and `latency` are recorded when they do.
-    pub fn arrived(&self, rows: u64, bytes: u64) {
+    pub fn arrived(&self, rows: u64) {
         self.rows_in.add(rows);
-        self.bytes.add(bytes);
         self.batches.add(1);
         self.batch_rows.record_n(rows, 1);
     }
@@ -593,7 +589,7 @@ mod tests {
                 let step = metrics.step("score", "predict");
                 let source = metrics.source("in", "kafka");
                 for round in 0..10_000 {
-                    step.batch(3, 30, 1_000);
+                    step.batch(3, 1_000);
                     step.errors.add(if round % 2 == 0 { "cast" } else { "overflow" }, 1);
                     source.partition(round % 4).lag_records.set(5);
                 }
@@ -602,7 +598,7 @@ mod tests {
         let threads: Vec<_> = (0..4).map(|_| thread::spawn(worker(Arc::clone(&metrics)))).collect();
         threads.into_iter().for_each(|thread| thread.join().unwrap());
         let [step] = &metrics.steps()[..] else { panic!("one step") };
-        assert_eq!((step.rows_in.get(), step.bytes.get(), step.batches.get()), (120_000, 1_200_000, 40_000));
+        assert_eq!((step.rows_in.get(), step.batches.get()), (120_000, 40_000));
         assert_eq!(step.busy_ns.get(), 40_000_000);
         assert_eq!(step.latency.read().count(), 120_000);
         assert_eq!(step.errors.total(), 40_000);

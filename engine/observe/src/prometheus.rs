@@ -37,10 +37,10 @@ fn pipeline(metrics: &Metrics, families: &mut Families<'_>) {
         .add(&[("phase", metrics.phase().name())], 1.0);
     families.gauge("engine_uptime_seconds", "Time since the start.").add(&[], metrics.uptime_ns() as f64 / NS_PER_S);
     families
-        .counter("engine_epochs_closed_total", "Epochs that every worker has closed.")
+        .counter("engine_epochs_closed_total", "Epochs that were closed, summed over the workers.")
         .add(&[], metrics.epochs_closed.get() as f64);
     families
-        .gauge("engine_in_flight_bytes", "Bytes of rows between the sources and the sinks.")
+        .gauge("engine_in_flight_bytes", "Bytes that were read and that the sinks have not acknowledged.")
         .add(&[], metrics.in_flight_bytes.get() as f64);
     if metrics.in_flight_bytes_max.get() > 0 {
         families
@@ -48,7 +48,10 @@ fn pipeline(metrics: &Metrics, families: &mut Families<'_>) {
             .add(&[], metrics.in_flight_bytes_max.get() as f64);
     }
     families
-        .gauge("engine_in_flight_age_seconds", "Age of the oldest epoch that is not closed; 0 if there is none.")
+        .gauge(
+            "engine_in_flight_age_seconds",
+            "Age of the oldest epoch that the sinks have not acknowledged; 0 if there is none.",
+        )
         .add(&[], metrics.in_flight_since.age_ns(now_ns).unwrap_or(0) as f64 / NS_PER_S);
     families
         .gauge("process_resident_memory_bytes", "Resident memory size in bytes.")
@@ -103,10 +106,6 @@ fn steps(metrics: &Metrics, families: &mut Families<'_>) {
     for one in &steps {
         rows_out.add(&[("step", &one.name), ("type", &one.kind)], one.rows_out.get() as f64);
     }
-    let mut bytes = families.counter("engine_step_input_bytes_total", "Bytes of the rows that a step was given.");
-    for one in &steps {
-        bytes.add(&[("step", &one.name)], one.bytes.get() as f64);
-    }
     let mut errors = families.counter("engine_step_errors_total", "Rows that failed in a step, by reason.");
     for one in &steps {
         for (code, count) in one.errors.counts() {
@@ -135,7 +134,7 @@ fn steps(metrics: &Metrics, families: &mut Families<'_>) {
     }
     let mut latency = families.histogram(
         "engine_step_latency_seconds",
-        "Time from a row's arrival at a step to its leaving.",
+        "Time from a row's being read by its source to its leaving the step.",
         NS_PER_S,
     );
     for one in &steps {
@@ -330,7 +329,7 @@ mod tests {
         source.errors.add("decode", 2);
         source.partition(0).lag_records.set(17);
         let step = metrics.step("scored", "predict");
-        step.batch(64, 6_400, 300_000);
+        step.batch(64, 300_000);
         step.rows_out.add(64);
         step.errors.add("divide_by_zero", 3);
         step.outcomes.add("ok", 60);

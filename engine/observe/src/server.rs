@@ -175,7 +175,7 @@ mod tests {
             return;
         }
         let (server, metrics) = start();
-        metrics.step("s", "map").batch(5, 50, 1_000_000);
+        metrics.step("s", "map").batch(5, 1_000_000);
         let prometheus = xtask::services::Prometheus::start(&server.address().to_string()).unwrap();
         let start = Instant::now();
         loop {

@@ -9,6 +9,7 @@ use crate::runtime::errors_file::ErrorsFile;
 use crate::runtime::graph::{GraphShared, SharedSink, build, pruned};
 use crate::runtime::state_dir::{Resume, StateDir, lossy_sources};
 use crate::runtime::watch::{Instruments, Watch, WatchArgs};
+use engine_base::units::parse_duration;
 use engine_base::{Clock, StepId, SystemClock};
 use engine_connectors::SinkStart;
 use engine_dataflow::cuts::Acknowledged;
@@ -32,6 +33,8 @@ const IN_FLIGHT_BYTES: u64 = 64 << 20;
 const IN_FLIGHT_AGE_NS: u64 = 10_000_000_000;
 /// The shortest time between two commits of a cut: an fsync each would be wasted.
 const COMMIT_EVERY: Duration = Duration::from_millis(20);
+/// How long sinks may take to close after a drain was given up.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The exit code of a fault of the engine itself (sysexits.h, EX_SOFTWARE).
 const EXIT_PANIC: i32 = 70;
 
@@ -51,6 +54,11 @@ pub(crate) struct RunArgs {
     /// Where the pipeline keeps what a restart needs; without it, sources start where their configuration says.
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+
+    /// How long a signal waits for what was read to be acknowledged. What is not by then is given up, and with `--state`
+    /// read again at the next start.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = drain_timeout)]
+    drain_timeout: Duration,
 
     #[command(flatten)]
     watch: WatchArgs,
@@ -82,7 +90,7 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
     let started = Instant::now();
     let clock = SystemClock::shared();
     let control = Arc::new(Control::default());
-    stop_on_signals(&control)?;
+    stop_on_signals(&control, args.drain_timeout)?;
     exit_on_panic();
 
     let mut state = args.state.as_deref().map(|path| StateDir::open(path, &plan)).transpose()?;
@@ -100,7 +108,7 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
         None => PathBuf::from(".engine").join(&plan.name).join("errors.jsonl"),
     };
     let errors = ErrorsFile::new(errors_path);
-    let instruments = Instruments::new(&plan, usize::from(args.workers), clock.clone());
+    let instruments = Instruments::new(&plan, usize::from(args.workers), budget_bytes(&plan), clock.clone());
     let handles = open_sinks(&plan, &clock, &resume)?;
     let board = Arc::new(CutBoard::starting_at(resume.acknowledged.clone()));
     if args.record_cuts.is_some() {
@@ -114,7 +122,8 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
             board: board.clone(),
             control: control.clone(),
             clock: clock.clone(),
-            budget: budget(&plan, u64::from(args.workers)),
+            budget: budget(&plan),
+            in_flight: Arc::default(),
             follow,
             names: names.clone(),
             committed: committed.clone(),
@@ -135,7 +144,7 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
         clock,
         plan: plan.clone(),
     };
-    let watch = Watch::start(&args.watch, &plan, &instruments, &handles)?;
+    let watch = Watch::start(&args.watch, &plan, &instruments, &handles, &control)?;
 
     let (cuts, acknowledged) = channel();
     let committer = state.take().map(|state| {
@@ -190,10 +199,13 @@ fn commit(
     Ok(())
 }
 
-fn budget(plan: &Plan, workers: u64) -> Budget {
-    let bytes = plan.max_in_flight.bytes.map_or(IN_FLIGHT_BYTES, |size| size.bytes());
+fn budget_bytes(plan: &Plan) -> u64 {
+    plan.max_in_flight.bytes.map_or(IN_FLIGHT_BYTES, |size| size.bytes())
+}
+
+fn budget(plan: &Plan) -> Budget {
     let age_ns = plan.max_in_flight.age.map_or(IN_FLIGHT_AGE_NS, |age| age.ns().max(0) as u64);
-    Budget { bytes: (bytes / workers).max(1), age_ns }
+    Budget { bytes: budget_bytes(plan).max(1), age_ns }
 }
 
 fn say_how_it_starts(plan: &Plan, resume: &Resume, has_state: bool) {
@@ -257,8 +269,15 @@ fn close_sinks(plan: &Plan, handles: &HashMap<StepId, SharedSink>) -> Result<(),
     outcome
 }
 
-/// The first SIGINT or SIGTERM stops reading and lets what was read finish; the second ends the process.
-fn stop_on_signals(control: &Arc<Control>) -> Result<(), String> {
+/// Reads `--drain-timeout`.
+fn drain_timeout(text: &str) -> Result<Duration, String> {
+    let ns = parse_duration(text).map_err(|error| format!("{}: {}", error.message, error.help))?;
+    u64::try_from(ns).map(Duration::from_nanos).map_err(|_| "a time from zero is due".to_owned())
+}
+
+/// The first SIGINT or SIGTERM stops reading and lets what was read finish, for as long as `drain`; the second ends the
+/// process.
+fn stop_on_signals(control: &Arc<Control>, drain: Duration) -> Result<(), String> {
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(|error| format!("signals can't be handled: {error}"))?;
     let control = control.clone();
     std::thread::spawn(move || {
@@ -270,9 +289,23 @@ fn stop_on_signals(control: &Arc<Control>) -> Result<(), String> {
             asked = true;
             tracing::info!("stopping: finishing what was read; a second signal ends at once");
             control.stop();
+            let control = control.clone();
+            std::thread::spawn(move || give_up_draining(&control, drain));
         }
     });
     Ok(())
+}
+
+/// Ends a run that can't finish what it read, because a sink's system does not answer.
+fn give_up_draining(control: &Control, drain: Duration) {
+    std::thread::sleep(drain);
+    control.fail(format!(
+        "stopped {drain:?} after the signal with rows that a sink's system has not taken; \
+         with `--state` they are read again at the next start (`--drain-timeout` says how long to wait)"
+    ));
+    std::thread::sleep(CLOSE_TIMEOUT);
+    tracing::error!("a sink can't be closed: ending without it");
+    std::process::exit(1);
 }
 
 /// A panic in an operator ends the process: other workers would wait for it for ever. Panics in pure code are caught before

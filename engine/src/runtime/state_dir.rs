@@ -6,10 +6,20 @@
 //! STATE/errors.jsonl error rows that no step reads
 //! ```
 //!
-//! A pipeline with state in memory starts from an earlier cut: the latest one before which no row's event time can reach
-//! into what the state looks back on. For that a few earlier cuts are kept, thinned out with age.
+//! A pipeline with state in memory starts from an earlier cut: the latest one before which no row's event time reaches into
+//! what the state looks back on. For that a few earlier cuts are kept, thinned out with age.
+//!
+//! ```text
+//!                      earlier cut: no partition was beyond the bound        bound      cut
+//! partition 0  ────────────────────────┼───────────────────────────────────────┼─ ... ───┼  greatest event time
+//! partition 1  ──────────────────────┼─────────────────────────────────────────┼─ ... ─┼    the least of all
+//!                                                                              └ look ─┘
+//! ```
+//!
+//! The rows of a key may come from any partition, and partitions are read at their own pace, so the bound goes by the
+//! partition that is least far. One that has been silent for a minute while others were read is not waited for.
 
-use engine_dataflow::cuts::Acknowledged;
+use engine_dataflow::cuts::{Acknowledged, Events, Seen};
 use engine_dataflow::{Cut, Mark, Marks};
 use engine_plan::{Plan, Role};
 use serde::{Deserialize, Serialize};
@@ -20,9 +30,11 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 /// The format of `cut.json`.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// How many earlier cuts are kept; between two of them lies at least the look back divided by this.
 const EARLIER_CUTS_MAX: i64 = 64;
+/// A partition of which nothing was read for so long, while something was of another, does not hold back the bound.
+const SILENT_NS: i64 = 60_000_000_000;
 
 /// An open state directory.
 #[derive(Debug)]
@@ -42,7 +54,7 @@ struct Stored {
     pipeline: String,
     digest: String,
     cut: Named,
-    event_ns: Option<i64>,
+    seen: NamedEvents,
     origin: Named,
     earlier: Vec<Earlier>,
 }
@@ -50,8 +62,25 @@ struct Stored {
 /// An earlier cut.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Earlier {
+    /// The greatest event time of any partition before it.
     event_ns: i64,
     cut: Named,
+}
+
+/// What keyed steps saw, by names of sources.
+type NamedEvents = BTreeMap<String, BTreeMap<u32, StoredSeen>>;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct StoredSeen {
+    event_ns: i64,
+    read_ns: i64,
+}
+
+/// The event time that the partition which is least far has reached, the silent ones left out.
+fn least_far(seen: &Events) -> Option<i64> {
+    let last_ns = seen.values().map(|seen| seen.read_ns).max()?;
+    let live = seen.values().filter(|seen| last_ns.saturating_sub(seen.read_ns) <= SILENT_NS);
+    live.map(|seen| seen.event_ns).min()
 }
 
 /// A cut by names of sources: identity goes by names, not by their order in the file.
@@ -103,7 +132,13 @@ impl StateDir {
                 stored.pipeline, plan.name
             ));
         }
-        let names = plan.sources().map(|step| step.name.clone()).collect();
+        let names: Vec<String> = plan.sources().map(|step| step.name.clone()).collect();
+        for gone in stored.cut.keys().filter(|known| !names.contains(known)) {
+            tracing::warn!(
+                "the state directory knows a source `{gone}` which the pipeline no longer has; one that was renamed starts \
+                 where its configuration says"
+            );
+        }
         let look_back_ns = plan.steps.iter().map(|step| step.look_back_ns).max().unwrap_or(0);
         Ok(StateDir { path: path.to_owned(), _lock: lock, stored, look_back_ns, names })
     }
@@ -118,10 +153,10 @@ impl StateDir {
         let numbered = |named: &Named| self.numbered(named);
         let acknowledged = Acknowledged {
             cut: numbered(&self.stored.cut),
-            event_ns: self.stored.event_ns,
+            seen: self.numbered_events(&self.stored.seen),
             origin: numbered(&self.stored.origin),
         };
-        let from = match (self.stored.event_ns, self.look_back_ns) {
+        let from = match (least_far(&acknowledged.seen), self.look_back_ns) {
             (Some(event_ns), look_back_ns) if look_back_ns > 0 => {
                 let bound = event_ns.saturating_sub(look_back_ns);
                 let earlier = self.stored.earlier.iter().rev().find(|earlier| earlier.event_ns <= bound);
@@ -136,15 +171,16 @@ impl StateDir {
     pub(crate) fn commit(&mut self, plan: &Plan, acknowledged: &Acknowledged) -> io::Result<()> {
         let cut = self.named(&acknowledged.cut);
         let mut earlier = std::mem::take(&mut self.stored.earlier);
-        if let Some(event_ns) = acknowledged.event_ns
+        let greatest = acknowledged.seen.values().map(|seen| seen.event_ns).max();
+        if let (Some(event_ns), Some(least_ns)) = (greatest, least_far(&acknowledged.seen))
             && self.look_back_ns > 0
         {
             let apart = self.look_back_ns / EARLIER_CUTS_MAX;
             if earlier.last().is_none_or(|last| event_ns.saturating_sub(last.event_ns) > apart) {
                 earlier.push(Earlier { event_ns, cut: cut.clone() });
             }
-            // The latest one at or before the bound serves; those before it never will again.
-            let bound = event_ns.saturating_sub(self.look_back_ns);
+            // The latest one at or before the bound serves; those before it never will again, since no partition goes back.
+            let bound = least_ns.saturating_sub(self.look_back_ns);
             let needless = earlier.iter().take_while(|earlier| earlier.event_ns <= bound).count().saturating_sub(1);
             earlier.drain(..needless);
         }
@@ -153,7 +189,7 @@ impl StateDir {
             pipeline: plan.name.clone(),
             digest: plan.digest.clone(),
             cut,
-            event_ns: acknowledged.event_ns,
+            seen: self.named_events(&acknowledged.seen),
             origin: self.named(&acknowledged.origin),
             earlier,
         };
@@ -178,6 +214,29 @@ impl StateDir {
                 Some((name.clone(), marks))
             })
             .collect()
+    }
+
+    fn named_events(&self, seen: &Events) -> NamedEvents {
+        let mut named = NamedEvents::new();
+        for ((source, partition), seen) in seen {
+            if let Some(name) = self.names.get(usize::from(source.0)) {
+                let seen = StoredSeen { event_ns: seen.event_ns, read_ns: seen.read_ns };
+                named.entry(name.clone()).or_default().insert(*partition, seen);
+            }
+        }
+        named
+    }
+
+    fn numbered_events(&self, named: &NamedEvents) -> Events {
+        let mut events = Events::new();
+        for (name, partitions) in named {
+            let Some(at) = self.names.iter().position(|known| known == name) else { continue };
+            for (partition, seen) in partitions {
+                let seen = Seen { event_ns: seen.event_ns, read_ns: seen.read_ns };
+                events.insert((engine_base::SourceId(at as u16), *partition), seen);
+            }
+        }
+        events
     }
 
     fn numbered(&self, named: &Named) -> Cut {

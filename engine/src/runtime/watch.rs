@@ -5,7 +5,7 @@ use super::graph::SharedSink;
 use clap::{Args, ValueEnum};
 use engine_base::{Clock, StepId};
 use engine_connectors::BreakerState;
-use engine_dataflow::{Meter, Pulse};
+use engine_dataflow::{Control, Meter, Pulse};
 use engine_observe::metrics::{self, Metrics, Phase, SinkMetrics, SourceMetrics, StepMetrics};
 use engine_observe::objectives::{Evaluation, Measure, ObjectiveConfig, Objectives, Statistic};
 use engine_observe::progress::{LogWriter, Progress, ProgressMode};
@@ -15,7 +15,7 @@ use engine_spec::pipeline;
 use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -75,15 +75,24 @@ impl WatchArgs {
 pub(crate) struct Instruments {
     metrics: Arc<Metrics>,
     errors: Arc<StepMetrics>,
-    workers_bytes: Vec<AtomicU64>,
+    workers: Vec<WorkerFlight>,
+}
+
+/// What a worker has in flight.
+struct WorkerFlight {
+    bytes: AtomicU64,
+    /// Since when, by the wall clock; `i64::MAX` if there is nothing.
+    since_ns: AtomicI64,
 }
 
 impl Instruments {
     /// The instruments of a plan, all at zero.
-    pub(crate) fn new(plan: &Plan, workers: usize, clock: Arc<dyn Clock>) -> Arc<Self> {
+    pub(crate) fn new(plan: &Plan, workers: usize, budget_bytes: u64, clock: Arc<dyn Clock>) -> Arc<Self> {
         let metrics = Metrics::new(&plan.name, clock);
+        metrics.in_flight_bytes_max.set(budget_bytes);
         let errors = metrics.step("errors.jsonl", "errors");
-        Arc::new(Instruments { metrics, errors, workers_bytes: (0..workers).map(|_| AtomicU64::new(0)).collect() })
+        let idle = || WorkerFlight { bytes: AtomicU64::new(0), since_ns: AtomicI64::new(i64::MAX) };
+        Arc::new(Instruments { metrics, errors, workers: std::iter::repeat_with(idle).take(workers).collect() })
     }
 
     /// The meter of each step, by its id.
@@ -94,7 +103,7 @@ impl Instruments {
                 Role::Operator => Arc::new(StepMeter(self.metrics.step(&step.name, step.kind))),
                 Role::Sink { .. } => Arc::new(SinkMeter {
                     sink: self.metrics.sink(&step.name, step.kind),
-                    waiting: (0..self.workers_bytes.len()).map(|_| AtomicU64::new(0)).collect(),
+                    waiting: (0..self.workers.len()).map(|_| AtomicU64::new(0)).collect(),
                 }),
             }
         };
@@ -112,12 +121,16 @@ impl Pulse for Instruments {
         self.metrics.epochs_closed.add(1);
     }
 
-    fn in_flight(&self, worker: usize, bytes: u64) {
-        if let Some(own) = self.workers_bytes.get(worker)
-            && own.swap(bytes, Ordering::Relaxed) != bytes
-        {
-            let all = self.workers_bytes.iter().map(|own| own.load(Ordering::Relaxed)).sum();
+    fn in_flight(&self, worker: usize, bytes: u64, since_ns: Option<i64>) {
+        let Some(own) = self.workers.get(worker) else { return };
+        if own.bytes.swap(bytes, Ordering::Relaxed) != bytes {
+            let all = self.workers.iter().map(|own| own.bytes.load(Ordering::Relaxed)).sum();
             self.metrics.in_flight_bytes.set(all);
+        }
+        let since_ns = since_ns.unwrap_or(i64::MAX);
+        if own.since_ns.swap(since_ns, Ordering::Relaxed) != since_ns {
+            let oldest = self.workers.iter().map(|own| own.since_ns.load(Ordering::Relaxed)).min();
+            self.metrics.in_flight_since.set(oldest.filter(|since_ns| *since_ns != i64::MAX));
         }
     }
 }
@@ -134,6 +147,9 @@ impl Meter for SourceMeter {
     fn bytes(&self, bytes: u64) {
         self.0.bytes.add(bytes);
     }
+    fn paused(&self, ns: u64) {
+        self.0.paused_ns.add(ns);
+    }
     fn lag(&self, partition: u32, records: u64) {
         self.0.partition(partition).lag_records.set(records);
     }
@@ -143,7 +159,7 @@ struct StepMeter(Arc<StepMetrics>);
 
 impl Meter for StepMeter {
     fn batch(&self, rows_in: u64, rows_out: u64, busy_ns: u64) {
-        self.0.arrived(rows_in, 0);
+        self.0.arrived(rows_in);
         self.0.rows_out.add(rows_out);
         self.0.busy_ns.add(busy_ns);
     }
@@ -155,6 +171,9 @@ impl Meter for StepMeter {
     }
     fn late(&self, rows: u64) {
         self.0.late.add(rows);
+    }
+    fn outcome(&self, outcome: &'static str, rows: u64) {
+        self.0.outcomes.add(outcome, rows);
     }
 }
 
@@ -201,6 +220,7 @@ impl Watch {
         plan: &Plan,
         instruments: &Instruments,
         handles: &HashMap<StepId, SharedSink>,
+        control: &Arc<Control>,
     ) -> Result<Watch, String> {
         let metrics = &instruments.metrics;
         metrics.set_phase(Phase::Ready);
@@ -211,13 +231,12 @@ impl Watch {
             server: serve(args, metrics)?,
             progress: Some(Progress::start(metrics.clone(), mode).map_err(threads)?),
             evaluation: Objectives::new(objectives(plan), metrics.clone()).spawn().map_err(threads)?,
-            stats: Some(follow_sinks(plan, metrics, handles)),
+            stats: Some(follow_sinks(plan, metrics, handles, control.clone())),
         })
     }
 
     /// Ends the readers and says what the run did.
     pub(crate) fn finish(mut self, plan: &Plan, instruments: &Instruments, errors: &ErrorsFile, took: Duration) {
-        instruments.metrics.set_phase(Phase::Draining);
         drop(self.progress.take());
         drop(self.evaluation.take());
         if let Some((stop, thread)) = self.stats.take() {
@@ -305,6 +324,7 @@ fn follow_sinks(
     plan: &Plan,
     metrics: &Arc<Metrics>,
     handles: &HashMap<StepId, SharedSink>,
+    control: Arc<Control>,
 ) -> (Arc<AtomicBool>, JoinHandle<()>) {
     let stop = Arc::new(AtomicBool::new(false));
     let sinks: Vec<_> = plan
@@ -314,7 +334,7 @@ fn follow_sinks(
             Some((shown, handles.get(&step.id)?.clone()))
         })
         .collect();
-    let stopped = stop.clone();
+    let (stopped, metrics) = (stop.clone(), metrics.clone());
     let thread = std::thread::spawn(move || {
         let mut told: Vec<(u64, u64)> = vec![(0, 0); sinks.len()];
         loop {
@@ -332,6 +352,9 @@ fn follow_sinks(
                         BreakerState::Open => metrics::BreakerState::Open,
                     });
                 }
+            }
+            if control.stopping() {
+                metrics.set_phase(if control.failed() { Phase::Failed } else { Phase::Draining });
             }
             if stopped.load(Ordering::Relaxed) {
                 break;

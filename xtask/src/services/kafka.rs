@@ -3,12 +3,15 @@
 use super::{free_ports, kafka_wire, new_folder, wait_until_ready};
 use crate::process::{self, Guarded};
 use crate::{Error, Result, layout};
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use std::{env, thread};
+
+pub use super::kafka_wire::create_topic;
 
 /// The version whose jars `setup` installs; also in `xtask/services/kafka-pom.xml`.
 pub const VERSION: &str = "4.3.1";

@@ -1,10 +1,8 @@
-//! E0450 to E0499: connections, brokers and receivers.
+//! E0451 to E0499: connections, brokers and receivers.
 
 use super::CodeInfo;
 use crate::diagnostic::Code;
 
-/// A connection that is not there, or is of another type.
-pub const UNKNOWN_CONNECTION: Code = Code("E0450");
 /// Not the address of a broker.
 pub const BAD_BROKERS: Code = Code("E0451");
 /// Security keys that don't go together.
@@ -38,19 +36,6 @@ pub const FORMAT_NOT_CARRIED: Code = Code("E0465");
 
 /// The codes of this subject, in order.
 pub const CODES: &[CodeInfo] = &[
-    CodeInfo {
-        code: UNKNOWN_CONNECTION,
-        title: "unknown connection",
-        explanation: "\
-A source or sink names a connection that is not under `connections:`, or one of another type.
-
-    connections:
-      bank: { type: kafka, brokers: \"127.0.0.1:9092\" }
-    sources:
-      orders: { type: kafka, connection: banc, topic: orders, schema: order.yaml }
-
-Name one that is there, or add it.",
-    },
     CodeInfo {
         code: BAD_BROKERS,
         title: "not the address of a broker",

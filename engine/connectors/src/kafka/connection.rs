@@ -251,29 +251,10 @@ impl std::fmt::Debug for Connection {
 impl Connection {
     /// The connection that a source or sink names. A problem within it has been noted where it stands.
     pub(super) fn find(cx: &mut Cx<'_>, name: &str) -> Option<Connection> {
-        let of_kafka = cx.connections.values().filter(|connection| connection.kind == KIND.name);
-        let known: Vec<&str> = of_kafka.map(|connection| connection.name.as_str()).collect();
-        let found = match cx.connections.get(name) {
-            Some(connection) if connection.kind == KIND.name => {
-                return read(connection, &connection.node, cx.files, &mut Diagnostics::new());
-            }
-            Some(connection) => {
-                let message = format!("`{name}` is a connection of type `{}`, not `kafka`", connection.kind);
-                Diagnostic::error(codes::UNKNOWN_CONNECTION, cx.span(&["connection"]), message)
-                    .also(connection.kind_span, "its type")
-            }
-            None => {
-                let message = format!("there is no connection `{name}`");
-                Diagnostic::error(codes::UNKNOWN_CONNECTION, cx.span(&["connection"]), message)
-            }
-        };
-        let found = found.did_you_mean(name, known.iter().copied());
-        cx.push(match known.as_slice() {
-            [] => found
-                .help(format!("add one: `connections: {{ {name}: {{ type: kafka, brokers: \"127.0.0.1:9092\" }} }}`")),
-            known => found.help(format!("the connections of type `kafka` are `{}`", known.join("`, `"))),
-        });
-        None
+        let files = cx.files;
+        let connection = cx.connection(&["connection"], name, KIND.name)?;
+        // What is wrong with it is told where it is declared.
+        read(connection, &connection.node, files, &mut Diagnostics::new())
     }
 
     /// The configuration of a client: what serves speed, then the user's options, then what the engine relies on.

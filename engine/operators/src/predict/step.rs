@@ -269,6 +269,9 @@ impl Predict {
                 Column::Digest => self.digest.take(count),
             });
         }
+        if self.falls_back {
+            out.outcomes = vec![("ok", (count - failed.len()) as u64), ("fallback", failed.len() as u64)];
+        }
         let scored = rows.with_batch(assemble(&self.schema, columns, count));
         if self.falls_back || failed.is_empty() {
             out.give(0, scored);

@@ -1,8 +1,9 @@
 //! The config of `rolling` and its checks.
 
+use crate::check;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use engine_base::codes::rolling as codes;
-use engine_base::{Diagnostic, suggest};
+use engine_base::Diagnostic;
+use engine_base::codes::{plan as plan_codes, rolling as codes, spec as spec_codes};
 use engine_expr::{AggregateFunction, Aggregation, Scope};
 use engine_plan::{
     Columns, Cx, OperatorKind, Output, Planned, PlannedOperator, StreamKind, StreamType, hidden, kinds::InputKeys,
@@ -19,7 +20,8 @@ use std::sync::Arc;
 struct Config {
     /// The column, or columns, whose equal values belong together.
     key: OneOrMany,
-    /// How far back a row looks in event time, itself included: `5m`.
+    /// How far back a row looks in event time, itself included: `5m`. `lag(x)` is the value of the row of the key that came
+    /// before, if it is not further back.
     over: Over,
     /// New columns: an aggregate, or one with a window of its own.
     columns: IndexMap<String, Column>,
@@ -183,7 +185,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     let mut sound = true;
     let mut refuse = |cx: &mut Cx<'_>, path: &[&str], what: &str, instead: &str| {
         let span = cx.span(path);
-        cx.push(Diagnostic::error(codes::NOT_BUILT, span, format!("{what} is not built yet")).help(instead));
+        cx.push(Diagnostic::error(spec_codes::NOT_BUILT, span, format!("{what} is not built yet")).help(instead));
         sound = false;
     };
     if config.order == Order::EventTime {
@@ -211,8 +213,12 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         None => {
             let span = cx.component.kind_span;
             cx.push(
-                Diagnostic::error(codes::NO_EVENT_TIME, span, "`rolling` needs a stream with event time")
-                    .help("give the source `event_time: { column: ... }`"),
+                Diagnostic::error(
+                    plan_codes::NO_EVENT_TIME,
+                    span,
+                    "`rolling` needs event time, which these rows don't have",
+                )
+                .help("say when each row happened, at the source: `event_time: { column: at, max_delay: 5s }`"),
             );
             sound = false;
             0
@@ -224,8 +230,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     for (name, column) in config.columns {
         if let Some((_, existing)) = input.schema.column_with_name(&name) {
             let span = key_span(cx, &name);
-            let message = format!("the input has a column `{}` already", existing.name());
-            cx.push(Diagnostic::error(codes::COLUMN_EXISTS, span, message).help("give the new column another name"));
+            cx.push(check::taken(span, existing.name()).help("give the new column another name"));
             sound = false;
         }
         let (path, value, over, exclude_current) = match &column {
@@ -243,7 +248,9 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         {
             let span = cx.span(&path);
             let message = "`ORDER BY` inside an aggregate of rolling is not built yet";
-            cx.push(Diagnostic::error(codes::NOT_BUILT, span, message).help("rows are taken in the order of arrival"));
+            cx.push(
+                Diagnostic::error(spec_codes::NOT_BUILT, span, message).help("rows are taken in the order of arrival"),
+            );
             sound = false;
         }
         match (aggregation, over_ns) {
@@ -306,21 +313,14 @@ fn check_key(cx: &mut Cx<'_>, key: &[String], schema: &SchemaRef) -> bool {
                 let ty = engine_expr::type_name(field.data_type());
                 let message = format!("`{name}` is of type {ty}, which can't be a key");
                 cx.push(
-                    Diagnostic::error(codes::UNHASHABLE_KEY, span, message)
+                    Diagnostic::error(plan_codes::UNHASHABLE_KEY, span, message)
                         .help("cast it to an integer, a decimal or a string with a `map` before"),
                 );
                 sound = false;
             }
             Ok(_) => {}
             Err(_) => {
-                let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-                let mut diagnostic =
-                    Diagnostic::error(codes::UNKNOWN_KEY_COLUMN, span, format!("there is no column `{name}`"));
-                diagnostic = match suggest::nearest(name, names.iter().copied()) {
-                    Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
-                    None => diagnostic.help(format!("the columns are {}", names.join(", "))),
-                };
-                cx.push(diagnostic);
+                cx.column(path, name, schema);
                 sound = false;
             }
         }

@@ -277,6 +277,7 @@ impl Rolling {
                 let after_ns = time_ns.saturating_sub(window.over_ns).max(keep_after_ns);
                 *span = Window { after_ns, until_ns: time_ns };
             }
+            let row_before_ns = state.last_ns();
             // Windows without the row itself are read before it goes in, the others after.
             for before in [true, false] {
                 for (at, window) in self.windows.iter().enumerate() {
@@ -315,7 +316,9 @@ impl Rolling {
                         }
                     }
                     (Form::Lag { at, encoder }, Arguments::Encoded(values)) => {
-                        let before = state.lag.get(*at).filter(|bytes| !bytes.is_empty());
+                        // Beyond the window it is as if there had been none: a restart would not know it either.
+                        let within = row_before_ns.is_some_and(|time_ns| spans[call.window].after_ns < time_ns);
+                        let before = state.lag.get(*at).filter(|bytes| within && !bytes.is_empty());
                         let before = before.map(|bytes| encoder.parser().parse(bytes).owned());
                         if let Results::Encoded(found) = result {
                             found.push(before);

@@ -51,6 +51,8 @@ pub(super) struct KeyRows {
     /// The greatest event time seen, nanoseconds.
     greatest_ns: Option<i64>,
     last_anchor: Option<u64>,
+    /// The event time of the row before, nanoseconds.
+    last_ns: Option<i64>,
     /// The arguments of `lag` at the row before.
     pub(super) lag: Vec<Box<[u8]>>,
 }
@@ -95,9 +97,15 @@ impl KeyRows {
         self.greatest_ns.map_or(time_ns, |greatest| greatest.max(time_ns))
     }
 
+    /// The event time of the row that was added last.
+    pub(super) fn last_ns(&self) -> Option<i64> {
+        self.last_ns
+    }
+
     /// Adds a row and drops those with times at or before `keep_after_ns`, which no window will ask for again.
     pub(super) fn push(&mut self, row: NewRow<'_>, keep_after_ns: i64, calls: &[CallState]) {
         self.greatest_ns = Some(self.greatest_with(row.time_ns));
+        self.last_ns = Some(row.time_ns);
         while self.times_ns.get(self.expired).is_some_and(|time| *time <= keep_after_ns) {
             self.expired += 1;
         }
@@ -241,6 +249,7 @@ impl KeyRows {
         }
         fresh.greatest_ns = self.greatest_ns;
         fresh.last_anchor = self.last_anchor;
+        fresh.last_ns = self.last_ns;
         fresh.lag = std::mem::take(&mut self.lag);
         *self = fresh;
     }
@@ -270,7 +279,8 @@ impl SlotState for KeyRows {
         out.push(FORMAT);
         put(self.words as u64, out);
         put(self.extras as u64, out);
-        for optional in [self.greatest_ns.map(|time| time as u64), self.last_anchor] {
+        let times = [self.greatest_ns, self.last_ns].map(|time| time.map(|time| time as u64));
+        for optional in [times[0], times[1], self.last_anchor] {
             out.push(optional.is_some().into());
             put(optional.unwrap_or_default(), out);
         }
@@ -300,8 +310,10 @@ impl SlotState for KeyRows {
         }
         let mut rows = KeyRows::new(reader.number()? as usize, reader.number()? as usize);
         let (has_greatest, greatest) = (reader.byte()? == 1, reader.number()?);
+        let (has_last, last) = (reader.byte()? == 1, reader.number()?);
         let (has_anchor, anchor) = (reader.byte()? == 1, reader.number()?);
         rows.greatest_ns = has_greatest.then_some(greatest as i64);
+        rows.last_ns = has_last.then_some(last as i64);
         rows.last_anchor = has_anchor.then_some(anchor);
         for _ in 0..reader.number()? {
             rows.lag.push(reader.bytes()?.into());

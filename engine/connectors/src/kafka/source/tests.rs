@@ -481,7 +481,7 @@ fn bad_keys_are_told() {
         &["E0318 a `kafka` source knows no `header['a']` of its records"],
     );
     let unknown = text("a:1", "a", "").replace("connection: bank", "connection: banc");
-    assert_eq!(plan(&unknown).map(|_| ()).unwrap_err(), ["E0450 there is no connection `banc`"]);
+    assert_eq!(plan(&unknown).map(|_| ()).unwrap_err(), ["E0313 there is no connection named `banc`"]);
 }
 
 /// Not a test of right and wrong: `cargo test --release -p engine-connectors -- --ignored --nocapture cpu`.
