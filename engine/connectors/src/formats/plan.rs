@@ -121,15 +121,23 @@ impl Decoding {
         carried
     }
 
-    /// A format with its default options.
-    #[cfg(test)]
-    pub(crate) fn of(name: &str, schema: SchemaRef) -> Self {
-        let format = match name {
-            "json" => Format::Json,
-            "csv" => Format::Csv(CsvOptions::default()),
-            _ => Format::Raw,
-        };
-        Decoding { format, schema, extra_error: false }
+    /// JSON without a pipeline that says so, for tests and fuzz targets.
+    #[doc(hidden)]
+    pub fn json(schema: SchemaRef, extra_error: bool) -> Self {
+        Decoding { format: Format::Json, schema, extra_error }
+    }
+
+    /// CSV without a pipeline that says so, for tests and fuzz targets.
+    #[doc(hidden)]
+    pub fn csv(schema: SchemaRef, options: CsvOptions, extra_error: bool) -> Self {
+        Decoding { format: Format::Csv(options), schema, extra_error }
+    }
+
+    /// Lines without a pipeline that says so, for tests and fuzz targets.
+    #[doc(hidden)]
+    pub fn raw() -> Self {
+        let schema = Arc::new(Schema::new(vec![Field::new(LINE, DataType::Utf8, false)]));
+        Decoding { format: Format::Raw, schema, extra_error: false }
     }
 
     /// The columns that records have.

@@ -1,15 +1,15 @@
 //! Sources of lines on real files, and their reader on chunks of any size.
 
-use super::bytes::{Buffers, Known, OpenFile, Piece, QUEUE_BYTES, Stream, StreamReader};
-use crate::formats::json::JsonEncoder;
-use crate::formats::{Decoding, RecordEncoder, Timestamps};
+mod streamed;
+
+use super::bytes::{Buffers, Piece, QUEUE_BYTES, Stream, StreamReader};
+use crate::formats::Decoding;
+use crate::formats::csv::CsvOptions;
 use crate::queue::{self, Events};
 use crate::testing::{Begin, Bell, begin, plan, read_until, step};
 use crate::{SourceStart, find_source};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use engine_base::{SourceId, SystemClock};
-use engine_dataflow::rows::origin;
-use engine_dataflow::{Marks, Polled, Positions, Reader, SourceRows, Waker};
+use engine_dataflow::{Marks, Polled, Reader};
 use engine_plan::Plan;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -18,41 +18,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Offset and content of each record: the row as JSON, or `code: reason`.
-fn records(out: &SourceRows) -> Vec<(u64, String)> {
-    let mut found = Vec::new();
-    for rows in &out.rows {
-        let (mut text, mut ends) = (Vec::new(), Vec::new());
-        JsonEncoder::new(&rows.schema(), Timestamps::Rfc3339).encode(&rows.batch, &mut text, Some(&mut ends)).unwrap();
-        let text = String::from_utf8(text).unwrap();
-        for (row, line) in text.lines().enumerate() {
-            let offset = match &rows.positions {
-                Positions::Range { origin: from, first } => {
-                    assert_eq!(*from, origin(SourceId(0), 0));
-                    first + row as u64
-                }
-                Positions::Offsets { offsets, .. } => {
-                    assert_eq!(offsets.len(), rows.num_rows());
-                    offsets[row]
-                }
-                Positions::Mixed { .. } => panic!("one partition"),
-            };
-            found.push((offset, line.to_owned()));
-        }
-    }
-    found.extend(out.errors.iter().map(|error| (error.position.offset, error.error.to_string())));
-    found.sort();
-    found
-}
-
-fn texts(out: &SourceRows) -> Vec<String> {
-    let found = records(out);
-    for (at, pair) in found.windows(2).enumerate() {
-        assert_eq!(pair[0].0 + 1, pair[1].0, "offsets are consecutive, at {at}");
-    }
-    found.into_iter().map(|(_, text)| text).collect()
-}
+use streamed::{bare_start, records, streamed, texts};
 
 /// The plan of a file source named `s`.
 fn file_plan(folder: &Path, keys: &str) -> Plan {
@@ -78,20 +44,6 @@ fn start_error(plan: &Plan, resume: Marks) -> String {
     let source = step(plan, "s");
     let start = SourceStart { resume, columns: source.outputs[0].stream.schema.clone(), ..bare_start() };
     (find_source("file").unwrap().start)(&*source.planned, start).err().expect("it does not start")
-}
-
-fn bare_start() -> SourceStart {
-    SourceStart {
-        name: "s".into(),
-        source: SourceId(0),
-        worker: 0,
-        workers: 1,
-        waker: Waker::none(),
-        resume: Marks::new(),
-        columns: Arc::new(Schema::empty()),
-        clock: SystemClock::shared(),
-        finite_from_start: false,
-    }
 }
 
 const JSON: &str = "*.jsonl\", format: json, schema: { a: int64 }";
@@ -536,65 +488,6 @@ fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Utf8, true)]))
 }
 
-/// What a stream of files gives when they come in chunks of these sizes and rows are asked for in portions of this many
-/// bytes.
-fn streamed(format: &str, files: &[&[u8]], sizes: &[usize], portion: usize, record_max: usize) -> Vec<String> {
-    let decoding = match format {
-        "raw" => Decoding::of("raw", Arc::new(Schema::new(vec![Field::new("line", DataType::Utf8, false)]))),
-        name => Decoding::of(name, schema()),
-    };
-    let metadata = [("file".to_owned(), Known::Path)];
-    let mut fields: Vec<_> = decoding.schema().fields().iter().cloned().collect();
-    fields.push(Arc::new(Known::Path.field("file")));
-    let start = SourceStart { columns: Arc::new(Schema::new(fields)), ..bare_start() };
-    let (sender, receiver) = queue::bounded(QUEUE_BYTES, Events::default());
-    let buffers = Buffers::default();
-    let stream = Stream { decoding: &decoding, metadata: &metadata, record_max };
-    let mut reader = StreamReader::new(&start, &stream, receiver, buffers.clone(), 0).unwrap();
-    let mut out = SourceRows::default();
-    let mut sizes = sizes.iter().cycle();
-    let longest = files.iter().map(|file| file.len() as u64 + 1).max().unwrap_or_default();
-    let take = |reader: &mut StreamReader, out: &mut SourceRows| {
-        loop {
-            match reader.poll(portion, None) {
-                Polled::Some(some) => {
-                    // A portion is over with the record that fills it; headers and blank lines never fill one.
-                    assert!(
-                        some.records == 1 || some.bytes < portion.max(1) as u64 + longest,
-                        "{} of {portion}",
-                        some.bytes
-                    );
-                    out.rows.extend(some.rows);
-                    out.errors.extend(some.errors);
-                }
-                Polled::Pending => return false,
-                Polled::Done => return true,
-                Polled::Failed(reason) => panic!("{reason}"),
-            }
-        }
-    };
-    for (before, file) in files.iter().enumerate() {
-        let facts = OpenFile { path: before.to_string(), before: before as u64, ..OpenFile::default() };
-        sender.push(Piece::Open { file: Arc::new(facts), from: 0, head: Vec::new() }, 0).unwrap();
-        let mut rest = *file;
-        // A byte order mark is looked for in the first chunk.
-        let mut first = 3;
-        while !rest.is_empty() {
-            let len = (*sizes.next().unwrap()).max(first).min(rest.len());
-            first = 0;
-            let mut buffer = buffers.take();
-            buffer[..len].copy_from_slice(&rest[..len]);
-            sender.push(buffers.piece(buffer, len, 1), len).unwrap();
-            rest = &rest[len..];
-            assert!(!take(&mut reader, &mut out));
-        }
-        sender.push(Piece::Close, 0).unwrap();
-    }
-    drop(sender);
-    assert!(take(&mut reader, &mut out));
-    texts(&out)
-}
-
 proptest! {
     #[test]
     fn chunks_and_portions_make_no_difference(
@@ -605,9 +498,10 @@ proptest! {
         record_max in 5_usize..40,
     ) {
         let files = [first.as_bytes(), second.as_bytes()];
-        for format in ["json", "csv", "raw"] {
-            let whole = streamed(format, &files, &[1_000], 1 << 20, record_max);
-            prop_assert_eq!(streamed(format, &files, &sizes, portion, record_max), whole);
+        let csv = Decoding::csv(schema(), CsvOptions::default(), false);
+        for decoding in [Decoding::json(schema(), false), csv, Decoding::raw()] {
+            let whole = streamed(&decoding, &files, &[1_000], 1 << 20, record_max);
+            prop_assert_eq!(streamed(&decoding, &files, &sizes, portion, record_max), whole);
         }
     }
 }
@@ -616,7 +510,7 @@ proptest! {
 fn a_slow_worker_bounds_what_is_read() {
     let folder = tempfile::tempdir().unwrap();
     append(&folder.path().join("1.jsonl"), &"{\"a\":1}\n".repeat(2_000_000));
-    let decoding = Decoding::of("json", schema());
+    let decoding = Decoding::json(schema(), false);
     let (sender, receiver) = queue::bounded::<Piece>(QUEUE_BYTES, Events::default());
     let stream = Stream { decoding: &decoding, metadata: &[], record_max: 1 << 20 };
     let start = SourceStart { columns: schema(), ..bare_start() };

@@ -1,88 +1,13 @@
 //! Aggregates: how they are taken apart, and what their states give.
 
-use super::{batch, check_file, context, facts, rendered, schema, shown_error, shown_type};
-use crate::{AggregateFunction, Aggregation, Context, Scope};
-use arrow::array::{ArrayRef, AsArray, RecordBatch};
-use arrow::compute::{concat, filter};
+use super::survive::aggregated as run;
+use super::{batch, check_file, context, shown_error, shown_type};
+use crate::{AggregateFunction, Context, Scope};
 use arrow::datatypes::{DataType, Field};
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 fn scope() -> Scope {
     Scope::new(batch().schema()).with("current", batch().schema())
-}
-
-/// All rows of the batch through the calls, then the expression over the results beside each row of the batch.
-pub(super) fn run(aggregation: &Aggregation, batch: &RecordBatch, pieces: &[usize]) -> Vec<String> {
-    let mut fields = aggregation.result_fields();
-    let mut columns: Vec<ArrayRef> = Vec::new();
-    for (at, call) in aggregation.calls.iter().enumerate() {
-        let result = match result_of(call, batch, pieces) {
-            Ok(result) => result,
-            Err(error) => return vec![format!("!{error}")],
-        };
-        assert_eq!(result.data_type(), fields[at].data_type());
-        let copies: Vec<&dyn arrow::array::Array> = (0..batch.num_rows()).map(|_| result.as_ref()).collect();
-        columns.push(concat(&copies).expect("arrays of one type"));
-    }
-    for name in aggregation.current_columns() {
-        let bare = name.strip_prefix("current.").expect("the only qualifier");
-        let column = batch.column_by_name(bare).expect("there");
-        fields.push(Field::new(name, column.data_type().clone(), true));
-        columns.push(Arc::clone(column));
-    }
-    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    let results = RecordBatch::try_new_with_options(schema(fields), columns, &options).expect("columns that fit");
-    let mut program = aggregation.finish(&results.schema()).expect("compiles over its own results");
-    rendered(&program.evaluate(&results, &facts()))
-}
-
-/// One call's result: a state for each piece, merged in order.
-fn result_of(
-    call: &crate::AggregateCall,
-    batch: &RecordBatch,
-    pieces: &[usize],
-) -> Result<ArrayRef, engine_base::RowError> {
-    let values = |part: &crate::Scalar| {
-        let evaluated = part.compile(&batch.schema()).expect("compiles").evaluate(batch, &facts());
-        match evaluated.errors.into_iter().next() {
-            Some((_, error)) => Err(error),
-            None => Ok(evaluated.array),
-        }
-    };
-    let mut args: Vec<ArrayRef> = call.args.iter().map(values).collect::<Result<_, _>>()?;
-    if args.is_empty() {
-        args.push(Arc::clone(batch.column(0)));
-    }
-    for key in &call.order_by {
-        args.push(values(&key.value)?);
-    }
-    let keep = call.filter.as_ref().map(values).transpose()?;
-    let mut whole = call.accumulator().expect("a state");
-    let mut first = 0;
-    for end in pieces.iter().copied().chain([batch.num_rows()]) {
-        let cut: Vec<ArrayRef> = args
-            .iter()
-            .map(|array| {
-                let piece = array.slice(first, end - first);
-                match &keep {
-                    Some(keep) => {
-                        filter(&piece, keep.slice(first, end - first).as_boolean()).expect("a boolean for each row")
-                    }
-                    None => piece,
-                }
-            })
-            .collect();
-        first = end;
-        if pieces.is_empty() {
-            whole.update(&cut)?;
-        } else {
-            let mut part = call.accumulator().expect("a state");
-            part.update(&cut)?;
-            whole.merge(&part.state()?)?;
-        }
-    }
-    whole.evaluate()
 }
 
 #[test]
