@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod ci;
 pub(crate) mod codegen;
 pub(crate) mod demo;
+pub(crate) mod fuzz;
 pub(crate) mod setup;
 pub(crate) mod test;
 pub(crate) mod tidy;

@@ -28,6 +28,8 @@ cargo xtask COMMAND
   bench [NAME...]           compare with hand-written programs, measure latency and cost; `--list`,
                             `--json`, `--runs N`, `--rows N`, `--seconds N`, `--rate N`,
                             `--dist` (the engine as it is shipped), `--engine PATH`
+  fuzz [TARGET...]          fuzz what takes texts and bytes from outside, ten minutes each; `--minutes N`,
+                            `--input FILE` (one target on one input)
   help                      this text
 
 The build folder and downloads are in the user's cache; CARGO_TARGET_DIR moves the build folder.
@@ -60,6 +62,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "codegen" => commands::codegen::run(&repository, rest),
         "services" => services(rest),
         "bench" => commands::bench::run(&repository, rest),
+        "fuzz" => commands::fuzz::run(&repository, rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())
