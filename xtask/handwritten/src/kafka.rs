@@ -205,9 +205,9 @@ pub(crate) fn consume(brokers: &str, topic: &str, count: u64) -> Result<(), Erro
     Ok(())
 }
 
-/// Prints, for every message that the topic holds now, its JSON field `field` and its timestamp in milliseconds. In a topic
+/// Prints, for every message that the topic holds now, some of its JSON fields and its timestamp in milliseconds. In a topic
 /// with `message.timestamp.type=LogAppendTime` that is when the broker took it.
-pub(crate) fn arrivals(brokers: &str, topic: &str, field: &str) -> Result<(), Error> {
+pub(crate) fn arrivals(brokers: &str, topic: &str, fields: &[&str]) -> Result<(), Error> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("group.id", format!("arrivals-{}", now_us()));
     config.set("enable.auto.commit", "false");
@@ -225,9 +225,12 @@ pub(crate) fn arrivals(brokers: &str, topic: &str, field: &str) -> Result<(), Er
     let mut out = BufWriter::new(io::stdout().lock());
     while left > 0 {
         let message = consumer.poll(TIMEOUT).ok_or("the broker went silent")??;
-        let value = sonic_rs::get(message.payload().unwrap_or_default(), &[field])?;
+        for field in fields {
+            let value = sonic_rs::get(message.payload().unwrap_or_default(), &[*field])?;
+            write!(out, "{} ", value.as_raw_str().trim_matches('"'))?;
+        }
         let timestamp_ms = message.timestamp().to_millis().ok_or("a message without a timestamp")?;
-        writeln!(out, "{} {timestamp_ms}", value.as_raw_str().trim_matches('"'))?;
+        writeln!(out, "{timestamp_ms}")?;
         left -= 1;
     }
     Ok(out.flush()?)

@@ -31,7 +31,8 @@ handwritten kafka-produce BROKERS TOPIC RATE COUNT [FILE [KEY]]
                                                  COUNT messages at RATE a second (0: as fast as can be), open loop:
                                                  the lines of FILE over and over, keyed by field KEY, or bids
 handwritten kafka-consume BROKERS TOPIC COUNT    reads COUNT messages with librdkafka alone
-handwritten kafka-arrivals BROKERS TOPIC FIELD   of every message a line: its FIELD, and its timestamp in ms
+handwritten kafka-arrivals BROKERS TOPIC FIELD...
+                                                 of every message a line: its FIELDs, and its timestamp in ms
 ";
 
 fn main() -> ExitCode {
@@ -58,7 +59,7 @@ fn run(arguments: &[&str]) -> Result<(), Error> {
             kafka::produce(brokers, topic, rate.parse()?, count.parse()?, file, key)
         }
         ["kafka-consume", brokers, topic, count] => kafka::consume(brokers, topic, count.parse()?),
-        ["kafka-arrivals", brokers, topic, field] => kafka::arrivals(brokers, topic, field),
+        ["kafka-arrivals", brokers, topic, fields @ ..] => kafka::arrivals(brokers, topic, fields),
         _ => Err(HELP.into()),
     }
 }

@@ -8,12 +8,13 @@
 //! A rate is *sustained* if every event came out, the producer kept its timetable, and the median latency of the last tenth of
 //! the events is small: above what a pipeline can do, it grows by the second. The search doubles the rate with short trials,
 //! halves the interval, and confirms the result over a longer one. Latency is then measured at four fifths of it, as Crayfish
-//! does: from when an event was due to the time that the broker gives its result.
+//! does: from when an event was due to the time that the broker gives its result. The broker also gives the time at which it
+//! took the event, which divides the latency into the producer's part and the engine's.
 
 use super::Context;
 use super::live::Live;
 use super::outcome::{Kind, Outcome, median};
-use super::topics::{BY_BROKER_TIME, arrivals, brokers_of, produce};
+use super::topics::{BY_BROKER_TIME, arrivals, brokers_of, end_us, produce};
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::fs;
@@ -42,8 +43,10 @@ const SEED: u64 = 1;
 struct Trial {
     rate: u64,
     sustained: bool,
-    /// By number of the event.
+    /// From due to the result, by number of the event.
     latencies_ms: Vec<f64>,
+    /// From due to the event in the topic.
+    produced_ms: Vec<f64>,
     usage: Usage,
     said: String,
 }
@@ -58,7 +61,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<Outcome> {
     let trial = |rate: u64, seconds: u64| -> Result<Trial> {
         trials.set(trials.get() + 1);
         let [from, to] = ["images", "classes"].map(|topic| format!("{topic}-{}", trials.get()));
-        kafka.create_topic(&from, 1, &[])?;
+        kafka.create_topic(&from, 1, &[BY_BROKER_TIME])?;
         kafka.create_topic(&to, 1, &[BY_BROKER_TIME])?;
         let mut command = context.run_engine(&context.pipeline("crayfish.yaml"))?;
         for (key, value) in [
@@ -73,22 +76,25 @@ pub(super) fn run(context: &Context<'_>) -> Result<Outcome> {
         let timetable = produce(context, &kafka, &from, rate, count, Some(&images), None)?;
         let all = engine.wait_for("engine_sink_acknowledged_rows_total", count, DRAIN).is_ok();
         let usage = engine.interrupt()?;
-        let mut arrived = arrivals(context, &kafka, &to, "number")?;
-        arrived.sort_by_key(|(number, _)| *number);
+        let mut arrived = arrivals(context, &kafka, &to, &["number", "taken"])?;
+        arrived.sort_unstable();
         kafka.delete_topic(&from)?;
         kafka.delete_topic(&to)?;
-        let latencies_ms: Vec<f64> =
-            arrived.iter().map(|(number, at_us)| timetable.latency_ms(*number, *at_us)).collect();
-        let last_ms = median(latencies_ms[latencies_ms.len() / 10 * 9..].iter().copied());
+        let (latencies_ms, produced_ms): (Vec<f64>, Vec<f64>) = arrived
+            .iter()
+            .map(|[number, taken, at]| [*at, *taken].map(|ms| timetable.latency_ms(*number, end_us(ms))).into())
+            .unzip();
+        let last = |of: &[f64]| median(of[of.len() / 10 * 9..].iter().copied());
+        let (last_ms, last_produced_ms) = (last(&latencies_ms), last(&produced_ms));
         let behind_ms = timetable.behind_ms_max;
         let said = format!(
-            "{rate}/s for {seconds} s: {} of {count} came, the last tenth after {last_ms:.0} ms, producer behind by \
-             {behind_ms:.0} ms at most",
+            "{rate}/s for {seconds} s: {} of {count} came, the last tenth after {last_ms:.0} ms, of which \
+             {last_produced_ms:.0} before the broker took the event; producer behind by {behind_ms:.0} ms at most",
             arrived.len()
         );
         let sustained = all && arrived.len() as u64 == count && last_ms < LATE_MS && behind_ms < LATE_MS;
         eprintln!("crayfish: {said}: {}", if sustained { "sustained" } else { "not sustained" });
-        Ok(Trial { rate, sustained, latencies_ms, usage, said })
+        Ok(Trial { rate, sustained, latencies_ms, produced_ms, usage, said })
     };
 
     let (mut rate, mut too_high) = (0, None);
@@ -122,7 +128,10 @@ pub(super) fn run(context: &Context<'_>) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     outcome.add("sustained events", Kind::Rate, confirmed.rate as f64);
     let warm = usize::try_from(at * WARM_UP_S)?.min(measured.latencies_ms.len());
+    let mut engine_ms: Vec<f64> =
+        measured.latencies_ms.iter().zip(&measured.produced_ms).map(|(all, before)| all - before).collect();
     outcome.add_latencies(&format!("produce to output at {at}/s"), &mut measured.latencies_ms[warm..].to_vec(), None);
+    outcome.add_latencies(&format!("topic to topic at {at}/s"), &mut engine_ms[warm..], None);
     let events = measured.latencies_ms.len() as f64;
     outcome.add(format!("engine CPU at {at}/s"), Kind::Cost, measured.usage.cpu_s / events * 1e6);
     outcome.add(format!("engine CPU at {at}/s"), Kind::Share, measured.usage.cpu_s / measured.usage.wall_s * 100.0);

@@ -12,7 +12,7 @@ use super::Context;
 use super::live::Live;
 use super::outcome::{Kind, Outcome};
 use super::paired::{held_differently, scores};
-use super::topics::{BY_BROKER_TIME, arrivals, brokers_of, produce};
+use super::topics::{BY_BROKER_TIME, arrivals, brokers_of, end_us, produce};
 use super::webhook::Receiver;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,9 +70,9 @@ pub(super) fn run(context: &Context<'_>) -> Result<Outcome> {
     }
     let mut held = BTreeSet::new();
     let mut to_hold = Vec::new();
-    for (tx_id, at_us) in arrivals(context, &kafka, "holds", "tx_id")? {
+    for [tx_id, at_ms] in arrivals(context, &kafka, "holds", &["tx_id"])? {
         if held.insert(tx_id) && tx_id > first_counted {
-            to_hold.push(timetable.latency_ms(tx_id - 1, at_us));
+            to_hold.push(timetable.latency_ms(tx_id - 1, end_us(at_ms)));
         }
     }
     fs::remove_dir_all(&state)?;

@@ -50,16 +50,25 @@ pub(super) fn produce(
     Ok(Timetable { start_us: number("start_us")?, rate: rate as f64, behind_ms_max: number("behind_ms_max")? })
 }
 
-/// The messages that a topic holds: the number in a field, and the end of the millisecond in which the broker took it, in
-/// microseconds since 1970.
-pub(super) fn arrivals(context: &Context<'_>, kafka: &Kafka, topic: &str, field: &str) -> Result<Vec<(u64, f64)>> {
-    let lines = output(context.handwritten(&["kafka-arrivals", kafka.brokers(), topic, field])?)?;
-    let arrival = |line: &str| Some((line.split_once(' ')?.0.parse().ok()?, line.split_once(' ')?.1.parse().ok()?));
-    let parsed = |line: &str| {
-        let (number, ms): (u64, f64) = arrival(line).ok_or_else(|| format!("not an arrival: {line}"))?;
-        Ok((number, (ms + 1.0) * 1e3))
+/// The messages that a topic holds: the whole numbers in some fields, and at the end the time in milliseconds since 1970 at
+/// which the broker took the message.
+pub(super) fn arrivals<const COLUMNS: usize>(
+    context: &Context<'_>,
+    kafka: &Kafka,
+    topic: &str,
+    fields: &[&str],
+) -> Result<Vec<[u64; COLUMNS]>> {
+    let lines = output(context.handwritten(&[&["kafka-arrivals", kafka.brokers(), topic], fields].concat())?)?;
+    let arrival = |line: &str| -> Result<[u64; COLUMNS]> {
+        let numbers: Vec<u64> = line.split(' ').map(str::parse).collect::<Result<_, _>>()?;
+        numbers.try_into().map_err(|_| format!("not an arrival: {line}").into())
     };
-    String::from_utf8(lines)?.lines().map(parsed).collect()
+    String::from_utf8(lines)?.lines().map(arrival).collect()
+}
+
+/// The end of a millisecond since 1970, in microseconds.
+pub(super) fn end_us(ms: u64) -> f64 {
+    (ms as f64 + 1.0) * 1e3
 }
 
 /// The command with the address of the broker in its environment.
