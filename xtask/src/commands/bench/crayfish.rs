@@ -89,8 +89,10 @@ pub(super) fn run(context: &Context<'_>) -> Result<Outcome> {
         let behind_ms = timetable.behind_ms_max;
         let said = format!(
             "{rate}/s for {seconds} s: {} of {count} came, the last tenth after {last_ms:.0} ms, of which \
-             {last_produced_ms:.0} before the broker took the event; producer behind by {behind_ms:.0} ms at most",
-            arrived.len()
+             {last_produced_ms:.0} before the broker took the event; producer behind by {behind_ms:.0} ms at most, engine at \
+             {:.0} % of a core",
+            arrived.len(),
+            usage.cpu_s / usage.wall_s * 100.0,
         );
         let sustained = all && arrived.len() as u64 == count && last_ms < LATE_MS && behind_ms < LATE_MS;
         eprintln!("crayfish: {said}: {}", if sustained { "sustained" } else { "not sustained" });
