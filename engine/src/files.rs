@@ -7,6 +7,8 @@ use std::{env, fs};
 
 /// The largest file that is read while a pipeline is planned: weights are among them.
 const FILE_BYTES_MAX: u64 = 4 << 30;
+/// The largest text: pipelines, schemas, cards. Beyond what the language takes, so that it can say by how much.
+const TEXT_BYTES_MAX: u64 = 64 << 20;
 /// Where container platforms mount secrets, one file each.
 const SECRETS_FOLDER: &str = "/run/secrets";
 
@@ -24,11 +26,14 @@ impl Files for RealFiles {
         if data.is_dir() {
             return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder"));
         }
-        // What has no end (a device) must not be read for ever.
-        let mut bytes = Vec::with_capacity(usize::try_from(data.len().min(FILE_BYTES_MAX)).unwrap_or(0));
-        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > FILE_BYTES_MAX {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 4 GiB"));
+        // What has no end (a device, a pipe) must not be read for ever.
+        let is_text = path.extension().is_none_or(|extension| extension != "safetensors");
+        let most = if is_text { TEXT_BYTES_MAX } else { FILE_BYTES_MAX };
+        let mut bytes = Vec::with_capacity(usize::try_from(data.len().min(most)).unwrap_or(0));
+        file.take(most + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > most {
+            let message = format!("it is larger than {} MiB", most >> 20);
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
         }
         Ok(bytes)
     }
@@ -52,6 +57,10 @@ impl Files for RealFiles {
             }
             Some(text)
         })
+    }
+
+    fn secret_help(&self, name: &str) -> String {
+        format!("set the variable `{}`, or write the file `{SECRETS_FOLDER}/{name}`", secret_variable(name))
     }
 
     fn glob(&self, pattern: &Path) -> io::Result<Vec<PathBuf>> {

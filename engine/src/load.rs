@@ -3,7 +3,7 @@
 use crate::cli::{self, PipelineArgs};
 use crate::commands;
 use crate::files::RealFiles;
-use engine_base::{Diagnostics, SourceMap};
+use engine_base::{Diagnostic, Diagnostics, Severity, SourceMap};
 use engine_plan::{Plan, Registries};
 use std::path::Path;
 
@@ -38,11 +38,33 @@ pub(crate) fn plan_file(
     plan
 }
 
-/// The plan of a pipeline that is to run: problems are written to stderr for people, and with an error there is none.
-pub(crate) fn load_plan(path: &Path, arguments: &PipelineArgs) -> Option<Plan> {
+/// The plan of a pipeline that is to run; with an error there is none. Problems go to stderr: for people, or as lines of the
+/// log where that is for machines.
+pub(crate) fn load_plan(path: &Path, arguments: &PipelineArgs, to_log: bool) -> Option<Plan> {
     let mut sources = SourceMap::default();
     let mut diagnostics = Diagnostics::new();
     let plan = plan_file(path, arguments, true, &mut sources, &mut diagnostics);
-    commands::report(cli::human(), &mut diagnostics, &sources);
+    if to_log {
+        diagnostics.sort();
+        diagnostics.iter().for_each(|diagnostic| log(diagnostic, &sources));
+    } else {
+        commands::report(cli::human(), &mut diagnostics, &sources);
+    }
     plan
+}
+
+/// Writes a problem to the log.
+fn log(diagnostic: &Diagnostic, sources: &SourceMap) {
+    let Diagnostic { code, severity, message, primary, help, .. } = diagnostic;
+    let place = primary.as_ref().and_then(|label| {
+        let file = sources.file(label.span.file)?;
+        let (line, column) = file.line_column(label.span.start);
+        Some(format!("{}:{line}:{column}", file.path))
+    });
+    let (code, place, help) = (code.0, place.unwrap_or_default(), help.join("; "));
+    match severity {
+        Severity::Error => tracing::error!(code, place, help, "{message}"),
+        Severity::Warning => tracing::warn!(code, place, help, "{message}"),
+        Severity::Note => tracing::info!(code, place, help, "{message}"),
+    }
 }

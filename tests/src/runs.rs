@@ -217,3 +217,48 @@ fn killed_and_started_again_nothing_is_lost() {
     assert!(kills > 0, "it was never killed in the middle");
     compare(&output(folder), &reference(&rows));
 }
+
+#[test]
+fn cuts_of_another_input_are_not_followed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    std::fs::write(folder.join("pipeline.yaml"), PIPELINE).expect("written");
+    write_rows(&folder.join("rows.jsonl"), &rows(1000, 3));
+    assert!(start(folder, &["--record-cuts", "cuts"]).wait().expect("it ends").success());
+    write_rows(&folder.join("rows.jsonl"), &rows(500, 3));
+    assert_eq!(start(folder, &["--follow-cuts", "cuts"]).wait().expect("it ends").code(), Some(1));
+}
+
+/// Which rows fail, and what is seen of them, does not depend on what else is read.
+#[test]
+fn errors_that_are_read_have_whole_rows() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let lines = r#"{"id":1,"n":2,"s":"a"}
+{"id":2,"n":0,"s":"b"}
+{"id":3,"n":"bad","s":"c"}
+"#;
+    std::fs::write(folder.join("rows.jsonl"), lines).expect("written");
+    let pipeline = "
+version: 1
+pipeline: errors-read
+sources:
+  rows: { type: file, path: rows.jsonl, format: json, schema: { id: int64, n: int64, s: string } }
+operators:
+  divided: { type: map, input: rows, set: { q: 10 / n } }
+sinks:
+  out: { type: file, input: divided, path: out.jsonl, format: json, columns: [id] }
+  failed: { type: file, input: divided.errors, path: failed.jsonl, format: json, columns: [code, payload] }
+  undecoded: { type: file, input: rows.errors, path: undecoded.jsonl, format: json, columns: [code, payload] }
+";
+    std::fs::write(folder.join("pipeline.yaml"), pipeline).expect("written");
+    assert!(start(folder, &[]).wait().expect("it ends").success());
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect("it is written");
+    assert_eq!(read("out.jsonl"), "{\"id\":1}\n");
+    let failed: serde_json::Value = serde_json::from_str(&read("failed.jsonl")).expect("one row");
+    assert_eq!(failed["code"], "divide_by_zero");
+    let payload: serde_json::Value = serde_json::from_str(failed["payload"].as_str().expect("text")).expect("a row");
+    assert_eq!(payload, serde_json::json!({ "id": 2, "n": 0, "s": "b" }));
+    let undecoded: serde_json::Value = serde_json::from_str(&read("undecoded.jsonl")).expect("one row");
+    assert_eq!(undecoded["payload"], r#"{"id":3,"n":"bad","s":"c"}"#);
+}

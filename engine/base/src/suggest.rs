@@ -3,7 +3,7 @@
 /// The candidate nearest to `wrong`, if one is near enough to be a likely slip.
 ///
 /// Case-insensitive equality wins; otherwise Damerau–Levenshtein distance of at most a third of the length (at least one),
-/// and less than the length of either: a word of which nothing is left is no slip.
+/// and less than the length of the longer one: a word of which nothing is left is no slip.
 pub fn nearest<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = wrong.to_lowercase();
     let length = wrong.chars().count();
@@ -12,9 +12,7 @@ pub fn nearest<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -
         .into_iter()
         .filter(|candidate| *candidate != wrong)
         .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
-        .filter(|(distance, candidate)| {
-            *distance <= allowed && *distance < length.min(candidate.chars().count()).max(1)
-        })
+        .filter(|(distance, candidate)| *distance <= allowed && *distance < length.max(candidate.chars().count()))
         .min_by(|a, b| a.0.cmp(&b.0).then(a.1.cmp(b.1)))
         .map(|(_, candidate)| candidate)
 }

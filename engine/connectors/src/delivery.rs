@@ -18,7 +18,7 @@
 //!
 //! A delivery is given up for two reasons only: the system *answers* that it will not have it, or this one keeps failing
 //! for `timeout` (or `attempts`) while the system works for others. While the breaker is not closed, and while the system
-//! has asked us to wait (`Retry-After`), the time of a waiting delivery stands still: with a receiver that is dead for a
+//! has asked us to wait (`Retry-After`), the time of a waiting delivery stands still (but see [`Health::Faulty`]): with a receiver that is dead for a
 //! minute or a weekend its rows wait, the bounded queue before them fills, and the source is slowed. Callers that can't
 //! wait ([`WhileOpen::Fail`]: a model with a fallback) get their failure at once instead, and their time never stops.
 
@@ -51,7 +51,8 @@ pub const MAX_IN_FLIGHT_MAX: usize = 10_000;
 #[serde(deny_unknown_fields, default)]
 pub struct DeliveryKeys {
     /// How long to try in all, while the system works: all attempts and the pauses between them. Time in which the breaker
-    /// is not closed, or in which the system has asked to wait, does not count, so an outage costs no row.
+    /// is not closed, or in which the system has asked to wait, does not count, so an outage costs no row. It does count for a
+    /// row to which the system answered with a fault of its own, such as HTTP 500: that may be the row's doing.
     pub timeout: TimeSpan,
     /// How long one attempt may take.
     pub attempt_timeout: TimeSpan,
@@ -291,14 +292,27 @@ pub enum Outcome<T> {
         reason: String,
         /// How long the system asks to be left alone.
         retry_after: Option<Duration>,
-        /// Whether the system seems to be down, which is what the breaker counts, or only to be busy.
-        down: bool,
+        /// What this says of the system.
+        health: Health,
     },
     /// The system will never take it.
     Permanent {
         /// A plain sentence.
         reason: String,
     },
+}
+
+/// What an attempt that failed says of the system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It works, and has no time for this now. The breaker does not count it.
+    Busy,
+    /// It can't be reached, or does not answer. The breaker counts it, and the time of the delivery stands still while the
+    /// breaker is not closed.
+    Down,
+    /// It answered that something went wrong in it (HTTP 500). The breaker counts it; but it may be this very row that it
+    /// can't bear, so the time of the delivery runs on, or one row would hold up all others for ever.
+    Faulty,
 }
 
 /// Why a delivery was given up.
@@ -571,6 +585,7 @@ impl Delivery {
         Fut: Future<Output = Outcome<T>>,
     {
         // A sink's rows wait for their turn as long as it takes; somebody who waits for an answer counts from now.
+        let mut fault_ns = None;
         let mut begun = match self.policy.while_open {
             WhileOpen::Fail => Some(self.begin()),
             WhileOpen::Wait => None,
@@ -588,7 +603,11 @@ impl Delivery {
             let Some(mut pass) = admitted else {
                 return Err(Failure { kind: FailureKind::Open, reason: self.why_open(), attempts });
             };
-            let since = *begun.get_or_insert_with(|| self.begin());
+            let since = begun.get_or_insert_with(|| self.begin());
+            if let Some(fault_ns) = fault_ns.take() {
+                since.blocked_ns += self.begin().blocked_ns - fault_ns;
+            }
+            let since = *since;
             let left = self.left(since);
             if left.is_zero() {
                 return Err(Failure { kind: FailureKind::Timeout, reason: last, attempts });
@@ -600,7 +619,7 @@ impl Delivery {
             let outcome = self.within(limit, attempt(attempts)).await.unwrap_or_else(|| Outcome::Retryable {
                 reason: format!("no answer within {}", TimeSpan(nanos(limit) as i64)),
                 retry_after: None,
-                down: true,
+                health: Health::Down,
             });
             self.tell(&mut pass, &outcome);
             drop(pass);
@@ -609,7 +628,10 @@ impl Delivery {
                 Outcome::Permanent { reason } => {
                     return Err(Failure { kind: FailureKind::Refused, reason, attempts });
                 }
-                Outcome::Retryable { reason, .. } => last = reason,
+                Outcome::Retryable { reason, health, .. } => {
+                    last = reason;
+                    fault_ns = (health == Health::Faulty).then(|| self.begin().blocked_ns);
+                }
             }
             if self.policy.attempts.is_some_and(|most| attempts >= most) {
                 return Err(Failure { kind: FailureKind::Attempts, reason: last, attempts });
@@ -674,11 +696,11 @@ impl Delivery {
         pass.told = true;
         let before = breaker.state;
         match outcome {
-            Outcome::Retryable { reason, retry_after, down } => {
+            Outcome::Retryable { reason, retry_after, health } => {
                 if let Some(time) = retry_after {
                     breaker.hold(*time, now_ns);
                 }
-                if !down {
+                if *health == Health::Busy {
                     breaker.answered(pass.probe, now_ns);
                 } else if breaker.failed(pass.probe, &self.policy, now_ns) {
                     tracing::warn!(

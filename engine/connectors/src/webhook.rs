@@ -14,7 +14,8 @@
 //! Redirects are not followed: headers with secrets would go to whoever the answer names.
 
 use crate::delivery::{
-    Delivery, DeliveryKeys, Failure, FailureKind, OnError, Outcome, Time, TokioTimer, WhileOpen, parse_retry_after,
+    Delivery, DeliveryKeys, Failure, FailureKind, Health, OnError, Outcome, Time, TokioTimer, WhileOpen,
+    parse_retry_after,
 };
 use crate::formats::{Encoding, RecordEncoder};
 use crate::queue::{self, Events, Popped, Receiver, Sender};
@@ -728,7 +729,7 @@ impl Shared {
             // Without its URL, which may hold a secret.
             Err(error) => {
                 let reason = chain(&error.without_url());
-                return Outcome::Retryable { reason, retry_after: None, down: true };
+                return Outcome::Retryable { reason, retry_after: None, health: Health::Down };
             }
         };
         let status = response.status();
@@ -750,7 +751,12 @@ impl Shared {
         let may_pass =
             matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS);
         if may_pass || status.is_server_error() {
-            Outcome::Retryable { reason, retry_after, down: status.is_server_error() }
+            let health = match status {
+                StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => Health::Down,
+                status if status.is_server_error() => Health::Faulty,
+                _ => Health::Busy,
+            };
+            Outcome::Retryable { reason, retry_after, health }
         } else {
             Outcome::Permanent { reason }
         }

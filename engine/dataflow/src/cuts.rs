@@ -70,6 +70,8 @@ struct Board {
     seen: Events,
     /// Where each partition stood when it was first seen.
     origin: Cut,
+    /// It has partitions that no taken cut has.
+    origin_grew: bool,
     /// Every closed epoch, kept only while recording.
     recorded: Option<BTreeMap<u64, Offsets>>,
 }
@@ -89,9 +91,19 @@ impl CutBoard {
     pub fn starts(&self, source: SourceId, marks: &Marks) {
         let mut board = self.board();
         let known = board.origin.entry(source).or_default();
+        let before = known.len();
         for (partition, mark) in marks {
             known.entry(*partition).or_insert_with(|| mark.clone());
         }
+        if known.len() > before {
+            board.origin_grew = true;
+        }
+    }
+
+    /// Whether partitions were seen for the first time since the last [`CutBoard::take`]. Where each started must be durable
+    /// before long: a run that is killed before its first acknowledgement may not start elsewhere.
+    pub fn origin_grew(&self) -> bool {
+        self.board().origin_grew
     }
 
     /// A keyed step saw these rows in an epoch. Called before the frontier can pass it.
@@ -132,9 +144,10 @@ impl CutBoard {
             add_events(&mut board.seen, seen);
         }
         let cuts = passed(&mut board.closed, frontier);
-        if cuts.is_empty() {
+        if cuts.is_empty() && !std::mem::take(&mut board.origin_grew) {
             return None;
         }
+        board.origin_grew = false;
         for (source, marks) in cuts.into_values().flatten() {
             let acknowledged = board.acknowledged.entry(source).or_default();
             for (partition, mark) in marks {
@@ -227,6 +240,8 @@ mod tests {
         let seen = |event_ns, read_ns| Events::from([((SourceId(0), 0), Seen { event_ns, read_ns })]);
         board.saw(Epoch(1), seen(70, 1));
         board.saw(Epoch(1), seen(60, 2));
+        let start = board.take(Some(0)).unwrap();
+        assert_eq!((start.cut, start.origin), (Cut::new(), Cut::from([(SourceId(0), marks(3))])));
         assert_eq!(board.take(Some(0)), None);
         let first = board.take(Some(1)).unwrap();
         assert_eq!(first.cut, Cut::from([(SourceId(0), marks(10))]));

@@ -94,6 +94,8 @@ pub fn deliver<'scope>(
         let mut sent: VecDeque<(u64, Batch)> = VecDeque::new();
         let mut ticket = 0u64;
         let mut flushed = None;
+        // Failed rows of batches that are not acknowledged yet.
+        let mut failed_ahead = 0u64;
         move |frontiers| {
             input.for_each(|cap, rows| {
                 let rows = replayed.without(std::mem::take(rows));
@@ -166,8 +168,11 @@ pub fn deliver<'scope>(
                         errors_out.activate().session_with_builder(cap).give_container(&mut rows);
                     }
                 }
+                failed_ahead += failed;
                 if acknowledged > 0 {
-                    meter.batch(0, acknowledged.saturating_sub(failed), 0);
+                    let failed = failed_ahead.min(acknowledged);
+                    failed_ahead -= failed;
+                    meter.batch(0, acknowledged - failed, 0);
                 }
                 let oldest = sent.front().map(|(_, batch)| batch.born_ns.get(0));
                 meter.waiting(worker, oldest.or(waiting.front().map(|(_, batch)| batch.born_ns.get(0))));

@@ -128,6 +128,8 @@ struct Slot {
     reader: Option<Box<dyn Reader>>,
     meter: Arc<dyn Meter>,
     noted: Marks,
+    /// The places where it starts are noted.
+    begun: bool,
 }
 
 struct Pace {
@@ -178,7 +180,14 @@ pub fn ingest<'scope>(scope: Scope<'scope, u64>, sources: Vec<SourceInput>, shar
             shared.control.fail(format!("source `{}`: {error}", source.name));
             None
         });
-        slots.push(Slot { name: source.name, id: source.id, reader, meter: source.meter, noted: Marks::new() });
+        slots.push(Slot {
+            name: source.name,
+            id: source.id,
+            reader,
+            meter: source.meter,
+            noted: Marks::new(),
+            begun: false,
+        });
     }
 
     let flight = Rc::new(RefCell::new(InFlight::new(shared.budget, shared.in_flight.clone())));
@@ -244,12 +253,18 @@ pub fn ingest<'scope>(scope: Scope<'scope, u64>, sources: Vec<SourceInput>, shar
             let mut more = false;
             if !paused {
                 for at in 0..slots.len() {
-                    if slots[at].noted.is_empty() {
-                        begin(&mut slots[at], &shared.board);
+                    if !std::mem::replace(&mut slots[at].begun, true) {
+                        begin(&slots[at], &shared.board);
                     }
                     let until = shared.follow.as_ref().map(|cuts| limits(cuts, pace.following, slots[at].id));
+                    let id = slots[at].id;
                     let Some(reader) = &mut slots[at].reader else { continue };
-                    match reader.poll(POLL_BYTES, until.as_ref()) {
+                    let polled = reader.poll(POLL_BYTES, until.as_ref());
+                    let found = reader.found();
+                    if !found.is_empty() {
+                        shared.board.starts(id, &found);
+                    }
+                    match polled {
                         Polled::Some(polled) => {
                             more = true;
                             if !pace.dirty {
@@ -278,6 +293,15 @@ pub fn ingest<'scope>(scope: Scope<'scope, u64>, sources: Vec<SourceInput>, shar
                         }
                         Polled::Pending => {}
                         Polled::Done => {
+                            let marks = reader.marks();
+                            let short = shared.follow.as_ref().and_then(|cuts| short_of(cuts, slots[at].id, &marks));
+                            if let Some((partition, next)) = short {
+                                shared.control.fail(format!(
+                                    "source `{}` ended before the cuts that are followed: partition {partition} was cut at {next}; \
+                                     this is not the input that they were recorded of",
+                                    slots[at].name
+                                ));
+                            }
                             note(&mut slots[at], Epoch(pace.current), &shared.board);
                             slots[at].reader = None;
                         }
@@ -337,11 +361,10 @@ pub fn ingest<'scope>(scope: Scope<'scope, u64>, sources: Vec<SourceInput>, shar
 }
 
 /// Notes where the partitions of a source stand before anything is read from them.
-fn begin(slot: &mut Slot, board: &CutBoard) {
+fn begin(slot: &Slot, board: &CutBoard) {
     let marks = slot.reader.as_ref().map(|reader| reader.marks()).unwrap_or_default();
     if !marks.is_empty() {
         board.starts(slot.id, &marks);
-        slot.noted = marks;
     }
 }
 
@@ -391,6 +414,13 @@ fn reached(cuts: &RecordedCuts, pace: &Pace, slots: &[Slot]) -> bool {
             .filter(|((id, partition), _)| *id == slot.id && at.contains_key(partition))
             .all(|((_, partition), next)| at.get(partition).is_some_and(|at| at >= next))
     })
+}
+
+/// A partition that ended before the cuts do, and where they cut it.
+fn short_of(cuts: &RecordedCuts, source: SourceId, marks: &Marks) -> Option<(u32, u64)> {
+    let all = cuts.epochs.iter().flat_map(|(_, marks)| marks);
+    let mut of_source = all.filter(|((id, _), _)| *id == source).map(|((_, partition), next)| (*partition, *next));
+    of_source.rfind(|(partition, next)| marks.get(partition).is_some_and(|mark| mark.next < *next))
 }
 
 /// Listens to the epoch broadcast and wakes the source operator when a higher epoch is heard of.

@@ -53,6 +53,9 @@ where
         loop {
             let live = worker.step_or_park(None);
             let frontier = probe.with_frontier(|frontier| frontier.first().copied());
+            if index == 0 && frontier == last && board.origin_grew() && !workers_control.failed() {
+                board.take(frontier).into_iter().for_each(|acknowledged| on_cut(acknowledged));
+            }
             if frontier != last {
                 last = frontier;
                 if flight.borrow_mut().release(frontier) {

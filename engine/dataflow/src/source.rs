@@ -88,6 +88,12 @@ pub trait Reader {
     /// Where each partition of this worker stands.
     fn marks(&self) -> Marks;
 
+    /// Partitions that were found since the last call, and where each stood before anything was read of it. What stands in
+    /// [`Reader::marks`] before the first poll need not be told here.
+    fn found(&mut self) -> Marks {
+        Marks::new()
+    }
+
     /// What was handed out up to these marks is safe for good: offsets may be stored for monitoring, input acknowledged.
     fn committed(&mut self, _marks: &Marks) {}
 

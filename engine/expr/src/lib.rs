@@ -15,7 +15,9 @@
 extern crate self as engine_expr; // the tests' files that fuzz targets share name the crate as these do
 
 mod aggregate;
+mod comparison;
 mod context;
+mod decimal;
 mod error;
 mod failure;
 mod functions;

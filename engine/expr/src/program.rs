@@ -14,19 +14,20 @@
 //! each row alone, and where anything fails, the row alone is asked. A row alone stops at `false AND …`, at the first branch
 //! of a `CASE` that is true, and at the first value of a `coalesce`; so `d <> 0 AND 1/d > 2` never fails, in any company.
 
+use crate::comparison::{FloatComparison, compares_floats};
+use crate::decimal::{InRange, in_range};
 use crate::error::ExprError;
-use crate::failure::{OVERFLOW, panicked, row_error};
+use crate::failure::{panicked, row_error};
 use crate::functions::functions;
 use crate::panics::{catching, quiet_panics};
 use crate::scalar::{Hidden, Scalar};
 use crate::types::type_name;
 use arrow::array::{
-    Array, ArrayRef, Decimal128Array, Float64Array, RecordBatch, RecordBatchOptions, StringArray,
-    TimestampNanosecondArray,
+    Array, ArrayRef, Float64Array, RecordBatch, RecordBatchOptions, StringArray, TimestampNanosecondArray,
 };
-use arrow::array::{AsArray, new_empty_array, new_null_array};
+use arrow::array::{new_empty_array, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options, concat};
-use arrow::datatypes::{DataType, Decimal128Type, Field, FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::util::display::FormatOptions;
 use datafusion_common::tree_node::{Transformed, TreeNode};
 use datafusion_common::{DFSchema, DataFusionError, Result as DataFusionResult, ScalarValue};
@@ -336,17 +337,6 @@ impl Isolation<'_> {
     }
 }
 
-/// Arrow adds and multiplies decimals of 38 digits without looking whether the result still has 38.
-fn in_range(array: &ArrayRef) -> DataFusionResult<()> {
-    if let DataType::Decimal128(precision, _) = array.data_type() {
-        let values: &Decimal128Array = array.as_primitive::<Decimal128Type>();
-        values.validate_decimal_precision(*precision).map_err(|_| {
-            crate::failure::failed(OVERFLOW, format!("out of range for {}", type_name(array.data_type())))
-        })?;
-    }
-    Ok(())
-}
-
 /// A cast that fails where a value has no counterpart.
 pub(crate) fn strict_cast(array: &ArrayRef, to: &DataType) -> DataFusionResult<ArrayRef> {
     let options = CastOptions { safe: false, format_options: FormatOptions::default() };
@@ -364,10 +354,25 @@ pub(crate) fn lower(expr: &Expr, schema: &DFSchema) -> DataFusionResult<Arc<dyn 
     let arrow = schema.as_arrow();
     expr.transform_up(|node| {
         if let Some(binary) = node.downcast_ref::<BinaryExpr>()
-            && matches!(binary.op(), Operator::Plus | Operator::Minus | Operator::Multiply)
+            && matches!(
+                binary.op(),
+                Operator::Plus | Operator::Minus | Operator::Multiply | Operator::Divide | Operator::Modulo
+            )
         {
             let checked = BinaryExpr::new(Arc::clone(binary.left()), *binary.op(), Arc::clone(binary.right()));
-            return Ok(Transformed::yes(Arc::new(checked.with_fail_on_overflow(true)) as Arc<dyn PhysicalExpr>));
+            let checked: Arc<dyn PhysicalExpr> = Arc::new(checked.with_fail_on_overflow(true));
+            return Ok(Transformed::yes(match checked.data_type(arrow)? {
+                DataType::Decimal128(..) => Arc::new(InRange::new(checked)),
+                _ => checked,
+            }));
+        }
+        if let Some(binary) = node.downcast_ref::<BinaryExpr>() {
+            let (left, right) = (binary.left().data_type(arrow)?, binary.right().data_type(arrow)?);
+            if compares_floats(*binary.op(), &left, &right) {
+                let (left, right) = (Arc::clone(binary.left()), Arc::clone(binary.right()));
+                let compared = FloatComparison::new(left, *binary.op(), right);
+                return Ok(Transformed::yes(Arc::new(compared) as Arc<dyn PhysicalExpr>));
+            }
         }
         // Negation wraps at the least number; subtracting from zero doesn't.
         if let Some(negative) = node.downcast_ref::<NegativeExpr>() {

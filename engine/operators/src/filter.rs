@@ -160,7 +160,7 @@ mod tests {
             r#"
             large {"id":1}
             large {"id":5}
-            large.errors 2 divide_by_zero: division by zero {"id":3,"amount":0}
+            large.errors 2 divide_by_zero: division by zero {"id":3,"amount":0,"note":null}
             large.rejected {"id":2}
             large.rejected {"id":4}
             "#,

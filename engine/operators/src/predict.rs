@@ -733,10 +733,10 @@ mod tests {
             r#"
             p {"id":0,"risk":2.5,"both":[2.5,3.5],"p_status":"ok","p_model":"d1ge57"}
             p {"id":5,"risk":8.5,"both":[8.5,9.5],"p_status":"ok","p_model":"d1ge57"}
-            p.errors 1 panic: the model `risk` panicked: a feature of -1 {"id":1,"x":-1.0,"n":2}
-            p.errors 2 model: the model `risk` failed: a feature of -2 {"id":2,"x":-2.0,"n":3}
-            p.errors 3 nan: the model `risk` put out NaN for `risk` {"id":3,"x":-3.0,"n":4}
-            p.errors 4 cast: the feature `x` is too large for a 32-bit float {"id":4,"x":1.0e300,"n":5}
+            p.errors 1 panic: the model `risk` panicked: a feature of -1 {"id":1,"x":-1.0,"n":2,"on":false,"maybe":null,"list":[1.0],"text":""}
+            p.errors 2 model: the model `risk` failed: a feature of -2 {"id":2,"x":-2.0,"n":3,"on":true,"maybe":2.0,"list":[1.0,2.0,3.0],"text":""}
+            p.errors 3 nan: the model `risk` put out NaN for `risk` {"id":3,"x":-3.0,"n":4,"on":true,"maybe":3.0,"list":[],"text":""}
+            p.errors 4 cast: the feature `x` is too large for a 32-bit float {"id":4,"x":1.0e300,"n":5,"on":true,"maybe":4.0,"list":[3.0,4.0],"text":""}
             "#,
         );
     }
@@ -790,11 +790,11 @@ mod tests {
             filled {"s":7.0}
             filled {"s":3.0}
             lists {"id":0,"s":3.0}
-            lists.errors 1 length: the feature `list` has 1 elements, and 2 are due {"id":1,"on":false,"maybe":null,"list":[1.0]}
-            lists.errors 2 length: the feature `list` has 3 elements, and 2 are due {"id":2,"on":true,"maybe":2.0,"list":[1.0,2.0,3.0]}
+            lists.errors 1 length: the feature `list` has 1 elements, and 2 are due {"id":1,"x":-1.0,"n":2,"on":false,"maybe":null,"list":[1.0],"text":""}
+            lists.errors 2 length: the feature `list` has 3 elements, and 2 are due {"id":2,"x":-2.0,"n":3,"on":true,"maybe":2.0,"list":[1.0,2.0,3.0],"text":""}
             nulls {"id":0,"score":2.0}
             nulls {"id":2,"score":3.0}
-            nulls.errors 1 null: the feature `maybe` is null, and the model has no default {"id":1,"on":false,"maybe":null,"list":[1.0]}
+            nulls.errors 1 null: the feature `maybe` is null, and the model has no default {"id":1,"x":-1.0,"n":2,"on":false,"maybe":null,"list":[1.0],"text":""}
             "#,
         );
     }

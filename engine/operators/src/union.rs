@@ -308,11 +308,11 @@ mod tests {
             &union(
                 "
                 one: { type: map, input: rows, keep: [id, a] }
-                two: { type: map, input: rows, keep: [id, a], rename: { b: a } }
+                two: { type: map, input: rows, keep: [id, a], rename: { aa: a } }
                 u: { type: union, inputs: [one, two] }",
             ),
-            "E0353 `two` this input has other columns than the first ^ it has no `a`; the first has no `b` \
-             | a `map` before it with `rename: { a: b }` makes them agree",
+            "E0353 `two` this input has other columns than the first ^ it has no `a`; the first has no `aa` \
+             | a `map` before it with `rename: { a: aa }` makes them agree",
         );
         check_problems(
             &union(

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use std::any::Any;
 use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::path::{self, Path, PathBuf};
 use std::sync::Arc;
 
 /// Names of columns. Hidden columns have the names in [`hidden`].
@@ -67,6 +68,48 @@ pub trait Planned: Any + Send + Sync + Debug {
     fn facts(&self) -> Vec<(String, String)> {
         Vec::new()
     }
+
+    /// What the component uses that another one must not use at the same time.
+    fn claims(&self) -> Vec<Claim> {
+        Vec::new()
+    }
+}
+
+/// A component's use of a thing outside of the pipeline: a file, the standard input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The thing, in one form whoever names it.
+    pub thing: String,
+    /// How it is used.
+    pub by: Use,
+}
+
+impl Claim {
+    /// A use of the file at `path`, which is relative to `base_dir`. Links are not followed: a plan looks at no file.
+    pub fn file(base_dir: &Path, path: &str, by: Use) -> Claim {
+        let mut clean = PathBuf::new();
+        for part in base_dir.join(path).components() {
+            match part {
+                path::Component::CurDir => {}
+                path::Component::ParentDir if clean.file_name().is_some() => {
+                    clean.pop();
+                }
+                part => clean.push(part),
+            }
+        }
+        Claim { thing: format!("the file {}", clean.display()), by }
+    }
+}
+
+/// How a component uses a thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Others may read it as well.
+    Read,
+    /// What one reads is gone for others.
+    Take,
+    /// Nobody else may read or write it.
+    Write,
 }
 
 impl dyn Planned {

@@ -106,6 +106,9 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
 
 /// Keys of components that the language names and that are not built yet, whatever the kind.
 pub(crate) const KEYS_NOT_BUILT: &[(&str, &str)] = &[
+    ("changelog", "every source is a stream of rows that stay; leave this out"),
+    ("expire_after", "leave it out: a step keeps what it looks back on"),
+    ("on_error", "leave it out: a fault of this system stops the pipeline, and its rows come again after a restart"),
     ("bootstrap", "leave it out: a source starts where `start` says, and no history is read first"),
     ("partition_by", "leave it out: all rows go to one file"),
     ("roll", "leave it out: all rows go to one file"),

@@ -17,7 +17,7 @@ mod keys;
 mod prune;
 mod wiring;
 
-use crate::kinds::{Columns, Cx, Output, Planned, Registries, StreamKind, StreamType, hidden};
+use crate::kinds::{Claim, Columns, Cx, Output, Planned, Registries, StreamKind, StreamType, Use, hidden};
 use crate::model::{ModelCx, ModelSet};
 use crate::plan::{ERRORS, Edge, Plan, Role, Step};
 use crate::{language, types};
@@ -57,6 +57,7 @@ pub fn plan(
         placed: HashMap::new(),
         failed: BTreeSet::new(),
         source_count: 0,
+        broken_before: diagnostics.has_errors(),
     };
     let plan = planner.run();
     diagnostics.extend(planner.found);
@@ -78,6 +79,8 @@ struct Planner<'a> {
     /// Components that could not be planned.
     failed: BTreeSet<String>,
     source_count: u16,
+    /// Problems were found before planning.
+    broken_before: bool,
 }
 
 /// Where a name's outputs are: a source's main rows come from the last of the steps that its keys imply.
@@ -123,9 +126,10 @@ impl Planner<'_> {
             }
         }
         wiring.check_unused(&mut self.found);
+        self.check_claims();
         self.check_unused();
         let objectives = self.plan_objectives();
-        if !self.failed.is_empty() && !self.found.has_errors() {
+        if !self.failed.is_empty() && !self.found.has_errors() && !self.broken_before {
             self.note_unknown_until_run(&wiring);
         }
         if self.found.has_errors() || !self.failed.is_empty() {
@@ -208,6 +212,37 @@ impl Planner<'_> {
             if let Some(planned) = planned {
                 self.models.insert(model.name.clone(), planned);
             }
+        }
+    }
+
+    /// Two components that use one thing and must not.
+    fn check_claims(&mut self) {
+        let claims: Vec<(usize, Claim)> = self
+            .steps
+            .iter()
+            .enumerate()
+            .flat_map(|(at, step)| step.planned.claims().into_iter().map(move |claim| (at, claim)))
+            .collect();
+        for (at, (step, claim)) in claims.iter().enumerate() {
+            let clash = claims[..at]
+                .iter()
+                .find(|(_, other)| other.thing == claim.thing && !(other.by == Use::Read && claim.by == Use::Read));
+            let Some((other, others)) = clash else { continue };
+            let (step, other) = (&self.steps[*step], &self.steps[*other]);
+            let does = |claim: &Claim| if claim.by == Use::Write { "writes" } else { "reads" };
+            let message =
+                format!("`{}` {} {}, which `{}` {}", step.name, does(claim), claim.thing, other.name, does(others));
+            self.found.push(
+                Diagnostic::error(codes::CLAIMED_TWICE, step.span, message).also(other.span, "the other one").help(
+                    match (claim.by, others.by) {
+                        (Use::Write, Use::Write) => {
+                            "give each a file of its own, or bring the rows together with a `union` before one sink"
+                        }
+                        (Use::Take, Use::Take) => "read it once: two steps may have one `input`",
+                        _ => "let the sink write to another file",
+                    },
+                ),
+            );
         }
     }
 

@@ -296,9 +296,10 @@ sinks:
         let step = plan.find(step).expect("a step");
         step.wanted[port].iter().cloned().collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(wanted("a", 0), "amount card");
-    assert_eq!(wanted("good", 0), "card");
-    assert_eq!(wanted("good", 1), "card");
+    // The errors of `good` are read, and so are whole rows.
+    assert_eq!(wanted("a", 0), "amount card id");
+    assert_eq!(wanted("good", 0), "amount card id");
+    assert_eq!(wanted("good", 1), "amount card id");
     assert_eq!(wanted("good", 2), "at code payload position reason step");
     assert_eq!(wanted("a", 1), "");
 }

@@ -30,6 +30,10 @@ pub trait Files {
     fn env(&self, name: &str) -> Option<String>;
     /// The value of a secret, or `None` where it is not to be had (dry-run puts a typed placeholder).
     fn secret(&self, name: &str) -> Option<String>;
+    /// How a secret is set, for who has not done so.
+    fn secret_help(&self, _name: &str) -> String {
+        "set it where the engine runs".to_owned()
+    }
     /// The files that a glob pattern matches, sorted by name.
     fn glob(&self, pattern: &Path) -> io::Result<Vec<std::path::PathBuf>>;
 }

@@ -159,7 +159,7 @@ impl Values<'_> {
                 Some(text) => Found::Text { text, secret: true },
                 None if self.required => wrong(
                     Diagnostic::error(codes::MISSING_SECRET, span, format!("the secret `{name}` is not set"))
-                        .help("set it where the engine runs"),
+                        .help(self.files.secret_help(name)),
                 ),
                 None => Found::Placeholder { secret: true },
             },

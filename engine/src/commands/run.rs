@@ -76,7 +76,7 @@ pub(crate) struct RunArgs {
 /// Runs the command.
 pub(crate) fn run(args: RunArgs) -> ExitCode {
     args.watch.start_logging();
-    let Some(plan) = load_plan(&args.file, &args.pipeline) else { return ExitCode::from(1) };
+    let Some(plan) = load_plan(&args.file, &args.pipeline, args.watch.logs_json()) else { return ExitCode::from(1) };
     match execute(&args, Arc::new(plan)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {

@@ -164,6 +164,14 @@ impl StateDir {
             }
             _ => acknowledged.cut.clone(),
         };
+        // A partition of which nothing is acknowledged starts where it started.
+        let mut from = from;
+        for (source, marks) in &acknowledged.origin {
+            let from = from.entry(*source).or_default();
+            for (partition, mark) in marks {
+                from.entry(*partition).or_insert_with(|| mark.clone());
+            }
+        }
         Resume { from, acknowledged }
     }
 

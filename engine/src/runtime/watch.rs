@@ -40,7 +40,7 @@ pub(crate) struct WatchArgs {
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
     /// What is logged: error, warn, info, debug, trace, or a filter such as `engine_connectors=debug`
-    #[arg(long, value_name = "FILTER", default_value = "info")]
+    #[arg(long, value_name = "FILTER", default_value = "info", value_parser = log_filter)]
     log: String,
     /// No progress line
     #[arg(long)]
@@ -56,7 +56,17 @@ enum LogFormat {
     Json,
 }
 
+/// Checks `--log`.
+fn log_filter(text: &str) -> Result<String, String> {
+    EnvFilter::builder().parse(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
 impl WatchArgs {
+    /// Whether the log is for machines.
+    pub(crate) fn logs_json(&self) -> bool {
+        self.log_format == LogFormat::Json
+    }
+
     /// Logs to stderr from now on.
     pub(crate) fn start_logging(&self) {
         let filter = EnvFilter::try_new(&self.log).unwrap_or_else(|_| EnvFilter::new("info"));
@@ -258,6 +268,17 @@ impl Watch {
                 quantile(0.5),
                 quantile(0.99)
             );
+        }
+        for step in instruments.metrics.steps().iter().filter(|step| step.late.get() > 0) {
+            let read = plan.steps.iter().any(|reader| {
+                reader
+                    .inputs
+                    .iter()
+                    .any(|edge| plan.step(edge.from).output_name(edge.port) == format!("{}.late", step.name))
+            });
+            if !read {
+                tracing::warn!("{}: {} rows came too late and nothing reads `{0}.late`", step.name, step.late.get());
+            }
         }
         if errors.written() > 0 {
             tracing::warn!("{} rows failed; they are kept in {}", errors.written(), errors.path().display());

@@ -62,6 +62,9 @@ pub const UNKNOWN_UNTIL_RUN: Code = Code("E0328");
 /// `event_time` with neither or both of `column` and `value`.
 pub const EVENT_TIME_SOURCE: Code = Code("E0329");
 
+/// Two components use one thing that only one can.
+pub const CLAIMED_TWICE: Code = Code("E0330");
+
 /// The codes of this subject, in order.
 pub const CODES: &[CodeInfo] = &[
     CodeInfo {
@@ -358,5 +361,13 @@ guessed, so that the steps which depend on it were not checked. Set the variable
 ```yaml
     event_time: { column: at, max_delay: 5s }
 ```",
+    },
+    CodeInfo {
+        code: CLAIMED_TWICE,
+        title: "two components use one thing that only one can",
+        explanation: "\
+Two sinks that write to one file would write over each other, a sink that writes to the file which a source reads would feed
+or empty it, and what one source reads of the standard input is gone for another. To write the rows of several steps to one
+file, bring them together with a `union`; to use the rows of a source twice, read its name twice.",
     },
 ];

@@ -407,7 +407,7 @@ url: "${env:URL}"
     CodeInfo {
         code: MISSING_SECRET,
         title: "a secret is not set",
-        explanation: r#"A text uses `${secret:NAME}`, and there is no such secret where the engine runs. A dry run needs no secrets."#,
+        explanation: r#"A text uses `${secret:NAME}`, and there is no such secret where the engine runs. The secret `db-password` is taken from the environment variable `ENGINE_SECRET_DB_PASSWORD`, or from the file `/run/secrets/db-password`. A dry run needs no secrets."#,
     },
     CodeInfo {
         code: SECRET_SHOWN,

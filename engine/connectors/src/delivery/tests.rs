@@ -119,11 +119,15 @@ fn policy() -> Policy {
 }
 
 fn down(reason: &str) -> Outcome<u64> {
-    Outcome::Retryable { reason: reason.to_owned(), retry_after: None, down: true }
+    Outcome::Retryable { reason: reason.to_owned(), retry_after: None, health: Health::Down }
 }
 
 fn busy(retry_after: Option<u64>) -> Outcome<u64> {
-    Outcome::Retryable { reason: "busy".to_owned(), retry_after: retry_after.map(Duration::from_secs), down: false }
+    Outcome::Retryable {
+        reason: "busy".to_owned(),
+        retry_after: retry_after.map(Duration::from_secs),
+        health: Health::Busy,
+    }
 }
 
 /// What one delivery gives when its attempts give `outcomes` (the last of them for ever), and the seconds at which they
@@ -179,7 +183,7 @@ fn attempts_are_counted() {
 
 #[test]
 fn time_is_over_while_the_system_works_for_others() {
-    // `down: false`: the system answers, so the breaker stays closed and the time runs.
+    // The system is only busy, so the breaker stays closed and the time runs.
     let (result, times) = one(Policy { timeout: Duration::from_secs(60), ..policy() }, &[busy(None)]);
     assert_eq!(result.unwrap_err().kind, FailureKind::Timeout);
     assert!(times.iter().all(|at| *at < 60.0) && *times.last().unwrap() > 40.0, "{times:?}");
@@ -192,6 +196,15 @@ fn time_stands_still_while_the_breaker_is_open() {
     let (result, times) = one(Policy { timeout: Duration::from_secs(60), ..policy() }, &outcomes);
     assert_eq!(result, Ok(1), "eight minutes of outage cost nothing");
     assert!(*times.last().unwrap() > 400.0);
+}
+
+#[test]
+fn a_row_that_the_system_can_not_bear_does_not_hold_up_others_for_ever() {
+    let fault = Outcome::Retryable { reason: "HTTP 500".to_owned(), retry_after: None, health: Health::Faulty };
+    let (result, times) = one(Policy { timeout: Duration::from_secs(60), ..policy() }, &[fault]);
+    assert_eq!(result.unwrap_err().kind, FailureKind::Timeout);
+    // The breaker opened on the way, and its pauses counted.
+    assert!(*times.last().unwrap() < 66.0 && times.len() > 5, "{times:?}");
 }
 
 #[test]

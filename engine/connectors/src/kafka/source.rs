@@ -383,6 +383,7 @@ fn start_reader(planned: &dyn Planned, start: SourceStart) -> Result<Option<Box<
         expected: expected(&plan.topics, &start),
         finite: start.finite_from_start,
         has_group: plan.group.is_some(),
+        found: Marks::new(),
         partitions: Vec::new(),
         turn: 0,
         complete: false,
@@ -499,6 +500,8 @@ struct KafkaReader {
     expected: BTreeMap<u32, u64>,
     finite: bool,
     has_group: bool,
+    /// Partitions that have arrived and were not told of, with the offsets at which they began.
+    found: Marks,
     partitions: Vec<Partition>,
     /// The partition whose turn it is.
     turn: usize,
@@ -520,6 +523,8 @@ impl KafkaReader {
         for arrival in state.arrived.drain(..) {
             let Arrival { number, topic, partition, next, end, queue, consumer } = arrival;
             self.expected.remove(&number);
+            let detail = self.details.get((number >> PARTITION_BITS) as usize).cloned().unwrap_or_default();
+            self.found.insert(number, Mark { next, detail });
             self.partitions.push(Partition { number, topic, partition, next, end, queue, consumer });
         }
         self.complete = state.complete;
@@ -729,6 +734,10 @@ impl Reader for KafkaReader {
                 (number, Mark { next, detail })
             })
             .collect()
+    }
+
+    fn found(&mut self) -> Marks {
+        std::mem::take(&mut self.found)
     }
 
     fn committed(&mut self, marks: &Marks) {

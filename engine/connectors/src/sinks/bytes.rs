@@ -256,15 +256,26 @@ impl WriteThread {
         let mut gathered = Vec::new();
         let mut pieces = Vec::new();
         let mut synced_ns = self.clock.monotonic_ns();
-        while let Some(first) = self.receiver.pop() {
+        loop {
+            // Only with nothing left to acknowledge may it wait for more.
+            let first = match self.receiver.try_pop() {
+                Popped::Item(first) => first,
+                Popped::Closed => break,
+                Popped::Empty if !self.written.is_empty() => {
+                    self.target.sync()?;
+                    synced_ns = self.clock.monotonic_ns();
+                    self.acknowledge();
+                    continue;
+                }
+                Popped::Empty => match self.receiver.pop() {
+                    Some(first) => first,
+                    None => break,
+                },
+            };
             let mut size = first.bytes.len();
             pieces.push(first);
-            let mut more = true;
             while size < WRITE_BYTES {
-                let Popped::Item(piece) = self.receiver.try_pop() else {
-                    more = false;
-                    break;
-                };
+                let Popped::Item(piece) = self.receiver.try_pop() else { break };
                 size += piece.bytes.len();
                 pieces.push(piece);
             }
@@ -281,7 +292,7 @@ impl WriteThread {
             }
             if self.target.syncs() {
                 let now_ns = self.clock.monotonic_ns();
-                if more && now_ns.saturating_sub(synced_ns) < SYNC_EVERY.as_nanos() as u64 {
+                if now_ns.saturating_sub(synced_ns) < SYNC_EVERY.as_nanos() as u64 {
                     continue;
                 }
                 self.target.sync()?;

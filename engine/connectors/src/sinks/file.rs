@@ -8,10 +8,9 @@ use super::bytes::{StreamSink, Target};
 use crate::formats::Encoding;
 use crate::{SinkEntry, SinkHandle, SinkStart};
 use engine_base::Diagnostic;
-use engine_base::codes::{connector as codes, spec as spec_codes};
-use engine_plan::{Columns, Cx, Planned, PlannedSink, SinkCommon, SinkKind, StreamType};
-use engine_spec::Node;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use engine_base::codes::connector as codes;
+use engine_plan::{Claim, Columns, Cx, Planned, PlannedSink, SinkCommon, SinkKind, StreamType, Use};
+use schemars::{JsonSchema, SchemaGenerator};
 use serde::Deserialize;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -28,18 +27,6 @@ struct FileConfig {
     /// from recorded marks always appends.
     #[serde(default)]
     existing: Existing,
-    /// Not built yet: a folder for each value of these columns.
-    #[schemars(schema_with = "anything")]
-    #[serde(default)]
-    partition_by: Option<Node>,
-    /// Not built yet: a new file after a while, or after so many bytes.
-    #[schemars(schema_with = "anything")]
-    #[serde(default)]
-    roll: Option<Node>,
-}
-
-fn anything(_: &mut SchemaGenerator) -> Schema {
-    json_schema!(true)
 }
 
 /// What becomes of a file that is there already.
@@ -85,6 +72,12 @@ impl Planned for FileSink {
     fn facts(&self) -> Vec<(String, String)> {
         vec![("path".into(), self.written.clone()), ("format".into(), self.encoding.name().into())]
     }
+
+    fn claims(&self) -> Vec<Claim> {
+        // What is written to a device mixes with nothing.
+        let device = self.written.starts_with("/dev/");
+        if device { Vec::new() } else { vec![Claim::file(&self.base_dir, &self.written, Use::Write)] }
+    }
 }
 
 fn plan(cx: &mut Cx<'_>, input: &StreamType, common: &SinkCommon) -> Option<PlannedSink> {
@@ -92,16 +85,6 @@ fn plan(cx: &mut Cx<'_>, input: &StreamType, common: &SinkCommon) -> Option<Plan
     let config: Option<FileConfig> = cx.config();
     let encoding = Encoding::plan(cx, common);
     let (config, encoding) = (config?, encoding?);
-    for (key, value) in [("partition_by", &config.partition_by), ("roll", &config.roll)] {
-        if value.is_some() {
-            let span = cx.component.node.entry(key).map_or_else(|| cx.span(&[key]), |entry| entry.key_span);
-            cx.push(
-                Diagnostic::error(spec_codes::NOT_BUILT, span, format!("`{key}` is not built yet"))
-                    .help("all rows go to the one file of `path`; leave this out"),
-            );
-            sound = false;
-        }
-    }
     let span = cx.span(&["path"]);
     if config.path.trim().is_empty() || config.path.ends_with('/') {
         cx.push(

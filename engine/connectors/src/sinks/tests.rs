@@ -67,6 +67,28 @@ fn a_file_has_each_row_once_it_is_acknowledged() {
 }
 
 #[test]
+fn a_burst_of_any_size_is_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.jsonl");
+    let sink = open_file(&path, "", false).unwrap();
+    let bell = Bell::default();
+    let mut writer = sink.writer(0, bell.waker());
+    let mut ticket = 0;
+    // Around what is written at once: a burst may end with it, soon after a sync, and nothing comes behind.
+    for count in (36_000..44_000).step_by(100) {
+        ticket += 1;
+        assert!(writer.write(some(0, count), ticket).is_ok());
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while writer.acknowledged().up_to < ticket {
+            assert!(Instant::now() < deadline, "a burst of {count} rows is never acknowledged");
+            bell.wait(Duration::from_millis(50));
+        }
+    }
+    drop(writer);
+    sink.close().unwrap();
+}
+
+#[test]
 fn what_a_file_holds_stays_or_goes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out.jsonl");

@@ -65,6 +65,8 @@ pub struct OpenFile {
     pub path: String,
     /// How many files stand before it.
     pub before: u64,
+    /// How large they were together when they had been read.
+    pub before_bytes: u64,
     /// What its first bytes were.
     pub head: Fingerprint,
 }
@@ -102,6 +104,9 @@ pub struct Place {
     pub byte: u64,
     /// How many files stand before it.
     pub before: u64,
+    /// How large they were together when they had been read.
+    #[serde(default)]
+    pub before_bytes: u64,
     /// What its first bytes were.
     pub head: Fingerprint,
 }
@@ -528,6 +533,7 @@ impl Reader for StreamReader {
             file: file.path.clone(),
             byte: self.next_byte,
             before: file.before,
+            before_bytes: file.before_bytes,
             head: file.head,
         });
         let detail = detail.and_then(|place| serde_json::to_string(&place).ok()).unwrap_or_default();

@@ -21,11 +21,11 @@ use arrow::datatypes::Schema;
 use engine_base::codes::{connector as codes, spec};
 use engine_base::{Clock, Diagnostic};
 use engine_dataflow::{Mark, Reader};
-use engine_plan::{Columns, Cx, Planned, PlannedSource, SourceCommon, SourceKind};
+use engine_plan::{Claim, Columns, Cx, Planned, PlannedSource, SourceCommon, SourceKind, Use};
 use engine_spec::Size;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Deserialize;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
@@ -117,6 +117,10 @@ impl Planned for FileSource {
             facts.push(("follow".into(), "true".into()));
         }
         facts
+    }
+
+    fn claims(&self) -> Vec<Claim> {
+        vec![Claim::file(&self.base_dir, &self.written, Use::Read)]
     }
 }
 
@@ -375,6 +379,16 @@ impl Listing {
                 place.file
             ));
         }
+        // Deleted ones can't be told from shorter ones.
+        let bytes: u64 = files[..before].iter().map(|file| size_of(file)).sum();
+        if before as u64 == place.before && bytes > place.before_bytes {
+            return Err(format!(
+                "files before `{}`, where reading is to go on, have {} bytes more than were read of them, which would never \
+                 be read; of the files of a pattern only the last may grow",
+                place.file,
+                bytes - place.before_bytes
+            ));
+        }
         let mut file = self.open(&files[before])?;
         let size = file.metadata().map_err(|error| format!("can't read `{}`: {error}", place.file))?.size();
         if size < place.byte {
@@ -412,6 +426,21 @@ struct Job {
     clock: Arc<dyn Clock>,
     buffers: Buffers,
     place: Option<Place>,
+}
+
+/// The files before one that is read, and how far each was.
+type Passed = BTreeMap<PathBuf, u64>;
+
+/// How many files stand before one, and how large they were together when they had been read.
+#[derive(Clone, Copy)]
+struct Before {
+    files: u64,
+    bytes: u64,
+}
+
+/// The size of a file, zero if it is gone.
+fn size_of(file: &Path) -> u64 {
+    std::fs::metadata(file).map_or(0, |data| data.size())
 }
 
 /// Why the thread stops early.
@@ -466,12 +495,19 @@ impl Job {
             None => self.first_file(sender)?,
         };
         // Files that stand before this one; none may come to them.
-        let mut passed: BTreeSet<PathBuf> = self.listing.files()?.into_iter().filter(|file| *file < path).collect();
+        let earlier = self.listing.files()?.into_iter().filter(|file| *file < path);
+        let mut passed: Passed = earlier
+            .map(|file| {
+                let size = size_of(&file);
+                (file, size)
+            })
+            .collect();
         loop {
-            match self.read_file(sender, &path, &passed, before, from)? {
+            let (after, read) = self.read_file(sender, &path, &passed, before, from)?;
+            match after {
                 After::End => return Ok(()),
                 After::File(next) => {
-                    passed.insert(std::mem::replace(&mut path, next));
+                    passed.insert(std::mem::replace(&mut path, next), read);
                     before += 1;
                 }
                 After::Again => (),
@@ -505,15 +541,16 @@ impl Job {
         Ok(self.listing.open(path)?)
     }
 
-    /// Reads a file to its end, and beyond where it is followed.
+    /// Reads a file to its end, and beyond where it is followed: what comes after it, and how far it was read.
     fn read_file(
         &self,
         sender: &Sender<Piece>,
         path: &Path,
-        passed: &BTreeSet<PathBuf>,
+        passed: &Passed,
         before: u64,
         from: u64,
-    ) -> Result<After, Stop> {
+    ) -> Result<(After, u64), Stop> {
+        let before = Before { files: before, bytes: passed.values().sum() };
         let name = self.listing.name(path);
         let problem = |error: io::Error| Stop::Failed(format!("can't read `{name}`: {error}"));
         let mut file = self.open(sender, path)?;
@@ -555,7 +592,7 @@ impl Job {
                 if opened {
                     sender.push(Piece::Close, 0).map_err(|_| Stop::Gone)?;
                 }
-                return Ok(after);
+                return Ok((after, at));
             }
             if sender.sleep(pace) {
                 return Err(Stop::Gone);
@@ -569,15 +606,27 @@ impl Job {
                     AtEnd::Finish(next) => after = Some(next),
                     AtEnd::Leave(next) => {
                         sender.push(Piece::Close, 0).map_err(|_| Stop::Gone)?;
-                        return Ok(next);
+                        return Ok((next, at));
                     }
                 }
             }
         }
     }
 
-    fn send_open(&self, sender: &Sender<Piece>, name: &str, before: u64, from: u64, head: Vec<u8>) -> Result<(), Stop> {
-        let file = OpenFile { path: name.to_owned(), before, head: Fingerprint::of(&head) };
+    fn send_open(
+        &self,
+        sender: &Sender<Piece>,
+        name: &str,
+        before: Before,
+        from: u64,
+        head: Vec<u8>,
+    ) -> Result<(), Stop> {
+        let file = OpenFile {
+            path: name.to_owned(),
+            before: before.files,
+            before_bytes: before.bytes,
+            head: Fingerprint::of(&head),
+        };
         let head = if self.needs_head && from > 0 { head } else { Vec::new() };
         sender.push(Piece::Open { file: Arc::new(file), from, head }, 0).map_err(|_| Stop::Gone)
     }
@@ -589,7 +638,7 @@ impl Job {
     }
 
     /// Whether anything comes after a followed file that was read up to byte `at`.
-    fn at_end(&self, path: &Path, passed: &BTreeSet<PathBuf>, file: &File, at: u64) -> Result<AtEnd, Stop> {
+    fn at_end(&self, path: &Path, passed: &Passed, file: &File, at: u64) -> Result<AtEnd, Stop> {
         let name = || self.listing.name(path);
         let ours = file.metadata().map_err(|error| Stop::Failed(format!("can't read `{}`: {error}", name())))?;
         if ours.size() < at {
@@ -603,7 +652,15 @@ impl Job {
             return Ok(AtEnd::Finish(After::Again));
         }
         let files = self.listing.files()?;
-        if let Some(early) = files.iter().find(|file| file.as_path() < path && !passed.contains(*file)) {
+        if let Some((grown, read)) = passed.iter().find(|(file, read)| size_of(file) > **read) {
+            return Err(Stop::Failed(format!(
+                "`{}` has grown beyond the {read} bytes that were read of it, though `{}` comes after it by its name, and the \
+                 rest would never be read; of the files of a pattern only the last may grow",
+                self.listing.name(grown),
+                name()
+            )));
+        }
+        if let Some(early) = files.iter().find(|file| file.as_path() < path && !passed.contains_key(*file)) {
             return Err(Stop::Failed(format!(
                 "`{}` appeared while `{}` is being read, which comes after it by its name, and would never be read; \
                  name new files so that they come last",

@@ -7,7 +7,7 @@ use crate::queue::{self, Events, Sender};
 use crate::{SourceEntry, SourceStart};
 use engine_base::Clock;
 use engine_dataflow::Reader;
-use engine_plan::{Columns, Cx, Planned, PlannedSource, SourceCommon, SourceKind};
+use engine_plan::{Claim, Columns, Cx, Planned, PlannedSource, SourceCommon, SourceKind, Use};
 use engine_spec::Size;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Deserialize;
@@ -53,6 +53,10 @@ impl Planned for StdinSource {
 
     fn facts(&self) -> Vec<(String, String)> {
         vec![("format".into(), self.decoding.name().into())]
+    }
+
+    fn claims(&self) -> Vec<Claim> {
+        vec![Claim { thing: "the standard input".to_owned(), by: Use::Take }]
     }
 }
 

@@ -458,6 +458,37 @@ fn extra_columns_of_csv_are_refused_where_the_schema_says_so() {
 }
 
 #[test]
+fn of_the_files_of_a_pattern_only_the_last_may_grow() {
+    const GROWN: &str = "only the last may grow";
+    let folder = tempfile::tempdir().unwrap();
+    let [a, b] = ["a.jsonl", "b.jsonl"].map(|name| folder.path().join(name));
+    append(&a, "{\"a\":1}\n");
+    append(&b, "{\"a\":2}\n");
+    let keys = "*.jsonl\", format: json, schema: { a: int64 }";
+    let read_on = |keys: &str, count: usize, bell: &Bell| {
+        let mut reader = begun(&file_plan(folder.path(), keys), Marks::new(), bell);
+        let read = read_until(&mut *reader, bell, None, |out, _| texts(out).len() >= count).unwrap();
+        assert_eq!(texts(&read).len(), count);
+        reader
+    };
+    // Between two runs.
+    let bell = Bell::default();
+    let marks = read_on(keys, 2, &bell).marks();
+    append(&a, "{\"a\":3}\n");
+    let plan = file_plan(folder.path(), keys);
+    let source = step(&plan, "s");
+    let begin = SourceStart { resume: marks, ..bare_start() };
+    let refused = (find_source("file").unwrap().start)(&*source.planned, begin).map(|_| ()).unwrap_err();
+    assert!(refused.contains(GROWN), "{refused}");
+    // While it runs.
+    let bell = Bell::default();
+    let mut reader = read_on(&format!("{keys}, follow: true"), 3, &bell);
+    append(&a, "{\"a\":4}\n");
+    let problem = read_until(&mut *reader, &bell, None, |_, _| false).unwrap_err();
+    assert!(problem.contains(GROWN), "{problem}");
+}
+
+#[test]
 fn problems_of_the_plan() {
     let check = |keys: &str, expected: &[&str]| {
         let text = format!("sources:\n  s: {{ type: file, {keys} }}\nsinks:\n  out: {{ type: blackhole, input: s }}\n");

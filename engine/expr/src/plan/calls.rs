@@ -1,6 +1,6 @@
 //! Calls: functions of a row, the planner's own, and aggregates.
 
-use super::{Broken, Mode, Planner, no_column};
+use super::{Broken, Mode, Planner, internal, no_column};
 use crate::aggregate::{AggregateCall, AggregateFunction, OrderBy, result_column};
 use crate::error::ExprError;
 use crate::failure::{clip, row_error};
@@ -12,9 +12,9 @@ use crate::types::{column_type, timestamp, type_name};
 use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion_common::{DataFusionError, ScalarValue};
-use datafusion_expr::expr::{self, NullTreatment, ScalarFunction};
+use datafusion_expr::expr::{self, Case, NullTreatment, ScalarFunction};
 use datafusion_expr::utils::AggregateOrderSensitivity;
-use datafusion_expr::{AggregateUDF, Expr, ScalarUDF, TypeSignature, Volatility};
+use datafusion_expr::{AggregateUDF, Expr, Operator, ScalarUDF, TypeSignature, Volatility};
 use datafusion_expr_common::signature::{ArrayFunctionArgument, ArrayFunctionSignature, Coercion, TypeSignatureClass};
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::aggregate::AggregateExprBuilder;
@@ -269,6 +269,28 @@ impl Planner<'_> {
         short_circuits: bool,
     ) -> Result<Expr, ExprError> {
         let types: Vec<DataType> = planned.iter().map(|arg| self.type_of(arg)).collect();
+        if udf.name() == "nullif"
+            && types.iter().any(DataType::is_floating)
+            && let [value, null] = planned.as_slice()
+        {
+            // The function looks for the same bits; a comparison knows floats.
+            let equal = self.equal(value.clone(), null.clone(), node)?;
+            let branch = (Box::new(equal), Box::new(Expr::Literal(ScalarValue::Null, None)));
+            let case = Case::new(None, vec![branch], Some(Box::new(value.clone())));
+            return self.settle(Expr::Case(case), node, |_, error| internal(error));
+        }
+        if udf.name() == "to_timestamp"
+            && types.first().is_some_and(DataType::is_floating)
+            && let [seconds] = planned.as_slice()
+        {
+            // The function takes the nearest timestamp for a number beyond all timestamps, and 1970 for NaN; a cast fails.
+            let factor = Box::new(Expr::Literal(ScalarValue::Float64(Some(1e9)), None));
+            let ns = expr::BinaryExpr::new(Box::new(seconds.clone()), Operator::Multiply, factor);
+            let ns = self.settle(Expr::BinaryExpr(ns), node, |_, error| internal(error))?;
+            let whole = Expr::Cast(expr::Cast::new(Box::new(ns), DataType::Int64));
+            let whole = self.settle(whole, node, |_, error| internal(error))?;
+            return self.call_planned("to_timestamp_nanos", vec![whole], node);
+        }
         let call = Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&udf), planned));
         // Of `coalesce(a, b)` what coercion puts around b fails only for the rows that need b.
         self.conditional += u32::from(short_circuits);

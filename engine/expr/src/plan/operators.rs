@@ -307,10 +307,29 @@ impl Planner<'_> {
                 .at(self.place(&list[0]))
                 .help(format!("write `{} = ANY({})`", self.written(value), self.written(&list[0]))));
         }
+        if of.is_floating() || types.iter().any(DataType::is_floating) {
+            // A list is looked up by its bits; a comparison knows floats.
+            let mut equal = Vec::with_capacity(items.len());
+            for (item, written) in items.into_iter().zip(list) {
+                equal.push(self.equal(planned.clone(), item, written)?);
+            }
+            let any = self.join(equal, Operator::Or, node)?;
+            return match negated {
+                true => self.settle(Expr::Not(Box::new(any)), node, |_, error| internal(error)),
+                false => Ok(any),
+            };
+        }
         self.settle(Expr::InList(InList::new(Box::new(planned), items, negated)), node, |planner, _| {
             let odd = types.iter().position(|data_type| data_type != &of && !data_type.is_null()).unwrap_or(0);
             cannot_compare(&of, &types[odd]).at(planner.place(&list[odd]))
         })
+    }
+
+    /// `a = b` of two values that are planned.
+    pub(super) fn equal(&self, left: Expr, right: Expr, node: &ast::Expr) -> Result<Expr, ExprError> {
+        let types = (self.type_of(&left), self.type_of(&right));
+        let equal = Expr::BinaryExpr(BinaryExpr::new(Box::new(left), Operator::Eq, Box::new(right)));
+        self.settle(equal, node, |_, _| cannot_compare(&types.0, &types.1))
     }
 
     /// `x BETWEEN a AND b`
@@ -447,6 +466,16 @@ impl Planner<'_> {
             }
             None => Vec::new(),
         };
+        let mut operand_value = operand_value;
+        if tested.iter().any(|(data_type, _)| data_type.is_floating())
+            && let Some(value) = operand_value.take()
+        {
+            // `CASE` looks for the same bits; a comparison knows floats.
+            for ((when, _), branch) in branches.iter_mut().zip(conditions) {
+                let when_value = std::mem::replace(&mut **when, Expr::Literal(ScalarValue::Null, None));
+                **when = self.equal(value.clone(), when_value, &branch.condition)?;
+            }
+        }
         let case = Case::new(operand_value.map(Box::new), branches, otherwise_value.map(Box::new));
         // What coercion puts around a branch fails only for the rows that take it.
         self.conditional += 1;

@@ -189,7 +189,7 @@ pub(super) fn is_map(root: &Node, diagnostics: &mut Diagnostics) -> bool {
     let message = format!("a pipeline is a map of keys and values, not {}", crate::decode::found(root));
     diagnostics.push(
         Diagnostic::error(codes::WRONG_TYPE, root.span, message)
-            .help("begin with `version: 1` and `pipeline: name`; `engine init` writes a whole example"),
+            .help("begin with `version: 1` and `pipeline: name`, and name `sources:` and `sinks:`"),
     );
     false
 }
@@ -281,7 +281,7 @@ pub(super) fn read(root: &Node, complete: bool, diagnostics: &mut Diagnostics) -
             ));
         }
         None => {}
-        Some(version) if version.text() == Some("1") => {}
+        Some(version) if matches!(version.value, Value::Int(1)) || version.is_placeholder() => {}
         Some(version) => {
             let message = format!("the version can't be {}", crate::decode::found(version));
             diagnostics.push(Diagnostic::error(codes::VERSION, version.span, message).help("write `version: 1`"));

@@ -136,7 +136,7 @@ pub(super) fn read<'t>(file: FileId, text: &'t str, problems: &mut Problems) -> 
             codes::DOCUMENTS,
             (0, 0),
             "the file is empty",
-            "begin with `version: 1` and `pipeline: name`; `engine init` writes a whole example",
+            "begin with `version: 1` and `pipeline: name`, and name `sources:` and `sinks:`",
         ));
     }
     Ok(Shapes { nodes: reader.nodes, root: reader.root, bytes })
