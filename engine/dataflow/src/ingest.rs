@@ -251,6 +251,8 @@ pub fn ingest<'scope>(scope: Scope<'scope, u64>, sources: Vec<SourceInput>, shar
             }
             let paused = stopping || full;
             let mut more = false;
+            // A small budget is kept to: what is read at once is acknowledged at once.
+            let portion = POLL_BYTES.min(usize::try_from(shared.budget.bytes).unwrap_or(POLL_BYTES));
             if !paused {
                 for at in 0..slots.len() {
                     if !std::mem::replace(&mut slots[at].begun, true) {
@@ -259,7 +261,7 @@ pub fn ingest<'scope>(scope: Scope<'scope, u64>, sources: Vec<SourceInput>, shar
                     let until = shared.follow.as_ref().map(|cuts| limits(cuts, pace.following, slots[at].id));
                     let id = slots[at].id;
                     let Some(reader) = &mut slots[at].reader else { continue };
-                    let polled = reader.poll(POLL_BYTES, until.as_ref());
+                    let polled = reader.poll(portion, until.as_ref());
                     let found = reader.found();
                     if !found.is_empty() {
                         shared.board.starts(id, &found);

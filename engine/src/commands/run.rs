@@ -33,6 +33,8 @@ const IN_FLIGHT_BYTES: u64 = 64 << 20;
 const IN_FLIGHT_AGE_NS: u64 = 10_000_000_000;
 /// The shortest time between two commits of a cut: an fsync each would be wasted.
 const COMMIT_EVERY: Duration = Duration::from_millis(20);
+/// Signals within this time of the first are the first.
+const ONE_SIGNAL: Duration = Duration::from_millis(300);
 /// How long sinks may take to close after a drain was given up.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The exit code of a fault of the engine itself (sysexits.h, EX_SOFTWARE).
@@ -281,12 +283,14 @@ fn stop_on_signals(control: &Arc<Control>, drain: Duration) -> Result<(), String
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(|error| format!("signals can't be handled: {error}"))?;
     let control = control.clone();
     std::thread::spawn(move || {
-        let mut asked = false;
+        let mut asked: Option<Instant> = None;
         for signal in signals.forever() {
-            if asked {
-                std::process::exit(128 + signal);
+            match asked {
+                // A terminal and a supervisor may each send one.
+                Some(first) if first.elapsed() < ONE_SIGNAL => continue,
+                Some(_) => std::process::exit(128 + signal),
+                None => asked = Some(Instant::now()),
             }
-            asked = true;
             tracing::info!("stopping: finishing what was read; a second signal ends at once");
             control.stop();
             let control = control.clone();

@@ -419,7 +419,8 @@ impl Column {
             Kind::Binary => self.push_base64(value),
             Kind::Date | Kind::Timestamp { .. } | Kind::Duration { .. } => self.push_time(value),
             Kind::Json if super::json::is_valid(value) => {
-                self.push_bytes(value);
+                // White space around it is none of it, as in a record of JSON: one value has one text.
+                self.push_bytes(value.trim_ascii());
                 Ok(())
             }
             Kind::Json => Err(self.wrong_text(value, "is not JSON")),

@@ -3,11 +3,54 @@
 //! Every merge is `earlier ⊕ later` and an empty state is neutral to the bit, so that a result depends only on the rows and
 //! the shape of the tree. Nothing is ever subtracted: an infinity leaves with its row.
 
-/// A kind of state and where its words stand in a node.
+/// A kind of state, where its words stand in a node, and how a row's own state follows from what is kept of the row.
+///
+/// ```text
+/// row    mask, a bit for each state: the row counts there │ the values of the arguments, each once
+/// node   the words of each state
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CallState {
     pub(super) kind: StateKind,
+    /// Its first word in a node.
     pub(super) at: usize,
+    /// Its number, and so its bit.
+    pub(super) index: usize,
+    /// Its argument's place in a row; a count of rows has none.
+    pub(super) value: Option<usize>,
+}
+
+impl CallState {
+    /// How many words of a row are the mask.
+    pub(super) fn mask_words(states: usize) -> usize {
+        states.div_ceil(64)
+    }
+
+    /// Notes that a row counts in this state.
+    pub(super) fn set(&self, row: &mut [u64]) {
+        row[self.index / 64] |= 1 << (self.index % 64);
+    }
+
+    /// Its words in a node.
+    pub(super) fn words(&self) -> std::ops::Range<usize> {
+        self.at..self.at + self.kind.words()
+    }
+
+    /// Writes the state of one row into a node's words.
+    #[inline]
+    pub(super) fn load(&self, row: &[u64], node: &mut [u64]) {
+        let words = &mut node[self.words()];
+        words.fill(0);
+        if row[self.index / 64] & (1 << (self.index % 64)) == 0 {
+            return;
+        }
+        words[0] = 1;
+        match (self.kind, self.value) {
+            (StateKind::SumInt, Some(at)) => self.kind.put_int(words, row[at] as i64),
+            (_, Some(at)) if words.len() > 1 => words[1] = row[at],
+            _ => {}
+        }
+    }
 }
 
 /// The states that merge in a few words.
@@ -40,6 +83,11 @@ fn wide(low: u64, high: u64) -> i128 {
 }
 
 impl StateKind {
+    /// Whether its argument is a float.
+    pub(super) fn of_floats(self) -> bool {
+        matches!(self, StateKind::SumFloat | StateKind::Moments | StateKind::MinFloat | StateKind::MaxFloat)
+    }
+
     /// How many words it takes.
     pub(super) fn words(self) -> usize {
         match self {
@@ -59,14 +107,6 @@ impl StateKind {
             }
             StateKind::MinInt | StateKind::MaxInt => words[1] = value as u64,
             _ => {}
-        }
-    }
-
-    /// Writes the state of one float.
-    pub(super) fn put_float(self, words: &mut [u64], value: f64) {
-        words[0] = 1;
-        if words.len() > 1 {
-            words[1] = value.to_bits();
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::calls::{CallState, StateKind};
 use super::plan::{RollingPlan, beside};
-use super::tree::{KeyRows, NewRow, Window};
+use super::tree::{KeyRows, NewRow, Pool, Window};
 use crate::RenderCx;
 use crate::render::{assemble, compile, evaluate, fail};
 use arrow::array::{
@@ -32,9 +32,14 @@ struct Rolling {
     key: Vec<usize>,
     key_encoder: RowConverter,
     calls: Vec<Call>,
-    /// The states of all calls that fit in words.
+    /// The states of all calls that fit in words, each once.
     states: Vec<CallState>,
+    /// For each state what it is made of, and the call whose arguments and filter it goes by.
+    states_of: Vec<(String, usize)>,
+    /// The arguments that rows keep: what each is made of.
+    values: Vec<String>,
     words: usize,
+    pool: Pool,
     extras: usize,
     lags: usize,
     /// Windows that calls ask for; several calls may share one.
@@ -116,7 +121,10 @@ impl Rolling {
             key_encoder,
             calls: Vec::new(),
             states: Vec::new(),
+            states_of: Vec::new(),
+            values: Vec::new(),
             words: 0,
+            pool: Pool::default(),
             extras: 0,
             lags: 0,
             windows: Vec::new(),
@@ -161,6 +169,7 @@ impl Rolling {
             let field = Field::new(&column.name, aggregation.data_type.clone(), column.nullable());
             fields.push(Arc::new(field));
         }
+        rolling.place_values();
         rolling.output = Arc::new(Schema::new(fields));
         let late = cx.wanted.get(1).cloned().unwrap_or_default();
         let names = plan.input.fields().iter().filter(|field| late.contains(field.name()));
@@ -184,11 +193,7 @@ impl Rolling {
             self.lags += 1;
             Form::Lag { at: self.lags - 1, encoder: encoder([&data_type])? }
         } else if let Some(kind) = word_state(call, argument_type.as_ref()) {
-            let state = CallState { kind, at: self.words };
-            self.words += kind.words();
-            self.states.push(state);
-            self.windows[window].states.push(state);
-            Form::Words(state)
+            Form::Words(self.state(kind, call, window))
         } else {
             let arguments = call.args.iter().map(|argument| compile(argument, input)).collect::<Result<_, _>>()?;
             self.extras += 1;
@@ -197,10 +202,48 @@ impl Rolling {
         };
         let argument = match &form {
             Form::Extra { .. } => None,
+            // Another call evaluates it.
+            Form::Words(state) if self.states_of[state.index].1 < self.calls.len() => None,
             _ => call.args.first().map(|argument| compile(argument, input)).transpose()?,
         };
         self.calls.push(Call { window, argument, filter, form, call: call.clone() });
         Ok(())
+    }
+
+    /// The state of a call, one with another where both are the same.
+    fn state(&mut self, kind: StateKind, call: &AggregateCall, window: usize) -> CallState {
+        let text = |scalar: Option<&engine_expr::Scalar>| scalar.map(|scalar| scalar.text().to_owned());
+        let (argument, filter) = (text(call.args.first()), text(call.filter.as_ref()));
+        let made_of = format!("{kind:?} of {argument:?} where {filter:?}");
+        let index = self.states_of.iter().position(|(known, _)| *known == made_of).unwrap_or_else(|| {
+            // A float and an integer of one text differ in their bits.
+            let value = argument.filter(|_| kind != StateKind::Count).map(|argument| {
+                let value = format!("{argument} as {}", if kind.of_floats() { "float" } else { "integer" });
+                self.values.iter().position(|known| *known == value).unwrap_or_else(|| {
+                    self.values.push(value);
+                    self.values.len() - 1
+                })
+            });
+            let index = self.states.len();
+            self.states.push(CallState { kind, at: self.words, index, value });
+            self.states_of.push((made_of, self.calls.len()));
+            self.words += kind.words();
+            index
+        });
+        let state = self.states[index];
+        let of_window = &mut self.windows[window].states;
+        if !of_window.contains(&state) {
+            of_window.push(state);
+        }
+        state
+    }
+
+    /// Values stand behind the mask, whose length is known once all states are.
+    fn place_values(&mut self) {
+        let masks = CallState::mask_words(self.states.len());
+        let place = |state: &mut CallState| state.value = state.value.map(|value| masks + value);
+        self.states.iter_mut().for_each(place);
+        self.windows.iter_mut().flat_map(|window| &mut window.states).for_each(place);
     }
 
     /// One batch in canonical order.
@@ -226,11 +269,11 @@ impl Rolling {
         let mut results: Vec<Results> = self.calls.iter().map(|call| call.results(count)).collect();
         let mut kept: Vec<u32> = Vec::with_capacity(count);
         let mut late: Vec<u32> = Vec::new();
-        let mut new_words = vec![0u64; self.words];
+        let row_words = CallState::mask_words(self.states.len()) + self.values.len();
+        let mut new_row = vec![0u64; row_words];
         let mut new_extras: Vec<Option<Box<[u8]>>> = Vec::new();
         let mut combined = vec![vec![0u64; self.words]; self.windows.len()];
         let mut spans = vec![Window { after_ns: 0, until_ns: 0 }; self.windows.len()];
-        let mut scratch = Vec::new();
         for row in 0..count {
             if failed.contains_key(&row) {
                 continue;
@@ -238,10 +281,11 @@ impl Rolling {
             // The plan refuses inputs without event time, and the source makes a null one an error row.
             let time_ns = rows.event_ns.as_ref().map_or(0, |times| times.get(row));
             let (words, extras) = (self.words, self.extras);
-            let slot = self.store.find_or_insert(keys.row(row).as_ref(), 0, &mut || KeyRows::new(words, extras));
+            let slot =
+                self.store.find_or_insert(keys.row(row).as_ref(), 0, &mut || KeyRows::new(words, row_words, extras));
             let Some(state) = self.store.get_mut(slot) else { continue };
             if state.is_dormant() {
-                state.revive(&self.states);
+                state.revive(&self.states, &mut self.pool);
             }
             let greatest = state.greatest_with(time_ns);
             let keep_after_ns = greatest.saturating_sub(self.over_ns).saturating_sub(self.max_delay_ns);
@@ -249,28 +293,31 @@ impl Rolling {
                 late.push(row as u32);
                 continue;
             }
-            new_words.fill(0);
-            for ((call, argument), filter) in self.calls.iter().zip(&arguments).zip(&filters) {
-                let counts = filter.as_ref().is_none_or(|mask| mask.value(row));
-                match &call.form {
-                    Form::Words(state) if counts => {
-                        let words = &mut new_words[state.at..state.at + state.kind.words()];
-                        match argument {
-                            Arguments::None => words[0] = 1,
-                            Arguments::Ints(values) if values.is_valid(row) => {
-                                state.kind.put_int(words, values.value(row));
-                            }
-                            Arguments::Floats(values) if values.is_valid(row) => {
-                                state.kind.put_float(words, values.value(row));
-                            }
-                            Arguments::Encoded(_) | Arguments::Ints(_) | Arguments::Floats(_) => {}
-                        }
+            new_row.fill(0);
+            for (state, (_, call)) in self.states.iter().zip(&self.states_of) {
+                let there = match (&arguments[*call], state.value) {
+                    (Arguments::Ints(values), value) if values.is_valid(row) => {
+                        value.into_iter().for_each(|at| new_row[at] = values.value(row) as u64);
+                        true
                     }
-                    Form::Extra { .. } => new_extras.push(match argument {
+                    (Arguments::Floats(values), Some(at)) if values.is_valid(row) => {
+                        new_row[at] = values.value(row).to_bits();
+                        true
+                    }
+                    (Arguments::None, _) => true,
+                    _ => false,
+                };
+                if there && filters[*call].as_ref().is_none_or(|mask| mask.value(row)) {
+                    state.set(&mut new_row);
+                }
+            }
+            for ((call, argument), filter) in self.calls.iter().zip(&arguments).zip(&filters) {
+                if let Form::Extra { .. } = call.form {
+                    let counts = filter.as_ref().is_none_or(|mask| mask.value(row));
+                    new_extras.push(match argument {
                         Arguments::Encoded(values) if counts => Some(values.row(row).as_ref().into()),
                         _ => None,
-                    }),
-                    _ => {}
+                    });
                 }
             }
             for (window, span) in self.windows.iter().zip(&mut spans) {
@@ -283,7 +330,7 @@ impl Rolling {
                 for (at, window) in self.windows.iter().enumerate() {
                     if window.exclude_current == before {
                         if !window.states.is_empty() {
-                            state.combine(spans[at], &window.states, &mut scratch, &mut combined[at]);
+                            state.combine(spans[at], &window.states, &mut self.pool, &mut combined[at]);
                         }
                         for (call, result) in self.calls.iter().zip(&mut results) {
                             if call.window == at
@@ -301,10 +348,10 @@ impl Rolling {
                     let new = NewRow {
                         time_ns,
                         offset: rows.positions.source(row).1,
-                        words: &new_words,
+                        row: &new_row,
                         extras: &mut new_extras,
                     };
-                    state.push(new, keep_after_ns, &self.states);
+                    state.push(new, keep_after_ns, &self.states, &mut self.pool);
                 }
             }
             for ((call, argument), result) in self.calls.iter().zip(&arguments).zip(&mut results) {

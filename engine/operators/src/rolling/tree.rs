@@ -33,13 +33,15 @@ const NODE: u32 = 1 << 31;
 /// What is kept for one key.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct KeyRows {
-    /// Words of a row's state.
+    /// Words of a node's state.
     words: usize,
+    /// Words of a row.
+    row_words: usize,
     /// Encoded arguments of a row, for aggregates whose states do not fit in words.
     extras: usize,
     times_ns: Vec<i64>,
     anchors: Vec<u64>,
-    leaf_words: Vec<u64>,
+    rows: Vec<u64>,
     leaf_extras: Vec<Option<Box<[u8]>>>,
     /// Node `j` joins the rows up to `j` with those from `j + 1` on.
     nodes: Vec<Node>,
@@ -70,7 +72,8 @@ struct Node {
 pub(super) struct NewRow<'a> {
     pub(super) time_ns: i64,
     pub(super) offset: u64,
-    pub(super) words: &'a [u64],
+    /// What is kept of it: see [`CallState`].
+    pub(super) row: &'a [u64],
     pub(super) extras: &'a mut Vec<Option<Box<[u8]>>>,
 }
 
@@ -88,8 +91,9 @@ impl Window {
 }
 
 impl KeyRows {
-    pub(super) fn new(words: usize, extras: usize) -> Self {
-        KeyRows { words, extras, ..KeyRows::default() }
+    /// No rows yet; nodes of `words` words, rows of `row_words` words and so many encoded arguments.
+    pub(super) fn new(words: usize, row_words: usize, extras: usize) -> Self {
+        KeyRows { words, row_words, extras, ..KeyRows::default() }
     }
 
     /// The greatest event time with `time_ns` counted in.
@@ -103,27 +107,28 @@ impl KeyRows {
     }
 
     /// Adds a row and drops those with times at or before `keep_after_ns`, which no window will ask for again.
-    pub(super) fn push(&mut self, row: NewRow<'_>, keep_after_ns: i64, calls: &[CallState]) {
+    pub(super) fn push(&mut self, row: NewRow<'_>, keep_after_ns: i64, calls: &[CallState], pool: &mut Pool) {
         self.greatest_ns = Some(self.greatest_with(row.time_ns));
         self.last_ns = Some(row.time_ns);
         while self.times_ns.get(self.expired).is_some_and(|time| *time <= keep_after_ns) {
             self.expired += 1;
         }
         if self.expired > 16 && self.expired > self.times_ns.len() / 2 {
-            self.rebuild(calls);
+            self.rebuild(calls, pool);
         }
         let anchor = self.last_anchor.map_or(row.offset, |last| row.offset.max(last.saturating_add(1)));
         self.last_anchor = Some(anchor);
-        self.append(row.time_ns, anchor, row.words, row.extras, calls);
+        self.append(row.time_ns, anchor, row.row, row.extras, calls, pool);
     }
 
     fn append(
         &mut self,
         time_ns: i64,
         anchor: u64,
-        words: &[u64],
+        row: &[u64],
         extras: &mut Vec<Option<Box<[u8]>>>,
         calls: &[CallState],
+        pool: &mut Pool,
     ) {
         let leaf = self.times_ns.len() as u32;
         if let Some(before) = self.anchors.last() {
@@ -135,7 +140,7 @@ impl KeyRows {
                     break;
                 }
                 self.spine.pop();
-                self.finish(open, whole, calls);
+                self.finish(open, whole, calls, pool);
                 whole = open | NODE;
             }
             self.nodes.push(Node { left: whole, right: leaf, level, earliest_ns: 0, latest_ns: 0 });
@@ -144,27 +149,42 @@ impl KeyRows {
         }
         self.times_ns.push(time_ns);
         self.anchors.push(anchor);
-        self.leaf_words.extend_from_slice(words);
+        self.rows.extend_from_slice(row);
         self.leaf_extras.append(extras);
     }
 
     /// A node has its right side whole: caches its state and times.
-    fn finish(&mut self, node: u32, right: Ref, calls: &[CallState]) {
+    fn finish(&mut self, node: u32, right: Ref, calls: &[CallState], pool: &mut Pool) {
         let left = self.nodes[node as usize].left;
         let (left_times, right_times) = (self.span_of(left), self.span_of(right));
+        let (mut state, mut right_state) = (pool.take(self.words), pool.take(self.words));
+        self.load(left, calls, &mut state);
+        self.load(right, calls, &mut right_state);
+        merge(calls, &mut state, &right_state);
         let at = node as usize * self.words;
-        let mut state = self.words_of(left).to_vec();
-        merge(calls, &mut state, self.words_of(right));
         self.node_words[at..at + self.words].copy_from_slice(&state);
+        pool.give([state, right_state]);
         let node = &mut self.nodes[node as usize];
         node.right = right;
         node.earliest_ns = left_times.0.min(right_times.0);
         node.latest_ns = left_times.1.max(right_times.1);
     }
 
-    fn words_of(&self, place: Ref) -> &[u64] {
-        let at = (place & !NODE) as usize * self.words;
-        if place & NODE == 0 { &self.leaf_words[at..at + self.words] } else { &self.node_words[at..at + self.words] }
+    /// The states of all rows of a part.
+    #[inline]
+    fn load(&self, place: Ref, calls: &[CallState], out: &mut [u64]) {
+        if place & NODE == 0 {
+            let at = place as usize * self.row_words;
+            let row = &self.rows[at..at + self.row_words];
+            calls.iter().for_each(|call| call.load(row, out));
+        } else {
+            let at = (place & !NODE) as usize * self.words;
+            let node = &self.node_words[at..at + self.words];
+            for call in calls {
+                let words = call.words();
+                out[words.clone()].copy_from_slice(&node[words]);
+            }
+        }
     }
 
     fn span_of(&self, place: Ref) -> (i64, i64) {
@@ -178,57 +198,50 @@ impl KeyRows {
     }
 
     /// The combined state of the rows in a window, for the calls given; zeros where there are none.
-    pub(super) fn combine(&self, window: Window, calls: &[CallState], scratch: &mut Vec<u64>, out: &mut [u64]) {
+    pub(super) fn combine(&self, window: Window, calls: &[CallState], pool: &mut Pool, out: &mut [u64]) {
         out.fill(0);
         let Some(last) = self.times_ns.len().checked_sub(1) else { return };
-        scratch.clear();
+        let mut left_state = pool.take(self.words);
         // From the innermost side of the spine outwards: left(s0) ⊕ (left(s1) ⊕ (... ⊕ last row)).
-        let mut have = self.gather(last as Ref, window, calls, scratch);
+        let mut have = self.gather(last as Ref, window, calls, pool, out);
         for open in self.spine.iter().rev() {
             let left = self.nodes[*open as usize].left;
-            let below = scratch.len();
-            if self.gather(left, window, calls, scratch) {
-                if have {
-                    // The right side stands below the left one.
-                    let (rest, left_words) = scratch.split_at_mut(below);
-                    let right_words = &rest[below - self.words..];
-                    merge(calls, left_words, right_words);
-                    let start = below - self.words;
-                    scratch.copy_within(below.., start);
-                    scratch.truncate(below);
+            if !have {
+                have = self.gather(left, window, calls, pool, out);
+            } else if self.gather(left, window, calls, pool, &mut left_state) {
+                merge(calls, &mut left_state, out);
+                for call in calls {
+                    let words = call.words();
+                    out[words.clone()].copy_from_slice(&left_state[words]);
                 }
-                have = true;
             }
         }
-        if have {
-            out.copy_from_slice(&scratch[..self.words]);
-        }
+        pool.give([left_state]);
     }
 
-    /// Pushes the combined state of a whole part's rows in the window; false and nothing pushed where there are none.
-    fn gather(&self, place: Ref, window: Window, calls: &[CallState], scratch: &mut Vec<u64>) -> bool {
+    /// Writes the combined state of a part's rows in the window; false where there are none, and then `out` means nothing.
+    fn gather(&self, place: Ref, window: Window, calls: &[CallState], pool: &mut Pool, out: &mut [u64]) -> bool {
         let (earliest, latest) = self.span_of(place);
         if latest <= window.after_ns || earliest > window.until_ns {
             return false;
         }
         if window.holds(earliest) && window.holds(latest) {
-            scratch.extend_from_slice(self.words_of(place));
+            self.load(place, calls, out);
             return true;
         }
         if place & NODE == 0 {
             return false;
         }
         let node = self.nodes[(place & !NODE) as usize];
-        let left = self.gather(node.left, window, calls, scratch);
-        let right = self.gather(node.right, window, calls, scratch);
-        if left && right {
-            let at = scratch.len() - self.words;
-            let (rest, right_words) = scratch.split_at_mut(at);
-            let start = at - self.words;
-            merge(calls, &mut rest[start..], right_words);
-            scratch.truncate(at);
+        if !self.gather(node.left, window, calls, pool, out) {
+            return self.gather(node.right, window, calls, pool, out);
         }
-        left || right
+        let mut right = pool.take(self.words);
+        if self.gather(node.right, window, calls, pool, &mut right) {
+            merge(calls, out, &right);
+        }
+        pool.give([right]);
+        true
     }
 
     /// The encoded arguments `extra` of the rows in a window, in arrival order.
@@ -239,13 +252,13 @@ impl KeyRows {
     }
 
     /// Builds the same tree again from the rows that are left.
-    fn rebuild(&mut self, calls: &[CallState]) {
-        let mut fresh = KeyRows::new(self.words, self.extras);
+    fn rebuild(&mut self, calls: &[CallState], pool: &mut Pool) {
+        let mut fresh = KeyRows::new(self.words, self.row_words, self.extras);
         for row in self.expired..self.times_ns.len() {
-            let words = &self.leaf_words[row * self.words..(row + 1) * self.words];
+            let kept = &self.rows[row * self.row_words..(row + 1) * self.row_words];
             let extras = &mut self.leaf_extras[row * self.extras..(row + 1) * self.extras];
             let mut extras: Vec<_> = extras.iter_mut().map(Option::take).collect();
-            fresh.append(self.times_ns[row], self.anchors[row], words, &mut extras, calls);
+            fresh.append(self.times_ns[row], self.anchors[row], kept, &mut extras, calls, pool);
         }
         fresh.greatest_ns = self.greatest_ns;
         fresh.last_anchor = self.last_anchor;
@@ -261,10 +274,28 @@ impl KeyRows {
     }
 }
 
+#[inline]
 fn merge(calls: &[CallState], a: &mut [u64], b: &[u64]) {
     for call in calls {
-        let words = call.at..call.at + call.kind.words();
+        let words = call.words();
         call.kind.merge(&mut a[words.clone()], &b[words]);
+    }
+}
+
+/// Room for states on their way, used again and again.
+#[derive(Debug, Default)]
+pub(super) struct Pool(Vec<Vec<u64>>);
+
+impl Pool {
+    /// Room for so many words, with anything in it.
+    fn take(&mut self, words: usize) -> Vec<u64> {
+        let mut room = self.0.pop().unwrap_or_default();
+        room.resize(words, 0);
+        room
+    }
+
+    fn give<const N: usize>(&mut self, rooms: [Vec<u64>; N]) {
+        self.0.extend(rooms);
     }
 }
 
@@ -278,6 +309,7 @@ impl SlotState for KeyRows {
         };
         out.push(FORMAT);
         put(self.words as u64, out);
+        put(self.row_words as u64, out);
         put(self.extras as u64, out);
         let times = [self.greatest_ns, self.last_ns].map(|time| time.map(|time| time as u64));
         for optional in [times[0], times[1], self.last_anchor] {
@@ -292,7 +324,7 @@ impl SlotState for KeyRows {
         for row in self.expired..self.times_ns.len() {
             put(self.times_ns[row] as u64, out);
             put(self.anchors[row], out);
-            for word in &self.leaf_words[row * self.words..(row + 1) * self.words] {
+            for word in &self.rows[row * self.row_words..(row + 1) * self.row_words] {
                 put(*word, out);
             }
             for extra in &self.leaf_extras[row * self.extras..(row + 1) * self.extras] {
@@ -308,7 +340,7 @@ impl SlotState for KeyRows {
         if format != FORMAT {
             return Err(format!("rolling state of format {format}; this engine reads format {FORMAT}"));
         }
-        let mut rows = KeyRows::new(reader.number()? as usize, reader.number()? as usize);
+        let mut rows = KeyRows::new(reader.number()? as usize, reader.number()? as usize, reader.number()? as usize);
         let (has_greatest, greatest) = (reader.byte()? == 1, reader.number()?);
         let (has_last, last) = (reader.byte()? == 1, reader.number()?);
         let (has_anchor, anchor) = (reader.byte()? == 1, reader.number()?);
@@ -321,8 +353,8 @@ impl SlotState for KeyRows {
         for _ in 0..reader.number()? {
             rows.times_ns.push(reader.number()? as i64);
             rows.anchors.push(reader.number()?);
-            for _ in 0..rows.words {
-                rows.leaf_words.push(reader.number()?);
+            for _ in 0..rows.row_words {
+                rows.rows.push(reader.number()?);
             }
             for _ in 0..rows.extras {
                 let some = reader.byte()? == 1;
@@ -340,7 +372,7 @@ impl SlotState for KeyRows {
         let extras: usize = self.leaf_extras.iter().flatten().map(|extra| extra.len()).sum();
         self.times_ns.capacity() * 8
             + self.anchors.capacity() * 8
-            + (self.leaf_words.capacity() + self.node_words.capacity()) * 8
+            + (self.rows.capacity() + self.node_words.capacity()) * 8
             + self.leaf_extras.capacity() * size_of::<Option<Box<[u8]>>>()
             + self.nodes.capacity() * size_of::<Node>()
             + self.spine.capacity() * 4
@@ -355,8 +387,8 @@ impl KeyRows {
     }
 
     /// Builds the tree of restored rows.
-    pub(super) fn revive(&mut self, calls: &[CallState]) {
-        self.rebuild(calls);
+    pub(super) fn revive(&mut self, calls: &[CallState], pool: &mut Pool) {
+        self.rebuild(calls, pool);
     }
 }
 
@@ -393,15 +425,23 @@ mod tests {
     use super::super::calls::StateKind;
     use super::*;
 
-    const CALLS: [CallState; 2] =
-        [CallState { kind: StateKind::SumFloat, at: 0 }, CallState { kind: StateKind::Moments, at: 2 }];
+    const CALLS: [CallState; 2] = [
+        CallState { kind: StateKind::SumFloat, at: 0, index: 0, value: Some(1) },
+        CallState { kind: StateKind::Moments, at: 2, index: 1, value: Some(1) },
+    ];
     const WORDS: usize = 5;
+    const ROW_WORDS: usize = 2;
 
+    /// What is kept of a row.
+    fn row(value: f64) -> Vec<u64> {
+        let mut row = vec![0, value.to_bits()];
+        CALLS.iter().for_each(|call| call.set(&mut row));
+        row
+    }
+
+    /// Its state, word for word.
     fn leaf(value: f64) -> Vec<u64> {
-        let mut words = vec![0; WORDS];
-        StateKind::SumFloat.put_float(&mut words[0..2], value);
-        StateKind::Moments.put_float(&mut words[2..5], value);
-        words
+        vec![1, value.to_bits(), 1, value.to_bits(), 0]
     }
 
     /// The definition in the module's head, word for word.
@@ -427,22 +467,24 @@ mod tests {
             (random >> 33) % bound
         };
         let (over, delay) = (1 + next(50) as i64, next(20) as i64);
-        let mut rows = KeyRows::new(WORDS, 0);
+        let mut rows = KeyRows::new(WORDS, ROW_WORDS, 0);
         let mut all: Vec<(i64, u64, Vec<u64>)> = Vec::new();
-        let (mut now, mut offset, mut scratch) = (0i64, 0u64, Vec::new());
+        let (mut now, mut offset, mut pool) = (0i64, 0u64, Pool::default());
         for _ in 0..300 {
             now += next(6) as i64;
             let stride = if next(20) == 0 { 100_000 } else { 5 };
             offset += 1 + next(stride);
             let time = now - next(delay as u64 + 1) as i64;
             let greatest = rows.greatest_with(time);
-            let words = leaf(if next(50) == 0 { f64::INFINITY } else { next(1000) as f64 / 7.0 });
+            let value = if next(50) == 0 { f64::INFINITY } else { next(1000) as f64 / 7.0 };
+            let words = leaf(value);
             let keep_after = greatest - over - delay;
-            rows.push(NewRow { time_ns: time, offset, words: &words, extras: &mut Vec::new() }, keep_after, &CALLS);
+            let new = NewRow { time_ns: time, offset, row: &row(value), extras: &mut Vec::new() };
+            rows.push(new, keep_after, &CALLS, &mut pool);
             all.push((time, offset, words));
             let window = Window { after_ns: (time - over).max(keep_after), until_ns: time };
             let mut out = vec![0; WORDS];
-            rows.combine(window, &CALLS, &mut scratch, &mut out);
+            rows.combine(window, &CALLS, &mut pool, &mut out);
             let inside: Vec<_> = all
                 .iter()
                 .filter(|(time, ..)| window.holds(*time))
@@ -459,7 +501,7 @@ mod tests {
                     assert!(KeyRows::decode(&bytes[..cut]).is_err());
                 }
                 let mut restored = KeyRows::decode(&bytes).unwrap();
-                restored.revive(&CALLS);
+                restored.revive(&CALLS, &mut pool);
                 rows = restored;
             }
         }
