@@ -19,7 +19,7 @@ use engine_connectors::formats::{Decoding, JSON_MARK};
 use libfuzzer_sys::fuzz_target;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
-use streamed::streamed;
+use streamed::{streamed, written_is_read_again};
 
 /// How many files at most.
 const FILES_MAX: usize = 4;
@@ -81,15 +81,5 @@ fuzz_target!(|bytes: &[u8]| {
     let record_max = usize::from(*record_max) * 8 + 5;
     let whole = streamed(decoding, &files, &[text.len() + 1], 1 << 20, record_max);
     assert_eq!(streamed(decoding, &files, &sizes, usize::from(*portion), record_max), whole);
-
-    // Each row that was read, as JSON has it.
-    let rows: String = whole.iter().filter(|row| row.starts_with('{')).map(|row| format!("{row}\n")).collect();
-    let json = Decoding::json(decoding.schema().clone(), false);
-    let again = streamed(&json, &[rows.as_bytes()], &[rows.len() + 1], 1 << 20, rows.len() + 5);
-    assert_eq!(again, rows.lines().map(in_the_first_file).collect::<Vec<_>>());
+    written_is_read_again(decoding, &whole);
 });
-
-/// The row with the path of the first file, which is its last column.
-fn in_the_first_file(row: &str) -> String {
-    row.rsplit_once("\"file\":").map_or_else(String::new, |(columns, _)| format!("{columns}\"file\":\"0\"}}"))
-}

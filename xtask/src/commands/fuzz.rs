@@ -143,8 +143,8 @@ fn fuzz(repository: &Path, target: &Target, program: &Path, minutes: u64) -> Res
     let mut line = Vec::new();
     while lines.read_until(b'\n', &mut line)? > 0 {
         let text = String::from_utf8_lossy(&line);
-        // Each input that reaches new code has a line, and each text that helped to find one, which nobody reads.
-        if !text.contains("\tNEW ") && !text.contains("\tREDUCE ") && !text.starts_with(['"', '\n']) {
+        // Each input or function that is new has a line, and each text that helped to find one, which nobody reads.
+        if !text.contains("\tNEW") && !text.contains("\tREDUCE ") && !text.starts_with(['"', '\n']) {
             print!("{text}");
         }
         figures.read(text.trim_end());

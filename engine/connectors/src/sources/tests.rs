@@ -3,8 +3,8 @@
 mod streamed;
 
 use super::bytes::{Buffers, Piece, QUEUE_BYTES, Stream, StreamReader};
-use crate::formats::Decoding;
 use crate::formats::csv::CsvOptions;
+use crate::formats::{Decoding, JSON_MARK};
 use crate::queue::{self, Events};
 use crate::testing::{Begin, Bell, begin, plan, read_until, step};
 use crate::{SourceStart, find_source};
@@ -18,7 +18,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use streamed::{bare_start, records, streamed, texts};
+use streamed::{bare_start, records, streamed, texts, written_is_read_again};
 
 /// The plan of a file source named `s`.
 fn file_plan(folder: &Path, keys: &str) -> Plan {
@@ -532,9 +532,21 @@ proptest! {
         let csv = Decoding::csv(schema(), CsvOptions::default(), false);
         for decoding in [Decoding::json(schema(), false), csv, Decoding::raw()] {
             let whole = streamed(&decoding, &files, &[1_000], 1 << 20, record_max);
+            written_is_read_again(&decoding, &whole);
             prop_assert_eq!(streamed(&decoding, &files, &sizes, portion, record_max), whole);
         }
     }
+}
+
+/// Found by the fuzz target `decoders`.
+#[test]
+fn one_json_value_has_one_text_whatever_format_it_came_in() {
+    let mark = [(JSON_MARK.0.to_owned(), JSON_MARK.1.to_owned())];
+    let schema = Schema::new(vec![Field::new("j", DataType::Utf8, true).with_metadata(mark.into())]);
+    let csv = Decoding::csv(Arc::new(schema), CsvOptions::default(), false);
+    let rows = streamed(&csv, &[b"j\n 2\n\"\t{ \"\"a\"\":\n1}\r\n\"\n"], &[1_000], 1 << 20, 100);
+    assert_eq!(rows, ["{\"j\":2,\"file\":\"0\"}", "{\"j\":{ \"a\": 1},\"file\":\"0\"}"]);
+    written_is_read_again(&csv, &rows);
 }
 
 #[test]
