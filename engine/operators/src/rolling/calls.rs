@@ -111,6 +111,7 @@ impl StateKind {
     }
 
     /// `a = a ⊕ b`, where all rows of `a` came before those of `b`.
+    #[inline]
     pub(super) fn merge(self, a: &mut [u64], b: &[u64]) {
         if b[0] == 0 {
             return;
@@ -148,6 +149,16 @@ impl StateKind {
             }
         }
         a[0] += b[0];
+    }
+
+    /// `b = a ⊕ b`: the same to the bit.
+    #[inline]
+    pub(super) fn merge_before(self, a: &[u64], b: &mut [u64]) {
+        let mut merged = [0; 3];
+        let merged = &mut merged[..a.len()];
+        merged.copy_from_slice(a);
+        self.merge(merged, b);
+        b.copy_from_slice(merged);
     }
 
     /// The number of rows or values behind a state.

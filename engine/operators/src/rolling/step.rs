@@ -274,15 +274,19 @@ impl Rolling {
         let mut new_extras: Vec<Option<Box<[u8]>>> = Vec::new();
         let mut combined = vec![vec![0u64; self.words]; self.windows.len()];
         let mut spans = vec![Window { after_ns: 0, until_ns: 0 }; self.windows.len()];
-        for row in 0..count {
-            if failed.contains_key(&row) {
-                continue;
-            }
+        let (words, extras) = (self.words, self.extras);
+        // All slots first: lookups that don't wait for one another's rows overlap in the memory.
+        let slots: Vec<_> = (0..count)
+            .map(|row| {
+                let sound = failed.is_empty() || !failed.contains_key(&row);
+                let make = &mut || KeyRows::new(words, row_words, extras);
+                sound.then(|| self.store.find_or_insert(keys.row(row).as_ref(), 0, make))
+            })
+            .collect();
+        for (row, slot) in slots.into_iter().enumerate() {
+            let Some(slot) = slot else { continue };
             // The plan refuses inputs without event time, and the source makes a null one an error row.
             let time_ns = rows.event_ns.as_ref().map_or(0, |times| times.get(row));
-            let (words, extras) = (self.words, self.extras);
-            let slot =
-                self.store.find_or_insert(keys.row(row).as_ref(), 0, &mut || KeyRows::new(words, row_words, extras));
             let Some(state) = self.store.get_mut(slot) else { continue };
             if state.is_dormant() {
                 state.revive(&self.states, &mut self.pool);

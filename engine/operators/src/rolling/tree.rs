@@ -47,7 +47,11 @@ pub(super) struct KeyRows {
     nodes: Vec<Node>,
     node_words: Vec<u64>,
     /// Nodes that still grow to the right, outermost first.
-    spine: Vec<u32>,
+    spine: Vec<Open>,
+    /// The states of their left sides, which stand still: what a window that reaches so far is put together from.
+    spine_words: Vec<u64>,
+    /// The least and the greatest time of all rows in the tree, nanoseconds.
+    times: Option<(i64, i64)>,
     /// Rows at the front that no window can reach any more.
     expired: usize,
     /// The greatest event time seen, nanoseconds.
@@ -64,6 +68,15 @@ struct Node {
     left: Ref,
     right: Ref,
     level: u8,
+    earliest_ns: i64,
+    latest_ns: i64,
+}
+
+/// A node that still grows to the right.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Open {
+    node: u32,
+    /// The least and the greatest time of its left side and everything before it, nanoseconds.
     earliest_ns: i64,
     latest_ns: i64,
 }
@@ -136,34 +149,42 @@ impl KeyRows {
             let level = (63 - (before ^ anchor).leading_zeros().min(63)) as u8;
             let mut whole: Ref = leaf - 1;
             while let Some(open) = self.spine.last().copied() {
-                if self.nodes[open as usize].level > level {
+                if self.nodes[open.node as usize].level > level {
                     break;
                 }
                 self.spine.pop();
-                self.finish(open, whole, calls, pool);
-                whole = open | NODE;
+                self.finish(open.node, whole, calls, pool);
+                whole = open.node | NODE;
             }
             self.nodes.push(Node { left: whole, right: leaf, level, earliest_ns: 0, latest_ns: 0 });
             self.node_words.resize(self.nodes.len() * self.words, 0);
-            self.spine.push(leaf - 1);
+            let (earliest_ns, latest_ns) = self.times.unwrap_or((time_ns, time_ns));
+            self.spine.push(Open { node: leaf - 1, earliest_ns, latest_ns });
+            let mut state = pool.take(self.words);
+            self.load(whole, calls, &mut state);
+            self.spine_words.extend_from_slice(&state);
+            pool.give([state]);
         }
+        self.times =
+            Some(self.times.map_or((time_ns, time_ns), |(least, most)| (least.min(time_ns), most.max(time_ns))));
         self.times_ns.push(time_ns);
         self.anchors.push(anchor);
         self.rows.extend_from_slice(row);
         self.leaf_extras.append(extras);
     }
 
-    /// A node has its right side whole: caches its state and times.
+    /// The innermost open node has its right side whole: caches its state and times.
     fn finish(&mut self, node: u32, right: Ref, calls: &[CallState], pool: &mut Pool) {
         let left = self.nodes[node as usize].left;
         let (left_times, right_times) = (self.span_of(left), self.span_of(right));
-        let (mut state, mut right_state) = (pool.take(self.words), pool.take(self.words));
-        self.load(left, calls, &mut state);
+        let mut right_state = pool.take(self.words);
         self.load(right, calls, &mut right_state);
-        merge(calls, &mut state, &right_state);
+        let below = self.spine_words.len() - self.words;
+        merge(calls, &mut self.spine_words[below..], &right_state);
         let at = node as usize * self.words;
-        self.node_words[at..at + self.words].copy_from_slice(&state);
-        pool.give([state, right_state]);
+        self.node_words[at..at + self.words].copy_from_slice(&self.spine_words[below..]);
+        self.spine_words.truncate(below);
+        pool.give([right_state]);
         let node = &mut self.nodes[node as usize];
         node.right = right;
         node.earliest_ns = left_times.0.min(right_times.0);
@@ -204,17 +225,29 @@ impl KeyRows {
         let mut left_state = pool.take(self.words);
         // From the innermost side of the spine outwards: left(s0) ⊕ (left(s1) ⊕ (... ⊕ last row)).
         let mut have = self.gather(last as Ref, window, calls, pool, out);
-        for open in self.spine.iter().rev() {
-            let left = self.nodes[*open as usize].left;
-            if !have {
-                have = self.gather(left, window, calls, pool, out);
-            } else if self.gather(left, window, calls, pool, &mut left_state) {
-                merge(calls, &mut left_state, out);
-                for call in calls {
-                    let words = call.words();
-                    out[words.clone()].copy_from_slice(&left_state[words]);
+        for (at, open) in self.spine.iter().enumerate().rev() {
+            if open.latest_ns <= window.after_ns {
+                break;
+            }
+            let whole = open.earliest_ns > window.after_ns && open.latest_ns <= window.until_ns;
+            let left: &[u64] = if whole {
+                &self.spine_words[at * self.words..(at + 1) * self.words]
+            } else {
+                let left = self.nodes[open.node as usize].left;
+                if !self.gather(left, window, calls, pool, &mut left_state) {
+                    continue;
+                }
+                &left_state
+            };
+            for call in calls {
+                let words = call.words();
+                if have {
+                    call.kind.merge_before(&left[words.clone()], &mut out[words]);
+                } else {
+                    out[words.clone()].copy_from_slice(&left[words]);
                 }
             }
+            have = true;
         }
         pool.give([left_state]);
     }
@@ -375,7 +408,8 @@ impl SlotState for KeyRows {
             + (self.rows.capacity() + self.node_words.capacity()) * 8
             + self.leaf_extras.capacity() * size_of::<Option<Box<[u8]>>>()
             + self.nodes.capacity() * size_of::<Node>()
-            + self.spine.capacity() * 4
+            + self.spine.capacity() * size_of::<Open>()
+            + self.spine_words.capacity() * 8
             + extras
     }
 }
