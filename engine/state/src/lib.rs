@@ -54,6 +54,8 @@ pub trait SlotStore<S: SlotState> {
     fn find_or_insert(&mut self, key: &[u8], slice: i64, make: &mut dyn FnMut() -> S) -> SlotId;
     /// Reads a slot.
     fn get(&self, id: SlotId) -> Option<&S>;
+    /// Asks the memory for the slot of a key and slice that will be looked up soon.
+    fn prefetch(&self, key: &[u8], slice: i64);
     /// Changes a slot and marks it.
     fn get_mut(&mut self, id: SlotId) -> Option<&mut S>;
     /// Frees a slot.
@@ -70,4 +72,17 @@ pub trait SlotStore<S: SlotState> {
     fn restore(&mut self, key: &[u8], slice: i64, state: &[u8]) -> Result<(), String>;
     /// Bytes of keys and states, about.
     fn heap_bytes(&self) -> usize;
+}
+
+/// Asks the memory for the cache line of a place that will be read soon. The place need not be valid: nothing is read.
+#[inline]
+pub fn prefetch<T>(place: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch of any address has no effect but on the cache (Intel SDM, PREFETCHh).
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(place.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = place;
 }

@@ -1,26 +1,42 @@
 //! All slots in memory: a slab of entries behind a raw hash table.
 
-use crate::{Change, SlotId, SlotState, SlotStore};
+use crate::{Change, SlotId, SlotState, SlotStore, prefetch};
 use hashbrown::HashTable;
+use smallvec::SmallVec;
 use std::collections::BTreeSet;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// A store without a disk behind it.
 #[derive(Debug)]
 pub struct MemoryStore<S> {
-    index: HashTable<u32>,
+    index: HashTable<Entry>,
     slots: Vec<Option<Slot<S>>>,
     free: Vec<u32>,
     /// Slots that changed, in the order of their first change.
     dirty: Vec<u32>,
     /// Slots that were durable and are gone.
-    deleted: BTreeSet<(Box<[u8]>, i64)>,
+    deleted: BTreeSet<(Key, i64)>,
 }
+
+/// Where a slot is, and enough of its hash to know it without a look at it.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    tag: u32,
+    at: u32,
+}
+
+/// The bits of a hash that the table itself goes by least.
+fn tag_of(hash: u64) -> u32 {
+    (hash >> 24) as u32
+}
+
+/// A key's bytes; a short one lies in the slot itself, so that to compare it costs no other cache line.
+type Key = SmallVec<[u8; 24]>;
 
 #[derive(Debug)]
 struct Slot<S> {
     hash: u64,
-    key: Box<[u8]>,
+    key: Key,
     slice: i64,
     state: S,
     dirty: bool,
@@ -38,6 +54,9 @@ impl<S> Default for MemoryStore<S> {
     }
 }
 
+/// Bytes that come from the memory together.
+const CACHE_LINE: usize = 64;
+
 fn hash_of(key: &[u8], slice: i64) -> u64 {
     xxh3_64_with_seed(key, slice as u64)
 }
@@ -50,16 +69,15 @@ impl<S> MemoryStore<S> {
 
     fn lookup(&self, hash: u64, key: &[u8], slice: i64) -> Option<u32> {
         let slots = &self.slots;
-        let same = |at: &u32| {
-            slots[*at as usize]
-                .as_ref()
-                .is_some_and(|slot| slot.hash == hash && slot.slice == slice && *slot.key == *key)
+        let same = |entry: &Entry| {
+            entry.tag == tag_of(hash)
+                && slots[entry.at as usize].as_ref().is_some_and(|slot| slot.slice == slice && *slot.key == *key)
         };
-        self.index.find(hash, same).copied()
+        self.index.find(hash, same).map(|entry| entry.at)
     }
 
     fn insert(&mut self, hash: u64, key: &[u8], slice: i64, state: S, dirty: bool) -> u32 {
-        let slot = Some(Slot { hash, key: key.into(), slice, state, dirty });
+        let slot = Some(Slot { hash, key: Key::from_slice(key), slice, state, dirty });
         let at = match self.free.pop() {
             Some(at) => {
                 self.slots[at as usize] = slot;
@@ -71,7 +89,8 @@ impl<S> MemoryStore<S> {
             }
         };
         let slots = &self.slots;
-        self.index.insert_unique(hash, at, |at| slots[*at as usize].as_ref().map_or(0, |slot| slot.hash));
+        let entry = Entry { tag: tag_of(hash), at };
+        self.index.insert_unique(hash, entry, |entry| slots[entry.at as usize].as_ref().map_or(0, |slot| slot.hash));
         if dirty {
             self.dirty.push(at);
         }
@@ -96,6 +115,15 @@ impl<S: SlotState> SlotStore<S> for MemoryStore<S> {
         self.slots.get(id.0 as usize)?.as_ref().map(|slot| &slot.state)
     }
 
+    fn prefetch(&self, key: &[u8], slice: i64) {
+        let hash = hash_of(key, slice);
+        let likely = self.index.find(hash, |entry| entry.tag == tag_of(hash));
+        if let Some(slot) = likely.and_then(|entry| self.slots.get(entry.at as usize)) {
+            let start = std::ptr::from_ref(slot).cast::<u8>();
+            (0..size_of_val(slot)).step_by(CACHE_LINE).for_each(|at| prefetch(start.wrapping_add(at)));
+        }
+    }
+
     fn get_mut(&mut self, id: SlotId) -> Option<&mut S> {
         let slot = self.slots.get_mut(id.0 as usize)?.as_mut()?;
         if !slot.dirty {
@@ -107,7 +135,7 @@ impl<S: SlotState> SlotStore<S> for MemoryStore<S> {
 
     fn remove(&mut self, id: SlotId) {
         let Some(slot) = self.slots.get_mut(id.0 as usize).and_then(Option::take) else { return };
-        if let Ok(entry) = self.index.find_entry(slot.hash, |at| *at == id.0) {
+        if let Ok(entry) = self.index.find_entry(slot.hash, |entry| entry.at == id.0) {
             entry.remove();
         }
         self.deleted.insert((slot.key, slot.slice));
@@ -154,7 +182,7 @@ impl<S: SlotState> SlotStore<S> for MemoryStore<S> {
     }
 
     fn heap_bytes(&self) -> usize {
-        let per_slot = size_of::<Option<Slot<S>>>() + size_of::<u32>();
+        let per_slot = size_of::<Option<Slot<S>>>() + size_of::<Entry>();
         let held: usize = self.slots.iter().flatten().map(|slot| slot.key.len() + slot.state.heap_bytes()).sum();
         held + self.slots.len() * per_slot
     }

@@ -151,16 +151,6 @@ impl StateKind {
         a[0] += b[0];
     }
 
-    /// `b = a ⊕ b`: the same to the bit.
-    #[inline]
-    pub(super) fn merge_before(self, a: &[u64], b: &mut [u64]) {
-        let mut merged = [0; 3];
-        let merged = &mut merged[..a.len()];
-        merged.copy_from_slice(a);
-        self.merge(merged, b);
-        b.copy_from_slice(merged);
-    }
-
     /// The number of rows or values behind a state.
     pub(super) fn count(words: &[u64]) -> u64 {
         words[0]

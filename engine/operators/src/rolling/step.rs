@@ -2,7 +2,7 @@
 
 use super::calls::{CallState, StateKind};
 use super::plan::{RollingPlan, beside};
-use super::tree::{KeyRows, NewRow, Pool, Window};
+use super::tree::{Fold, KeyRows, NewRow, Shape, Window};
 use crate::RenderCx;
 use crate::render::{assemble, compile, evaluate, fail};
 use arrow::array::{
@@ -15,7 +15,7 @@ use engine_base::{Epoch, RowError};
 use engine_dataflow::{EpochStep, Rows, StepOutput};
 use engine_expr::{AggregateCall, AggregateFunction, Program};
 use engine_plan::{Planned, hidden};
-use engine_state::{MemoryStore, SlotStore};
+use engine_state::{MemoryStore, SlotId, SlotStore};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -25,6 +25,9 @@ pub fn render(planned: &dyn Planned, cx: &RenderCx<'_>) -> Result<Box<dyn EpochS
     let step = Rolling::new(plan, cx, Box::new(MemoryStore::new())).map_err(|error| error.to_string())?;
     Ok(Box::new(step))
 }
+
+/// By how many rows the state of a key is asked for ahead of its use.
+const AHEAD: usize = 8;
 
 struct Rolling {
     step: Arc<str>,
@@ -39,8 +42,10 @@ struct Rolling {
     /// The arguments that rows keep: what each is made of.
     values: Vec<String>,
     words: usize,
-    pool: Pool,
+    fold: Fold,
     extras: usize,
+    /// The sizes of a key's parts, once all calls are known.
+    shape: Shape,
     lags: usize,
     /// Windows that calls ask for; several calls may share one.
     windows: Vec<WindowKind>,
@@ -124,8 +129,9 @@ impl Rolling {
             states_of: Vec::new(),
             values: Vec::new(),
             words: 0,
-            pool: Pool::default(),
+            fold: Fold::default(),
             extras: 0,
+            shape: Shape::default(),
             lags: 0,
             windows: Vec::new(),
             columns: Vec::new(),
@@ -170,6 +176,12 @@ impl Rolling {
             fields.push(Arc::new(field));
         }
         rolling.place_values();
+        let size = |words: usize| u16::try_from(words).map_err(|_| "rolling with more aggregates than it can keep");
+        rolling.shape = Shape {
+            words: size(rolling.words)?,
+            row_words: size(CallState::mask_words(rolling.states.len()) + rolling.values.len())?,
+            extras: size(rolling.extras)?,
+        };
         rolling.output = Arc::new(Schema::new(fields));
         let late = cx.wanted.get(1).cloned().unwrap_or_default();
         let names = plan.input.fields().iter().filter(|field| late.contains(field.name()));
@@ -269,27 +281,33 @@ impl Rolling {
         let mut results: Vec<Results> = self.calls.iter().map(|call| call.results(count)).collect();
         let mut kept: Vec<u32> = Vec::with_capacity(count);
         let mut late: Vec<u32> = Vec::new();
-        let row_words = CallState::mask_words(self.states.len()) + self.values.len();
-        let mut new_row = vec![0u64; row_words];
+        let mut new_row = vec![0u64; usize::from(self.shape.row_words)];
         let mut new_extras: Vec<Option<Box<[u8]>>> = Vec::new();
         let mut combined = vec![vec![0u64; self.words]; self.windows.len()];
         let mut spans = vec![Window { after_ns: 0, until_ns: 0 }; self.windows.len()];
-        let (words, extras) = (self.words, self.extras);
-        // All slots first: lookups that don't wait for one another's rows overlap in the memory.
-        let slots: Vec<_> = (0..count)
-            .map(|row| {
+        let shape = self.shape;
+        let mut slots: Vec<Option<SlotId>> = Vec::with_capacity(count);
+        for row in 0..count {
+            // The memory is asked for what later rows will need while this one is worked on: first for the slot of the key,
+            // then for its rows.
+            if row + 3 * AHEAD < count {
+                self.store.prefetch(keys.row(row + 3 * AHEAD).as_ref(), 0);
+            }
+            while slots.len() < count.min(row + 2 * AHEAD) {
+                let row = slots.len();
                 let sound = failed.is_empty() || !failed.contains_key(&row);
-                let make = &mut || KeyRows::new(words, row_words, extras);
-                sound.then(|| self.store.find_or_insert(keys.row(row).as_ref(), 0, make))
-            })
-            .collect();
-        for (row, slot) in slots.into_iter().enumerate() {
-            let Some(slot) = slot else { continue };
+                let make = &mut || KeyRows::new(shape);
+                slots.push(sound.then(|| self.store.find_or_insert(keys.row(row).as_ref(), 0, make)));
+            }
+            if let Some(state) = slots.get(row + AHEAD).and_then(|slot| self.store.get((*slot)?)) {
+                state.prefetch();
+            }
+            let Some(slot) = slots[row] else { continue };
             // The plan refuses inputs without event time, and the source makes a null one an error row.
             let time_ns = rows.event_ns.as_ref().map_or(0, |times| times.get(row));
             let Some(state) = self.store.get_mut(slot) else { continue };
             if state.is_dormant() {
-                state.revive(&self.states, &mut self.pool);
+                state.revive(&self.states, &mut self.fold);
             }
             let greatest = state.greatest_with(time_ns);
             let keep_after_ns = greatest.saturating_sub(self.over_ns).saturating_sub(self.max_delay_ns);
@@ -334,7 +352,7 @@ impl Rolling {
                 for (at, window) in self.windows.iter().enumerate() {
                     if window.exclude_current == before {
                         if !window.states.is_empty() {
-                            state.combine(spans[at], &window.states, &mut self.pool, &mut combined[at]);
+                            state.combine(spans[at], &window.states, &mut self.fold, &mut combined[at]);
                         }
                         for (call, result) in self.calls.iter().zip(&mut results) {
                             if call.window == at
@@ -355,7 +373,7 @@ impl Rolling {
                         row: &new_row,
                         extras: &mut new_extras,
                     };
-                    state.push(new, keep_after_ns, &self.states, &mut self.pool);
+                    state.push(new, keep_after_ns, &self.states, &mut self.fold);
                 }
             }
             for ((call, argument), result) in self.calls.iter().zip(&arguments).zip(&mut results) {
@@ -369,13 +387,12 @@ impl Rolling {
                     (Form::Lag { at, encoder }, Arguments::Encoded(values)) => {
                         // Beyond the window it is as if there had been none: a restart would not know it either.
                         let within = row_before_ns.is_some_and(|time_ns| spans[call.window].after_ns < time_ns);
-                        let before = state.lag.get(*at).filter(|bytes| within && !bytes.is_empty());
+                        let before = state.lag(*at).filter(|bytes| within && !bytes.is_empty());
                         let before = before.map(|bytes| encoder.parser().parse(bytes).owned());
                         if let Results::Encoded(found) = result {
                             found.push(before);
                         }
-                        state.lag.resize(self.lags.max(state.lag.len()), Box::from([]));
-                        state.lag[*at] = values.row(row).as_ref().into();
+                        state.set_lag(*at, values.row(row).as_ref());
                     }
                     _ => {}
                 }

@@ -24,62 +24,88 @@
 //! one with some inside is asked further down; so an in-order window costs a logarithm, and disorder costs what it touches.
 
 use super::calls::CallState;
-use engine_state::SlotState;
+use engine_state::{SlotState, prefetch};
 
-/// A row or an inner node: the index, with the top bit set for a node.
-type Ref = u32;
-const NODE: u32 = 1 << 31;
+/// Parts of the tree with fewer rows than this have no node: what they come to is computed again from their rows, which stand
+/// side by side. A node for each pair of rows took three times the rows' own memory, and a cache miss for each level.
+const NODE_ROWS: usize = 8;
+/// No node: a part with few rows.
+const NONE: u32 = u32::MAX;
 
 /// What is kept for one key.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct KeyRows {
-    /// Words of a node's state.
-    words: usize,
-    /// Words of a row.
-    row_words: usize,
-    /// Encoded arguments of a row, for aggregates whose states do not fit in words.
-    extras: usize,
-    times_ns: Vec<i64>,
-    anchors: Vec<u64>,
-    rows: Vec<u64>,
-    leaf_extras: Vec<Option<Box<[u8]>>>,
-    /// Node `j` joins the rows up to `j` with those from `j + 1` on.
-    nodes: Vec<Node>,
-    node_words: Vec<u64>,
-    /// Nodes that still grow to the right, outermost first.
-    spine: Vec<Open>,
-    /// The states of their left sides, which stand still: what a window that reaches so far is put together from.
-    spine_words: Vec<u64>,
-    /// The least and the greatest time of all rows in the tree, nanoseconds.
-    times: Option<(i64, i64)>,
+    shape: Shape,
     /// Rows at the front that no window can reach any more.
-    expired: usize,
-    /// The greatest event time seen, nanoseconds.
-    greatest_ns: Option<i64>,
-    last_anchor: Option<u64>,
-    /// The event time of the row before, nanoseconds.
-    last_ns: Option<i64>,
-    /// The arguments of `lag` at the row before.
-    pub(super) lag: Vec<Box<[u8]>>,
+    expired: u32,
+    /// A row is its time in nanoseconds, its anchor, and what [`CallState`] says.
+    rows: Vec<u64>,
+    /// A node is `start | split`, `left | right`, the least and the greatest time, nanoseconds, and the states of its rows.
+    nodes: Vec<u64>,
+    /// Splits whose left side is whole and has a node, and whose right side still grows, outermost first.
+    spine: Vec<Open>,
+    last: Option<Last>,
+    /// The rows were restored and their tree is still to be built.
+    dormant: bool,
+    /// What only some calls need.
+    more: Option<Box<More>>,
 }
 
+/// The sizes of a key's parts, the same for all keys of a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Shape {
+    /// Words of the states in a node.
+    pub(super) words: u16,
+    /// Words of what is kept of a row.
+    pub(super) row_words: u16,
+    /// Encoded arguments of a row, for aggregates whose states do not fit in words.
+    pub(super) extras: u16,
+}
+
+/// What is known of the rows so far, also when they are gone.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Node {
-    left: Ref,
-    right: Ref,
-    level: u8,
-    earliest_ns: i64,
-    latest_ns: i64,
+struct Last {
+    /// The greatest event time seen, nanoseconds.
+    greatest_ns: i64,
+    /// The event time of the row before, nanoseconds.
+    time_ns: i64,
+    anchor: u64,
+    /// The most that a row in the tree was behind the greatest time before it, nanoseconds.
+    disorder_ns: i64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct More {
+    extras: Vec<Option<Box<[u8]>>>,
+    /// The arguments of `lag` at the row before.
+    lag: Vec<Box<[u8]>>,
 }
 
 /// A node that still grows to the right.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Open {
-    node: u32,
-    /// The least and the greatest time of its left side and everything before it, nanoseconds.
+    /// The node of its left side, which ends before row `split`.
+    left: u32,
+    split: u32,
+    level: u8,
+    /// The greatest time of its left side and everything before it, nanoseconds.
+    latest_ns: i64,
+}
+
+/// A whole part of the tree, from row `start` on.
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    start: u32,
+    /// Where its right side starts.
+    split: u32,
+    left: u32,
+    right: u32,
     earliest_ns: i64,
     latest_ns: i64,
 }
+
+const ROW_HEAD: usize = 2;
+const NODE_HEAD: usize = 4;
 
 /// A row to be added.
 pub(super) struct NewRow<'a> {
@@ -98,237 +124,352 @@ pub(super) struct Window {
 }
 
 impl Window {
+    const ALL: Window = Window { after_ns: i64::MIN, until_ns: i64::MAX };
+
+    #[inline]
     fn holds(self, time_ns: i64) -> bool {
         self.after_ns < time_ns && time_ns <= self.until_ns
     }
+
+    fn holds_all(self, node: &Node) -> bool {
+        self.holds(node.earliest_ns) && self.holds(node.latest_ns)
+    }
+}
+
+/// The highest bit in which two anchors differ; at least bit 0, should the anchors ever be used up.
+#[inline]
+fn level(earlier: u64, later: u64) -> u8 {
+    (63 - (earlier ^ later).leading_zeros().min(63)) as u8
 }
 
 impl KeyRows {
-    /// No rows yet; nodes of `words` words, rows of `row_words` words and so many encoded arguments.
-    pub(super) fn new(words: usize, row_words: usize, extras: usize) -> Self {
-        KeyRows { words, row_words, extras, ..KeyRows::default() }
+    /// No rows yet.
+    pub(super) fn new(shape: Shape) -> Self {
+        KeyRows { shape, ..KeyRows::default() }
+    }
+
+    fn stride(&self) -> usize {
+        ROW_HEAD + usize::from(self.shape.row_words)
+    }
+
+    fn words(&self) -> usize {
+        usize::from(self.shape.words)
+    }
+
+    fn row_count(&self) -> usize {
+        self.rows.len() / self.stride()
+    }
+
+    #[inline]
+    fn time_ns(&self, row: usize) -> i64 {
+        self.rows[row * self.stride()] as i64
+    }
+
+    #[inline]
+    fn anchor(&self, row: usize) -> u64 {
+        self.rows[row * self.stride() + 1]
+    }
+
+    #[inline]
+    fn node(&self, node: u32) -> (Node, &[u64]) {
+        let size = NODE_HEAD + self.words();
+        let words = &self.nodes[node as usize * size..][..size];
+        let node = Node {
+            start: words[0] as u32,
+            split: (words[0] >> 32) as u32,
+            left: words[1] as u32,
+            right: (words[1] >> 32) as u32,
+            earliest_ns: words[2] as i64,
+            latest_ns: words[3] as i64,
+        };
+        (node, &words[NODE_HEAD..])
     }
 
     /// The greatest event time with `time_ns` counted in.
     pub(super) fn greatest_with(&self, time_ns: i64) -> i64 {
-        self.greatest_ns.map_or(time_ns, |greatest| greatest.max(time_ns))
+        self.last.map_or(time_ns, |last| last.greatest_ns.max(time_ns))
     }
 
     /// The event time of the row that was added last.
     pub(super) fn last_ns(&self) -> Option<i64> {
-        self.last_ns
+        self.last.map(|last| last.time_ns)
+    }
+
+    /// The arguments of `lag` at the row before; `index` of `count`.
+    pub(super) fn lag(&self, index: usize) -> Option<&[u8]> {
+        self.more.as_ref()?.lag.get(index).map(|bytes| &**bytes)
+    }
+
+    /// Keeps the argument `index` of `lag` for the next row.
+    pub(super) fn set_lag(&mut self, index: usize, bytes: &[u8]) {
+        let lag = &mut self.more.get_or_insert_default().lag;
+        lag.resize(lag.len().max(index + 1), Box::from([]));
+        lag[index] = bytes.into();
+    }
+
+    /// Asks the memory for what [`KeyRows::combine`] and [`KeyRows::push`] will touch first.
+    pub(super) fn prefetch(&self) {
+        let rows = self.rows.as_ptr_range();
+        prefetch(rows.end.wrapping_sub(4));
+        prefetch(rows.end.wrapping_sub(12));
+        prefetch(rows.end.wrapping_sub(20));
+        prefetch(rows.end.wrapping_sub(28));
+        prefetch(self.nodes.as_ptr_range().end.wrapping_sub(NODE_HEAD));
+        prefetch(self.spine.as_ptr());
     }
 
     /// Adds a row and drops those with times at or before `keep_after_ns`, which no window will ask for again.
-    pub(super) fn push(&mut self, row: NewRow<'_>, keep_after_ns: i64, calls: &[CallState], pool: &mut Pool) {
-        self.greatest_ns = Some(self.greatest_with(row.time_ns));
-        self.last_ns = Some(row.time_ns);
-        while self.times_ns.get(self.expired).is_some_and(|time| *time <= keep_after_ns) {
+    pub(super) fn push(&mut self, row: NewRow<'_>, keep_after_ns: i64, calls: &[CallState], fold: &mut Fold) {
+        let greatest_ns = self.greatest_with(row.time_ns);
+        let count = self.row_count();
+        while (self.expired as usize) < count && self.time_ns(self.expired as usize) <= keep_after_ns {
             self.expired += 1;
         }
-        if self.expired > 16 && self.expired > self.times_ns.len() / 2 {
-            self.rebuild(calls, pool);
+        if self.expired > 16 && self.expired as usize > count / 2 {
+            self.rebuild(calls, fold);
         }
-        let anchor = self.last_anchor.map_or(row.offset, |last| row.offset.max(last.saturating_add(1)));
-        self.last_anchor = Some(anchor);
-        self.append(row.time_ns, anchor, row.row, row.extras, calls, pool);
+        let anchor = self.last.map_or(row.offset, |last| row.offset.max(last.anchor.saturating_add(1)));
+        let disorder_ns = self.last.map_or(0, |last| last.disorder_ns).max(greatest_ns.saturating_sub(row.time_ns));
+        self.last = Some(Last { greatest_ns, time_ns: row.time_ns, anchor, disorder_ns });
+        self.append(row.time_ns, anchor, row.row, calls, fold);
+        if self.shape.extras > 0 {
+            self.more.get_or_insert_default().extras.append(row.extras);
+        }
     }
 
-    fn append(
-        &mut self,
-        time_ns: i64,
-        anchor: u64,
-        row: &[u64],
-        extras: &mut Vec<Option<Box<[u8]>>>,
-        calls: &[CallState],
-        pool: &mut Pool,
-    ) {
-        let leaf = self.times_ns.len() as u32;
-        if let Some(before) = self.anchors.last() {
-            // At least bit 0, should the anchors ever be used up.
-            let level = (63 - (before ^ anchor).leading_zeros().min(63)) as u8;
-            let mut whole: Ref = leaf - 1;
-            while let Some(open) = self.spine.last().copied() {
-                if self.nodes[open.node as usize].level > level {
-                    break;
-                }
-                self.spine.pop();
-                self.finish(open.node, whole, calls, pool);
-                whole = open.node | NODE;
-            }
-            self.nodes.push(Node { left: whole, right: leaf, level, earliest_ns: 0, latest_ns: 0 });
-            self.node_words.resize(self.nodes.len() * self.words, 0);
-            let (earliest_ns, latest_ns) = self.times.unwrap_or((time_ns, time_ns));
-            self.spine.push(Open { node: leaf - 1, earliest_ns, latest_ns });
-            let mut state = pool.take(self.words);
-            self.load(whole, calls, &mut state);
-            self.spine_words.extend_from_slice(&state);
-            pool.give([state]);
+    fn append(&mut self, time_ns: i64, anchor: u64, row: &[u64], calls: &[CallState], fold: &mut Fold) {
+        let count = self.row_count();
+        if let Some(before) = count.checked_sub(1) {
+            self.split(count, level(self.anchor(before), anchor), anchor, calls, fold);
         }
-        self.times =
-            Some(self.times.map_or((time_ns, time_ns), |(least, most)| (least.min(time_ns), most.max(time_ns))));
-        self.times_ns.push(time_ns);
-        self.anchors.push(anchor);
+        self.rows.extend_from_slice(&[time_ns as u64, anchor]);
         self.rows.extend_from_slice(row);
-        self.leaf_extras.append(extras);
     }
 
-    /// The innermost open node has its right side whole: caches its state and times.
-    fn finish(&mut self, node: u32, right: Ref, calls: &[CallState], pool: &mut Pool) {
-        let left = self.nodes[node as usize].left;
-        let (left_times, right_times) = (self.span_of(left), self.span_of(right));
-        let mut right_state = pool.take(self.words);
-        self.load(right, calls, &mut right_state);
-        let below = self.spine_words.len() - self.words;
-        merge(calls, &mut self.spine_words[below..], &right_state);
-        let at = node as usize * self.words;
-        self.node_words[at..at + self.words].copy_from_slice(&self.spine_words[below..]);
-        self.spine_words.truncate(below);
-        pool.give([right_state]);
-        let node = &mut self.nodes[node as usize];
-        node.right = right;
-        node.earliest_ns = left_times.0.min(right_times.0);
-        node.latest_ns = left_times.1.max(right_times.1);
+    /// The next row, `end`, differs from the one before in bit `level`: parts below are whole, and stand left of it.
+    fn split(&mut self, end: usize, level: u8, anchor: u64, calls: &[CallState], fold: &mut Fold) {
+        // The part that ends before `end` and is whole: where it starts, and its node.
+        let mut whole = (end, NONE);
+        while let Some(open) = self.spine.pop_if(|open| open.level < level) {
+            let right = self.build(open.split as usize, end, whole, calls, fold);
+            let start = self.node(open.left).0.start as usize;
+            whole = (start, self.add(start, open.split as usize, end, open.left, right, calls, fold));
+        }
+        let (after, latest_ns) = self.spine.last().map_or((0, i64::MIN), |open| (open.split as usize, open.latest_ns));
+        // Left of the split are those that share the bits above it.
+        let above = |anchor: u64| anchor.checked_shr(u32::from(level) + 1).unwrap_or(0);
+        let mut start = whole.0;
+        while start > after && above(self.anchor(start - 1)) == above(anchor) {
+            start -= 1;
+        }
+        if end - start >= NODE_ROWS {
+            let left = self.build(start, end, whole, calls, fold);
+            let before = (after..start).map(|row| self.time_ns(row)).max().unwrap_or(i64::MIN);
+            let latest_ns = latest_ns.max(before).max(self.node(left).0.latest_ns);
+            self.spine.push(Open { left, split: end as u32, level, latest_ns });
+        }
     }
 
-    /// The states of all rows of a part.
-    #[inline]
-    fn load(&self, place: Ref, calls: &[CallState], out: &mut [u64]) {
-        if place & NODE == 0 {
-            let at = place as usize * self.row_words;
-            let row = &self.rows[at..at + self.row_words];
-            calls.iter().for_each(|call| call.load(row, out));
-        } else {
-            let at = (place & !NODE) as usize * self.words;
-            let node = &self.node_words[at..at + self.words];
-            for call in calls {
-                let words = call.words();
-                out[words.clone()].copy_from_slice(&node[words]);
+    /// The node of the rows from `start` to `end`, a whole part of the tree, of which `whole` has its node already.
+    fn build(&mut self, start: usize, end: usize, whole: (usize, u32), calls: &[CallState], fold: &mut Fold) -> u32 {
+        if start == whole.0 {
+            return whole.1;
+        }
+        if end - start < NODE_ROWS {
+            return NONE;
+        }
+        let bit = level(self.anchor(start), self.anchor(end - 1));
+        let right = |row: &usize| self.anchor(*row) >> bit == self.anchor(end - 1) >> bit;
+        // Left sides without a node are short.
+        let split = (start + 1..end).find(right).unwrap_or(end - 1);
+        let left = self.build(start, split, (split, NONE), calls, fold);
+        let right = self.build(split, end, whole, calls, fold);
+        self.add(start, split, end, left, right, calls, fold)
+    }
+
+    #[allow(clippy::too_many_arguments)] // a node is made of these
+    fn add(
+        &mut self,
+        start: usize,
+        split: usize,
+        end: usize,
+        left: u32,
+        right: u32,
+        calls: &[CallState],
+        fold: &mut Fold,
+    ) -> u32 {
+        let node = (self.nodes.len() / (NODE_HEAD + self.words())) as u32;
+        fold.start(self.words());
+        let (mut earliest_ns, mut latest_ns) = (i64::MAX, i64::MIN);
+        for (child, from, to) in [(left, start, split), (right, split, end)] {
+            if child == NONE {
+                let times = (from..to).map(|row| self.time_ns(row));
+                (earliest_ns, latest_ns) =
+                    times.fold((earliest_ns, latest_ns), |(least, most), time| (least.min(time), most.max(time)));
+            } else {
+                let child = self.node(child).0;
+                earliest_ns = earliest_ns.min(child.earliest_ns);
+                latest_ns = latest_ns.max(child.latest_ns);
             }
+            self.gather(child, from, to, Window::ALL, calls, fold);
         }
-    }
-
-    fn span_of(&self, place: Ref) -> (i64, i64) {
-        if place & NODE == 0 {
-            let time = self.times_ns[place as usize];
-            (time, time)
-        } else {
-            let node = &self.nodes[(place & !NODE) as usize];
-            (node.earliest_ns, node.latest_ns)
-        }
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let head = [pair(start as u32, split as u32), pair(left, right), earliest_ns as u64, latest_ns as u64];
+        self.nodes.extend_from_slice(&head);
+        self.nodes.extend_from_slice(fold.finish(calls));
+        node
     }
 
     /// The combined state of the rows in a window, for the calls given; zeros where there are none.
-    pub(super) fn combine(&self, window: Window, calls: &[CallState], pool: &mut Pool, out: &mut [u64]) {
-        out.fill(0);
-        let Some(last) = self.times_ns.len().checked_sub(1) else { return };
-        let mut left_state = pool.take(self.words);
-        // From the innermost side of the spine outwards: left(s0) ⊕ (left(s1) ⊕ (... ⊕ last row)).
-        let mut have = self.gather(last as Ref, window, calls, pool, out);
-        for (at, open) in self.spine.iter().enumerate().rev() {
-            if open.latest_ns <= window.after_ns {
-                break;
-            }
-            let whole = open.earliest_ns > window.after_ns && open.latest_ns <= window.until_ns;
-            let left: &[u64] = if whole {
-                &self.spine_words[at * self.words..(at + 1) * self.words]
-            } else {
-                let left = self.nodes[open.node as usize].left;
-                if !self.gather(left, window, calls, pool, &mut left_state) {
-                    continue;
-                }
-                &left_state
-            };
-            for call in calls {
-                let words = call.words();
-                if have {
-                    call.kind.merge_before(&left[words.clone()], &mut out[words]);
-                } else {
-                    out[words.clone()].copy_from_slice(&left[words]);
-                }
-            }
-            have = true;
+    pub(super) fn combine(&self, window: Window, calls: &[CallState], fold: &mut Fold, out: &mut [u64]) {
+        fold.start(self.words());
+        let reached = |open: &&Open| open.latest_ns > window.after_ns;
+        let first = self.spine.len() - self.spine.iter().rev().take_while(reached).count();
+        let mut from = first.checked_sub(1).map_or(0, |before| self.spine[before].split as usize);
+        for open in &self.spine[first..] {
+            let start = self.node(open.left).0.start as usize;
+            self.gather(NONE, from, start, window, calls, fold);
+            self.gather(open.left, start, open.split as usize, window, calls, fold);
+            from = open.split as usize;
         }
-        pool.give([left_state]);
+        // A row so old that no disorder puts an earlier one into the window.
+        let disorder_ns = self.last.map_or(0, |last| last.disorder_ns);
+        let out_of_reach = |row: &usize| self.time_ns(*row).saturating_add(disorder_ns) <= window.after_ns;
+        let end = self.row_count();
+        from = (from..end).rev().find(out_of_reach).map_or(from, |row| row + 1);
+        self.gather(NONE, from, end, window, calls, fold);
+        out.copy_from_slice(fold.finish(calls));
     }
 
-    /// Writes the combined state of a part's rows in the window; false where there are none, and then `out` means nothing.
-    fn gather(&self, place: Ref, window: Window, calls: &[CallState], pool: &mut Pool, out: &mut [u64]) -> bool {
-        let (earliest, latest) = self.span_of(place);
-        if latest <= window.after_ns || earliest > window.until_ns {
-            return false;
+    /// Folds the rows of a part that are in the window, in order, with the node of the part if it has one.
+    fn gather(&self, node: u32, start: usize, end: usize, window: Window, calls: &[CallState], fold: &mut Fold) {
+        if node == NONE {
+            let stride = self.stride();
+            for row in self.rows[start * stride..end * stride].chunks_exact(stride) {
+                if window.holds(row[0] as i64) {
+                    let state = fold.next(row[1], row[1], calls);
+                    calls.iter().for_each(|call| call.load(&row[ROW_HEAD..], state));
+                }
+            }
+            return;
         }
-        if window.holds(earliest) && window.holds(latest) {
-            self.load(place, calls, out);
-            return true;
+        let (node, words) = self.node(node);
+        if node.latest_ns <= window.after_ns || node.earliest_ns > window.until_ns {
+            return;
         }
-        if place & NODE == 0 {
-            return false;
+        if window.holds_all(&node) {
+            let state = fold.next(self.anchor(start), self.anchor(end - 1), calls);
+            for call in calls {
+                state[call.words()].copy_from_slice(&words[call.words()]);
+            }
+            return;
         }
-        let node = self.nodes[(place & !NODE) as usize];
-        if !self.gather(node.left, window, calls, pool, out) {
-            return self.gather(node.right, window, calls, pool, out);
-        }
-        let mut right = pool.take(self.words);
-        if self.gather(node.right, window, calls, pool, &mut right) {
-            merge(calls, out, &right);
-        }
-        pool.give([right]);
-        true
+        let split = node.split as usize;
+        self.gather(node.left, start, split, window, calls, fold);
+        self.gather(node.right, split, end, window, calls, fold);
     }
 
     /// The encoded arguments `extra` of the rows in a window, in arrival order.
     pub(super) fn extras_in(&self, window: Window, extra: usize) -> impl DoubleEndedIterator<Item = &[u8]> {
-        (self.expired..self.times_ns.len())
-            .filter(move |row| window.holds(self.times_ns[*row]))
-            .filter_map(move |row| self.leaf_extras[row * self.extras + extra].as_deref())
+        let extras = self.more.as_ref().map_or(&[][..], |more| &more.extras);
+        let each = usize::from(self.shape.extras);
+        (self.expired as usize..self.row_count())
+            .filter(move |row| window.holds(self.time_ns(*row)))
+            .filter_map(move |row| extras[row * each + extra].as_deref())
     }
 
     /// Builds the same tree again from the rows that are left.
-    fn rebuild(&mut self, calls: &[CallState], pool: &mut Pool) {
-        let mut fresh = KeyRows::new(self.words, self.row_words, self.extras);
-        for row in self.expired..self.times_ns.len() {
-            let kept = &self.rows[row * self.row_words..(row + 1) * self.row_words];
-            let extras = &mut self.leaf_extras[row * self.extras..(row + 1) * self.extras];
-            let mut extras: Vec<_> = extras.iter_mut().map(Option::take).collect();
-            fresh.append(self.times_ns[row], self.anchors[row], kept, &mut extras, calls, pool);
+    fn rebuild(&mut self, calls: &[CallState], fold: &mut Fold) {
+        let expired = std::mem::take(&mut self.expired) as usize;
+        let rows = std::mem::take(&mut self.rows);
+        self.nodes.clear();
+        self.spine.clear();
+        let (mut greatest_ns, mut disorder_ns) = (i64::MIN, 0);
+        for row in rows.chunks_exact(self.stride()).skip(expired) {
+            greatest_ns = greatest_ns.max(row[0] as i64);
+            disorder_ns = disorder_ns.max(greatest_ns.saturating_sub(row[0] as i64));
+            self.append(row[0] as i64, row[1], &row[ROW_HEAD..], calls, fold);
         }
-        fresh.greatest_ns = self.greatest_ns;
-        fresh.last_anchor = self.last_anchor;
-        fresh.last_ns = self.last_ns;
-        fresh.lag = std::mem::take(&mut self.lag);
-        *self = fresh;
+        if let Some(last) = &mut self.last {
+            last.disorder_ns = disorder_ns;
+        }
+        if let Some(more) = &mut self.more {
+            more.extras.drain(..expired * usize::from(self.shape.extras));
+        }
     }
 
     /// How many rows are kept.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.times_ns.len() - self.expired
+        self.row_count() - self.expired as usize
     }
 }
 
-#[inline]
-fn merge(calls: &[CallState], a: &mut [u64], b: &[u64]) {
-    for call in calls {
-        let words = call.words();
-        call.kind.merge(&mut a[words.clone()], &b[words]);
-    }
-}
-
-/// Room for states on their way, used again and again.
+/// Puts states together in the order of their rows: each joins its neighbour at the lowest bit first, which is the tree of
+/// the module's head without building it. The room is used again and again.
 #[derive(Debug, Default)]
-pub(super) struct Pool(Vec<Vec<u64>>);
+pub(super) struct Fold {
+    words: usize,
+    /// States that wait for their right side, outermost first; the last is the newest.
+    states: Vec<u64>,
+    /// The bit in which each differs from the next.
+    levels: Vec<u8>,
+    last_anchor: u64,
+    depth: usize,
+}
 
-impl Pool {
-    /// Room for so many words, with anything in it.
-    fn take(&mut self, words: usize) -> Vec<u64> {
-        let mut room = self.0.pop().unwrap_or_default();
-        room.resize(words, 0);
-        room
+impl Fold {
+    fn start(&mut self, words: usize) {
+        self.words = words;
+        self.depth = 0;
     }
 
-    fn give<const N: usize>(&mut self, rooms: [Vec<u64>; N]) {
-        self.0.extend(rooms);
+    /// The room for the state of the rows with anchors from `first` to `last`, right of all so far.
+    #[inline]
+    fn next(&mut self, first: u64, last: u64, calls: &[CallState]) -> &mut [u64] {
+        if self.depth > 0 {
+            let level = level(self.last_anchor, first);
+            while self.depth > 1 && self.levels[self.depth - 2] < level {
+                self.join(calls);
+            }
+            self.levels[self.depth - 1] = level;
+        }
+        self.last_anchor = last;
+        self.depth += 1;
+        if self.levels.len() < self.depth {
+            self.levels.resize(self.depth, 0);
+        }
+        if self.states.len() < self.depth * self.words {
+            self.states.resize(self.depth * self.words, 0);
+        }
+        &mut self.states[(self.depth - 1) * self.words..self.depth * self.words]
+    }
+
+    /// The last two become one.
+    #[inline]
+    fn join(&mut self, calls: &[CallState]) {
+        self.depth -= 1;
+        let (before, last) = self.states.split_at_mut(self.depth * self.words);
+        let before = &mut before[(self.depth - 1) * self.words..];
+        for call in calls {
+            let words = call.words();
+            call.kind.merge(&mut before[words.clone()], &last[words]);
+        }
+    }
+
+    /// The state of all of them; zeros if there are none.
+    fn finish(&mut self, calls: &[CallState]) -> &[u64] {
+        while self.depth > 1 {
+            self.join(calls);
+        }
+        if self.states.len() < self.words {
+            self.states.resize(self.words, 0);
+        }
+        let state = &mut self.states[..self.words];
+        if self.depth == 0 {
+            state.fill(0);
+        }
+        state
     }
 }
 
@@ -340,30 +481,29 @@ impl SlotState for KeyRows {
             put(bytes.len() as u64, out);
             out.extend_from_slice(bytes);
         };
+        let none = More::default();
+        let more = self.more.as_deref().unwrap_or(&none);
+        let extras = usize::from(self.shape.extras);
         out.push(FORMAT);
-        put(self.words as u64, out);
-        put(self.row_words as u64, out);
-        put(self.extras as u64, out);
-        let times = [self.greatest_ns, self.last_ns].map(|time| time.map(|time| time as u64));
-        for optional in [times[0], times[1], self.last_anchor] {
-            out.push(optional.is_some().into());
-            put(optional.unwrap_or_default(), out);
+        for size in [self.shape.words, self.shape.row_words, self.shape.extras] {
+            put(size.into(), out);
         }
-        put(self.lag.len() as u64, out);
-        for lag in &self.lag {
+        out.push(self.last.is_some().into());
+        if let Some(last) = self.last {
+            [last.greatest_ns as u64, last.time_ns as u64, last.anchor, last.disorder_ns as u64]
+                .into_iter()
+                .for_each(|word| put(word, out));
+        }
+        put(more.lag.len() as u64, out);
+        for lag in &more.lag {
             put_bytes(lag, out);
         }
-        put((self.times_ns.len() - self.expired) as u64, out);
-        for row in self.expired..self.times_ns.len() {
-            put(self.times_ns[row] as u64, out);
-            put(self.anchors[row], out);
-            for word in &self.rows[row * self.row_words..(row + 1) * self.row_words] {
-                put(*word, out);
-            }
-            for extra in &self.leaf_extras[row * self.extras..(row + 1) * self.extras] {
-                out.push(extra.is_some().into());
-                put_bytes(extra.as_deref().unwrap_or_default(), out);
-            }
+        let expired = self.expired as usize;
+        put((self.row_count() - expired) as u64, out);
+        self.rows[expired * self.stride()..].iter().for_each(|word| put(*word, out));
+        for extra in &more.extras[(expired * extras).min(more.extras.len())..] {
+            out.push(extra.is_some().into());
+            put_bytes(extra.as_deref().unwrap_or_default(), out);
         }
     }
 
@@ -373,56 +513,58 @@ impl SlotState for KeyRows {
         if format != FORMAT {
             return Err(format!("rolling state of format {format}; this engine reads format {FORMAT}"));
         }
-        let mut rows = KeyRows::new(reader.number()? as usize, reader.number()? as usize, reader.number()? as usize);
-        let (has_greatest, greatest) = (reader.byte()? == 1, reader.number()?);
-        let (has_last, last) = (reader.byte()? == 1, reader.number()?);
-        let (has_anchor, anchor) = (reader.byte()? == 1, reader.number()?);
-        rows.greatest_ns = has_greatest.then_some(greatest as i64);
-        rows.last_ns = has_last.then_some(last as i64);
-        rows.last_anchor = has_anchor.then_some(anchor);
-        for _ in 0..reader.number()? {
-            rows.lag.push(reader.bytes()?.into());
+        let mut size = || u16::try_from(reader.number()?).map_err(|_| "rolling state with too large parts".to_owned());
+        let mut key = KeyRows::new(Shape { words: size()?, row_words: size()?, extras: size()? });
+        if reader.byte()? == 1 {
+            let (greatest_ns, time_ns) = (reader.number()? as i64, reader.number()? as i64);
+            let (anchor, disorder_ns) = (reader.number()?, reader.number()? as i64);
+            key.last = Some(Last { greatest_ns, time_ns, anchor, disorder_ns });
         }
+        let mut more = More::default();
         for _ in 0..reader.number()? {
-            rows.times_ns.push(reader.number()? as i64);
-            rows.anchors.push(reader.number()?);
-            for _ in 0..rows.row_words {
-                rows.rows.push(reader.number()?);
+            more.lag.push(reader.bytes()?.into());
+        }
+        let rows = reader.number()?;
+        key.dormant = rows > 1;
+        for _ in 0..rows {
+            for _ in 0..key.stride() {
+                key.rows.push(reader.number()?);
             }
-            for _ in 0..rows.extras {
-                let some = reader.byte()? == 1;
-                let extra: Box<[u8]> = reader.bytes()?.into();
-                rows.leaf_extras.push(some.then_some(extra));
-            }
+        }
+        for _ in 0..rows * u64::from(key.shape.extras) {
+            let some = reader.byte()? == 1;
+            let extra: Box<[u8]> = reader.bytes()?.into();
+            more.extras.push(some.then_some(extra));
+        }
+        if !more.lag.is_empty() || !more.extras.is_empty() {
+            key.more = Some(Box::new(more));
         }
         if !reader.0.is_empty() {
             return Err(format!("rolling state has {} bytes too many", reader.0.len()));
         }
-        Ok(rows)
+        Ok(key)
     }
 
     fn heap_bytes(&self) -> usize {
-        let extras: usize = self.leaf_extras.iter().flatten().map(|extra| extra.len()).sum();
-        self.times_ns.capacity() * 8
-            + self.anchors.capacity() * 8
-            + (self.rows.capacity() + self.node_words.capacity()) * 8
-            + self.leaf_extras.capacity() * size_of::<Option<Box<[u8]>>>()
-            + self.nodes.capacity() * size_of::<Node>()
-            + self.spine.capacity() * size_of::<Open>()
-            + self.spine_words.capacity() * 8
-            + extras
+        let more = self.more.as_ref().map_or(0, |more| {
+            let extras: usize = more.extras.iter().flatten().map(|extra| extra.len()).sum();
+            let lag: usize = more.lag.iter().map(|lag| lag.len()).sum();
+            size_of::<More>() + more.extras.capacity() * size_of::<Option<Box<[u8]>>>() + extras + lag
+        });
+        (self.rows.capacity() + self.nodes.capacity()) * 8 + self.spine.capacity() * size_of::<Open>() + more
     }
 }
 
 impl KeyRows {
     /// Whether the rows were restored and their tree is still to be built.
     pub(super) fn is_dormant(&self) -> bool {
-        self.nodes.is_empty() && self.times_ns.len() > 1
+        self.dormant
     }
 
     /// Builds the tree of restored rows.
-    pub(super) fn revive(&mut self, calls: &[CallState], pool: &mut Pool) {
-        self.rebuild(calls, pool);
+    pub(super) fn revive(&mut self, calls: &[CallState], fold: &mut Fold) {
+        self.dormant = false;
+        self.rebuild(calls, fold);
     }
 }
 
@@ -464,7 +606,7 @@ mod tests {
         CallState { kind: StateKind::Moments, at: 2, index: 1, value: Some(1) },
     ];
     const WORDS: usize = 5;
-    const ROW_WORDS: usize = 2;
+    const SHAPE: Shape = Shape { words: WORDS as u16, row_words: 2, extras: 0 };
 
     /// What is kept of a row.
     fn row(value: f64) -> Vec<u64> {
@@ -487,7 +629,10 @@ mod tests {
                 let bit = 63 - (rows[0].0 ^ rows[rows.len() - 1].0).leading_zeros();
                 let split = rows.partition_point(|(anchor, _)| anchor >> bit == rows[0].0 >> bit);
                 let mut left = defined(&rows[..split]);
-                merge(&CALLS, &mut left, &defined(&rows[split..]));
+                let right = defined(&rows[split..]);
+                for call in &CALLS {
+                    call.kind.merge(&mut left[call.words()], &right[call.words()]);
+                }
                 left
             }
         }
@@ -501,9 +646,9 @@ mod tests {
             (random >> 33) % bound
         };
         let (over, delay) = (1 + next(50) as i64, next(20) as i64);
-        let mut rows = KeyRows::new(WORDS, ROW_WORDS, 0);
+        let mut rows = KeyRows::new(SHAPE);
         let mut all: Vec<(i64, u64, Vec<u64>)> = Vec::new();
-        let (mut now, mut offset, mut pool) = (0i64, 0u64, Pool::default());
+        let (mut now, mut offset, mut fold) = (0i64, 0u64, Fold::default());
         for _ in 0..300 {
             now += next(6) as i64;
             let stride = if next(20) == 0 { 100_000 } else { 5 };
@@ -514,11 +659,11 @@ mod tests {
             let words = leaf(value);
             let keep_after = greatest - over - delay;
             let new = NewRow { time_ns: time, offset, row: &row(value), extras: &mut Vec::new() };
-            rows.push(new, keep_after, &CALLS, &mut pool);
+            rows.push(new, keep_after, &CALLS, &mut fold);
             all.push((time, offset, words));
             let window = Window { after_ns: (time - over).max(keep_after), until_ns: time };
             let mut out = vec![0; WORDS];
-            rows.combine(window, &CALLS, &mut pool, &mut out);
+            rows.combine(window, &CALLS, &mut fold, &mut out);
             let inside: Vec<_> = all
                 .iter()
                 .filter(|(time, ..)| window.holds(*time))
@@ -535,7 +680,7 @@ mod tests {
                     assert!(KeyRows::decode(&bytes[..cut]).is_err());
                 }
                 let mut restored = KeyRows::decode(&bytes).unwrap();
-                restored.revive(&CALLS, &mut pool);
+                restored.revive(&CALLS, &mut fold);
                 rows = restored;
             }
         }
