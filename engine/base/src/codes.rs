@@ -14,6 +14,9 @@ pub mod system;
 
 use crate::diagnostic::Code;
 
+/// Stands for a problem that is told elsewhere and whose consequence this is. Never shown.
+pub const FOLLOWS: Code = Code("E0000");
+
 /// A code in full.
 #[derive(Clone, Copy, Debug)]
 pub struct CodeInfo {

@@ -6,10 +6,10 @@ use crate::panics::catching;
 use crate::plan;
 use crate::scalar::Scalar;
 use crate::types::type_name;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion_common::ScalarValue;
 use engine_base::codes::expr as codes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// The value of a parameter, as the file or the command line gives it.
@@ -42,6 +42,21 @@ pub(crate) struct Param {
 #[derive(Clone, Debug, Default)]
 pub struct Context {
     params: Arc<BTreeMap<String, Param>>,
+}
+
+/// Marks a schema that has more columns than are known. An expression may name any of them, and comes to nothing then.
+const OPEN: &str = "@open";
+
+/// The same columns, and others that are not known: of a step that is wrong, and is told so itself. A column of type null
+/// is one whose type is not known; no other column has that type.
+pub fn open(schema: &Schema) -> SchemaRef {
+    let metadata = HashMap::from([(OPEN.to_owned(), String::new())]);
+    Arc::new(Schema::new_with_metadata(schema.fields().clone(), metadata))
+}
+
+/// Whether there are columns that are not known.
+pub fn is_open(schema: &Schema) -> bool {
+    schema.metadata().contains_key(OPEN)
 }
 
 /// The columns that an expression may name.

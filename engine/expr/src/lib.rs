@@ -32,7 +32,7 @@ mod tests;
 mod types;
 
 pub use aggregate::{AggregateCall, AggregateFunction, Aggregation, OrderBy, RowAccumulator};
-pub use context::{Context, ParamValue, Scope};
+pub use context::{Context, ParamValue, Scope, is_open, open};
 pub use error::ExprError;
 pub use panics::{QuietPanics, catching, quiet_panics};
 pub use program::{Evaluated, Program, RowFacts};

@@ -277,6 +277,9 @@ impl<'a> Planner<'a> {
 
     /// A reference to a column by the name that a program reads it by.
     fn column(&mut self, name: String, data_type: &DataType, nullable: bool) -> Result<Expr, ExprError> {
+        if data_type.is_null() {
+            return Err(ExprError::follows());
+        }
         if !self.used.iter().any(|field| *field.name() == name) {
             self.used.push(Arc::new(Field::new(&name, data_type.clone(), nullable)));
             let schema =

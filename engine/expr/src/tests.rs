@@ -29,6 +29,10 @@ fn shortened(cell: String) -> String {
 
 /// A problem as the file's reader would see it: message, caret, remedies.
 pub(crate) fn shown_error(text: &str, error: &ExprError) -> String {
+    error.clone().all().iter().map(|error| shown_one(text, error)).collect()
+}
+
+fn shown_one(text: &str, error: &ExprError) -> String {
     let mut shown = format!("{}: {}\n", error.code, error.message);
     if let Some(range) = &error.range {
         let line = text[..range.start].matches('\n').count();

@@ -47,7 +47,11 @@ struct FilterConfig {
 fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     let input = inputs.first()?;
     let config: FilterConfig = cx.config()?;
-    let predicate = check::predicate(cx, &["where"], &config.predicate, input)?;
+    let Some(predicate) = check::predicate(cx, &["where"], &config.predicate, input) else {
+        // Whatever is wrong with the condition, the rows are those of the input.
+        let output = |port: &str| Output { port: port.to_owned(), stream: input.never_null() };
+        return Some(PlannedOperator::wrong(vec![output(""), output("rejected")]));
+    };
     let kept = StreamType { schema: types::narrow(&input.schema, &predicate.non_null_when_true()), ..input.clone() };
     Some(PlannedOperator {
         outputs: vec![

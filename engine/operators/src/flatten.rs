@@ -79,7 +79,20 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     let input = inputs.first()?;
     let config: FlattenConfig = cx.config()?;
     let noted = cx.diagnostics.len();
-    let list = cx.column(&["column"], &config.column, &input.schema)?;
+    let name = config.name.clone().unwrap_or_else(|| config.column.clone());
+    // The others are there all the same; a list that is not named may be the one that was meant.
+    let wrong = || {
+        let others = input.schema.fields().iter().filter(|field| *field.name() != config.column);
+        let beside = others.map(|field| match element_of(field.data_type()) {
+            Some(_) => Arc::new(field.as_ref().clone().with_data_type(DataType::Null)),
+            None => field.clone(),
+        });
+        let element: FieldRef = Arc::new(Field::new(&name, DataType::Null, true));
+        let index = config.index.as_ref().map(|index| number(index));
+        let stream = input.with_columns(beside.chain([element]).chain(index).collect::<Vec<FieldRef>>());
+        Some(PlannedOperator::wrong(vec![Output { port: String::new(), stream }]))
+    };
+    let Some(list) = cx.column(&["column"], &config.column, &input.schema) else { return wrong() };
     let Some(element) = element_of(list.data_type()) else {
         let span = cx.span(&["column"]);
         cx.push(
@@ -87,9 +100,8 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
                 .at_caret(format!("this is `{}`", types::column_text(list)))
                 .help("`flatten` takes a column of type `list<T>`"),
         );
-        return None;
+        return wrong();
     };
-    let name = config.name.clone().unwrap_or_else(|| config.column.clone());
     let there = |name: &str| name != config.column && input.schema.index_of(name).is_ok();
     if there(&name) {
         let span = cx.span(&["as"]);
@@ -100,14 +112,14 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         cx.push(check::taken(span, index));
     }
     if cx.diagnostics.len() > noted {
-        return None;
+        return wrong();
     }
     let mut fields: Vec<FieldRef> = Vec::new();
     for field in input.schema.fields() {
         fields.push(if *field.name() == config.column { named(element, &name) } else { field.clone() });
     }
     fields.extend(config.index.as_ref().map(|index| number(index)));
-    let stream = StreamType { schema: Arc::new(Schema::new(fields)), ..input.clone() };
+    let stream = input.with_columns(fields);
     Some(PlannedOperator {
         outputs: vec![Output { port: String::new(), stream }],
         can_fail: false,

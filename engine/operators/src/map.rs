@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use engine_base::codes::{operator as codes, plan as plan_codes};
 use engine_base::{Diagnostic, RowError, Span};
 use engine_dataflow::{RowStep, Rows, StepOutput};
-use engine_expr::{Program, Scalar, Scope};
+use engine_expr::{Program, Scalar, Scope, is_open};
 use engine_plan::kinds::InputKeys;
 use engine_plan::rowwise::MapPlan;
 use engine_plan::{Cx, OperatorKind, Output, PlannedOperator, StreamType, hidden};
@@ -75,7 +75,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
             Diagnostic::error(codes::NOTHING_TO_DO, span, "this `map` changes nothing")
                 .help("give it one of `set`, `keep`, `drop` and `rename`, or read its input directly"),
         );
-        return None;
+        return Some(PlannedOperator::wrong(vec![Output { port: String::new(), stream: input.clone() }]));
     }
     let mut columns = Vec::new();
     for field in input.schema.fields() {
@@ -84,21 +84,24 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         columns.push(Column { field: field.as_ref().clone(), value: cx.noted(&[], value) });
     }
     set(cx, &config, input, &mut columns);
-    choose(cx, &config, &mut columns);
-    rename(cx, &config, &mut columns);
-    if columns.is_empty() && cx.diagnostics.len() == noted {
+    let set_noted = cx.diagnostics.len();
+    choose(cx, &config, &input.schema, &mut columns);
+    rename(cx, &config, &input.schema, &mut columns);
+    if columns.is_empty() && cx.diagnostics.len() == noted && !is_open(&input.schema) {
         let key = if config.keep.is_some() { "keep" } else { "drop" };
         cx.error(codes::NOTHING_TO_DO, &[key], "no column is left");
     }
-    if cx.diagnostics.len() > noted {
-        return None;
-    }
-    let schema: SchemaRef =
-        Arc::new(Schema::new(columns.iter().map(|column| column.field.clone()).collect::<Vec<_>>()));
-    let columns: Vec<(String, Scalar)> =
-        columns.into_iter().map(|column| Some((column.field.name().clone(), column.value?))).collect::<Option<_>>()?;
+    let stream = input.with_columns(columns.iter().map(|column| column.field.clone()).collect::<Vec<_>>());
+    // Which columns a wrong `keep`, `drop` or `rename` would leave can't be told.
+    let stream = if cx.diagnostics.len() > set_noted { stream.opened() } else { stream };
+    let outputs = vec![Output { port: String::new(), stream }];
+    let values = columns.into_iter().map(|column| Some((column.field.name().clone(), column.value?)));
+    let columns = match values.collect::<Option<Vec<(String, Scalar)>>>() {
+        Some(columns) if cx.diagnostics.len() == noted => columns,
+        _ => return Some(PlannedOperator::wrong(outputs)),
+    };
     Some(PlannedOperator {
-        outputs: vec![Output { port: String::new(), stream: StreamType { schema, ..input.clone() } }],
+        outputs,
         can_fail: columns.iter().any(|(_, value)| value.as_column().is_none()),
         exchange: None,
         state: None,
@@ -130,7 +133,7 @@ fn set(cx: &mut Cx<'_>, config: &MapConfig, input: &StreamType, columns: &mut Ve
     }
 }
 
-fn choose(cx: &mut Cx<'_>, config: &MapConfig, columns: &mut Vec<Column>) {
+fn choose(cx: &mut Cx<'_>, config: &MapConfig, input: &Schema, columns: &mut Vec<Column>) {
     let (key, named) = match (&config.keep, &config.drop) {
         (None, None) => return,
         (Some(keep), None) => ("keep", keep),
@@ -146,13 +149,14 @@ fn choose(cx: &mut Cx<'_>, config: &MapConfig, columns: &mut Vec<Column>) {
             return;
         }
     };
-    let schema: SchemaRef =
-        Arc::new(Schema::new(columns.iter().map(|column| column.field.clone()).collect::<Vec<_>>()));
+    let fields: Vec<Field> = columns.iter().map(|column| column.field.clone()).collect();
+    let schema: SchemaRef = Arc::new(Schema::new_with_metadata(fields, input.metadata().clone()));
     let mut chosen: BTreeMap<&str, usize> = BTreeMap::new();
     for (at, name) in named.iter().enumerate() {
         let place = at.to_string();
         let path = [key, place.as_str()];
-        if cx.column(&path, name, &schema).is_some() && chosen.insert(name, at).is_some() {
+        let there = schema.index_of(name).is_ok() || cx.column(&path, name, &schema).is_some();
+        if there && chosen.insert(name, at).is_some() {
             let span = cx.span(&path);
             cx.push(
                 Diagnostic::error(plan_codes::COLUMN_TAKEN, span, format!("`{name}` is named twice"))
@@ -168,13 +172,17 @@ fn choose(cx: &mut Cx<'_>, config: &MapConfig, columns: &mut Vec<Column>) {
     }
 }
 
-fn rename(cx: &mut Cx<'_>, config: &MapConfig, columns: &mut [Column]) {
+fn rename(cx: &mut Cx<'_>, config: &MapConfig, input: &Schema, columns: &mut [Column]) {
     // All at once, so that two columns can swap names.
     let mut renamed: BTreeMap<&str, &str> = BTreeMap::new();
     for (new, old) in &config.rename {
         let span = cx.span(&["rename", new]);
         if !columns.iter().any(|column| column.name() == old) {
             let names: Vec<&str> = columns.iter().map(Column::name).collect();
+            if is_open(input) {
+                cx.follows(&["rename", new]);
+                continue;
+            }
             cx.push(unknown_old(span, new, old, &names));
         } else if let Some(other) = renamed.insert(old, new) {
             let message = format!("`{old}` is renamed twice: to `{other}` and to `{new}`");
@@ -401,6 +409,61 @@ mod tests {
         let whole = given.run(LINES, &[]);
         assert_eq!(whole, given.run(LINES, &[1]));
         assert_eq!(whole["m"].iter().collect::<std::collections::BTreeSet<_>>().len(), 3);
+    }
+
+    #[test]
+    fn every_step_tells_its_own_problem() {
+        let steps: Vec<String> = (0..50)
+            .map(|at| {
+                let input = if at == 0 { "rows".to_owned() } else { format!("m{}", at - 1) };
+                let before = if at == 0 { "id".to_owned() } else { format!("c{}", at - 1) };
+                format!("m{at}: {{ type: map, input: {input}, set: {{ c{at}: '{before} + idd{at}' }} }}")
+            })
+            .collect();
+        let operators = steps.join("\n");
+        let (plan, problems) = Given { source: SOURCE, operators: &operators, read: &[("m49", &[])], ..map("") }.plan();
+        assert!(plan.is_none());
+        let told: Vec<String> = (0..50).map(|at| format!("there is no column `idd{at}`")).collect();
+        assert_eq!(problems.lines().count(), told.len(), "{problems}");
+        assert!(told.iter().all(|message| problems.contains(message)), "{problems}");
+    }
+
+    #[test]
+    fn a_column_that_is_wrong_is_no_second_problem() {
+        let given = |operators| Given { source: SOURCE, operators, read: &[("z", &[])], ..map("") };
+        check_problems(
+            &given(
+                "
+                m: { type: map, input: rows, set: { share: amuont / 2, twice: amount * 2 } }
+                y: { type: map, input: m, set: { s: share + 1, t: twice || foo(share) }, keep: [s, t] }
+                z: { type: map, input: y, set: { u: s + t + v }, drop: [t], rename: { w: s, x: wrong } }",
+            ),
+            "
+            E0207 `amuont` there is no column `amuont` | did you mean `amount`? \
+             | the columns are: id, amount, rate, extra | for text, write single quotes: `'amuont'`, in YAML `\"'amuont'\"`
+            E0211 `foo` there is no function `foo`
+            E0207 `v` there is no column `v` | the columns are: s, t | for text, write single quotes: `'v'`, in YAML `\"'v'\"`
+            E0320 `wrong` there is no column `wrong` here | the columns are `s`, `u`
+            ",
+        );
+        // Nothing is known behind `keep: [amuont]` but what stands behind it by itself.
+        check_problems(
+            &given(
+                "
+                m: { type: map, input: rows, keep: [amuont] }
+                y: { type: filter, input: m, where: 'amount > 1 AND foo(id) > bar(2)' }
+                z: { type: rolling, input: y, key: id, over: 0s, columns: { n: cuont(*), s: sum(amount) } }",
+            ),
+            "
+            E0320 `amuont` there is no column `amuont` here | did you mean `amount`? | the columns are `id`, `amount`, `rate`, `extra`
+            E0211 `foo` there is no function `foo`
+            E0211 `bar` there is no function `bar` | did you mean `var`?
+            E0323 `rolling` `rolling` needs event time, which these rows don't have \
+             | say when each row happened, at the source: `event_time: { column: at, max_delay: 5s }`
+            E0343 `0s` a window must be longer than nothing
+            E0211 `cuont` there is no function `cuont` | did you mean `count`?
+            ",
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 mod step;
 
 use crate::{OperatorEntry, Render, check, planned};
-use arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use arrow::datatypes::{DataType, Field, FieldRef};
 use engine_base::codes::{operator as codes, spec as spec_codes};
 use engine_base::{Diagnostic, suggest};
 use engine_plan::kinds::InputKeys;
@@ -263,7 +263,14 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     let config: PredictConfig = cx.config()?;
     let noted = problems(cx);
     refuse(cx, &config);
-    let model = cx.model(&["model"], &config.model)?;
+    let Some(model) = cx.model(&["model"], &config.model) else {
+        let names: Vec<String> = match config.outputs {
+            Outputs::Same(names) => names,
+            Outputs::Named(columns) => columns.into_keys().collect(),
+        };
+        let unknown = names.iter().map(|name| Arc::new(Field::new(name, DataType::Null, true)));
+        return Some(wrong(cx, input, unknown.collect()));
+    };
     let max_rows = max_rows(cx, &config.batch, &*model);
     let features = features(cx, &config.features, input, &*model);
     let mut outputs = outputs(cx, &config.outputs, input, &*model);
@@ -274,8 +281,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         }
         OnError::DeadLetter | OnError::Stop => false,
     };
-    let step_name = step_column(&cx.component.name);
-    let (status, digest) = (format!("{step_name}_status"), format!("{step_name}_model"));
+    let [status, digest] = own_columns(cx);
     let mut fields: Vec<FieldRef> = input.schema.fields().iter().cloned().collect();
     fields.extend(outputs.iter().map(|output| output.field.clone()));
     for name in [&status, &digest] {
@@ -290,9 +296,10 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         fields.push(Arc::new(Field::new(name, DataType::Utf8, false)));
     }
     if problems(cx) > noted {
-        return None;
+        // An output that could not be planned is missing: any name may be it.
+        return Some(wrong(cx, &input.opened(), outputs.into_iter().map(|output| output.field).collect()));
     }
-    let stream = StreamType { schema: Arc::new(Schema::new(fields)), ..input.clone() };
+    let stream = input.with_columns(fields);
     Some(PlannedOperator {
         outputs: vec![Output { port: String::new(), stream }],
         can_fail: !falls_back,
@@ -301,6 +308,19 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         look_back_ns: 0,
         planned: Arc::new(PredictPlan { model, inputs: features, outputs, falls_back, status, digest, max_rows }),
     })
+}
+
+/// What can be told of a step with errors.
+fn wrong(cx: &Cx<'_>, input: &StreamType, outputs: Vec<FieldRef>) -> PlannedOperator {
+    let own = own_columns(cx).into_iter().map(|name| Arc::new(Field::new(name, DataType::Utf8, false)));
+    let fields: Vec<FieldRef> = input.schema.fields().iter().cloned().chain(outputs).chain(own).collect();
+    PlannedOperator::wrong(vec![Output { port: String::new(), stream: input.with_columns(fields) }])
+}
+
+/// The columns that each `predict` adds beside its outputs: whether a row was scored, and by what.
+fn own_columns(cx: &Cx<'_>) -> [String; 2] {
+    let step = step_column(&cx.component.name);
+    [format!("{step}_status"), format!("{step}_model")]
 }
 
 /// How many errors are noted; warnings don't keep a step from being planned.

@@ -86,13 +86,17 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     let mut outputs = Vec::new();
     let mut cases = Vec::new();
     for (name, expression) in &config.cases {
-        let Some(condition) = check::predicate(cx, &["cases", name], expression, input) else { continue };
+        let Some(condition) = check::predicate(cx, &["cases", name], expression, input) else {
+            outputs.push(Output { port: name.clone(), stream: input.never_null() });
+            continue;
+        };
         let schema = types::narrow(&input.schema, &condition.non_null_when_true());
         outputs.push(Output { port: name.clone(), stream: StreamType { schema, ..input.clone() } });
         cases.push((name.clone(), condition));
     }
     if let Some(name) = &config.otherwise {
         let span = cx.span(&["else"]);
+        let before = cx.diagnostics.len();
         if config.cases.contains_key(name) {
             let case = check::key_span(cx, &["cases"], name);
             cx.push(
@@ -106,9 +110,15 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
                     .help("`else` is no condition, but the name of the output of all other rows: `else: other`"),
             );
         }
-        outputs.push(Output { port: name.clone(), stream: input.clone() });
+        // A name that can't be one is no output, so that it is not told twice.
+        if cx.diagnostics.len() == before {
+            outputs.push(Output { port: name.clone(), stream: input.clone() });
+        }
     }
-    (cx.diagnostics.len() == noted).then(|| PlannedOperator {
+    if cx.diagnostics.len() > noted {
+        return Some(PlannedOperator::wrong(outputs));
+    }
+    Some(PlannedOperator {
         outputs,
         can_fail: true,
         exchange: None,

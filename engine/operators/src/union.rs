@@ -6,6 +6,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use engine_base::codes::operator as codes;
 use engine_base::{Diagnostic, StepId};
 use engine_dataflow::{RowStep, Rows, StepOutput};
+use engine_expr::is_open;
 use engine_plan::kinds::InputKeys;
 use engine_plan::{
     Columns, Cx, EventTime, OperatorKind, Output, Planned, PlannedOperator, StreamKind, StreamType, hidden, types,
@@ -58,10 +59,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     let noted = cx.diagnostics.len();
     let mut fields: Vec<Field> = first.schema.fields().iter().map(|field| field.as_ref().clone()).collect();
     for (at, other) in others.iter().enumerate() {
-        agree(cx, &(at + 1).to_string(), &mut fields, &other.schema);
-    }
-    if cx.diagnostics.len() > noted {
-        return None;
+        agree(cx, &(at + 1).to_string(), &mut fields, &first.schema, &other.schema);
     }
     let event_time = inputs
         .iter()
@@ -71,6 +69,11 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         .map(|max_delay_ns| EventTime { max_delay_ns });
     let schema: SchemaRef = Arc::new(Schema::new(fields));
     let stream = StreamType { schema: schema.clone(), event_time, kind: StreamKind::Append };
+    // Where the inputs differ, which columns are meant can't be told.
+    let open = inputs.iter().any(|input| is_open(&input.schema));
+    if cx.diagnostics.len() > noted || open {
+        return Some(PlannedOperator::wrong(vec![Output { port: String::new(), stream: stream.opened() }]));
+    }
     Some(PlannedOperator {
         outputs: vec![Output { port: String::new(), stream }],
         can_fail: false,
@@ -82,15 +85,21 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
 }
 
 /// Notes where an input differs from the first, and takes over what may be null in it.
-fn agree(cx: &mut Cx<'_>, place: &str, fields: &mut [Field], other: &Schema) {
+fn agree(cx: &mut Cx<'_>, place: &str, fields: &mut [Field], first: &Schema, other: &Schema) {
     let span = cx.span(&["inputs", place]);
     let first_span = cx.span(&["inputs", "0"]);
     let mut problems = Vec::new();
     let mut missing = Vec::new();
     let mut wrong_type = None;
+    let open = is_open(first) || is_open(other);
     for field in fields.iter_mut() {
         match other.field_with_name(field.name()) {
+            Err(_) if open => {}
             Err(_) => missing.push(field.name().clone()),
+            // Why a type is not known is told where the column is made.
+            Ok(there) if there.data_type().is_null() || field.data_type().is_null() => {
+                *field = field.clone().with_data_type(DataType::Null);
+            }
             Ok(there) if same_type(field, there) => {
                 *field = widened(field, there);
             }
@@ -105,7 +114,7 @@ fn agree(cx: &mut Cx<'_>, place: &str, fields: &mut [Field], other: &Schema) {
         .fields()
         .iter()
         .map(|field| field.name().as_str())
-        .filter(|name| !fields.iter().any(|field| field.name() == name))
+        .filter(|name| !open && !fields.iter().any(|field| field.name() == name))
         .collect();
     if !missing.is_empty() {
         problems.insert(0, format!("it has no {}", check::listed(missing.iter().map(String::as_str))));

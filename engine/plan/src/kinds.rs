@@ -4,10 +4,12 @@
 //! comments are the reference and the JSON Schema), `plan`, and a `render` or `start` that the planner never sees.
 
 use crate::model::{ModelKind, ModelSet, PlannedModel};
-use arrow::datatypes::{Field, SchemaRef};
+use crate::types;
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema as ArrowSchema, SchemaRef};
+use engine_base::codes::FOLLOWS;
 use engine_base::codes::plan as codes;
 use engine_base::{Code, Diagnostic, Diagnostics, SourceMap, Span};
-use engine_expr::{Context, ExprError, Scalar, Scope};
+use engine_expr::{Context, ExprError, Scalar, Scope, is_open};
 use engine_spec::{Component, Expression, Files, Node};
 use indexmap::IndexMap;
 use schemars::{Schema, SchemaGenerator};
@@ -36,6 +38,42 @@ pub struct StreamType {
     pub event_time: Option<EventTime>,
     /// Append or changelog.
     pub kind: StreamKind,
+}
+
+impl StreamType {
+    /// Rows of which nothing is known. They may well have event time: nothing is to be blamed for its absence.
+    pub(crate) fn unknown() -> StreamType {
+        StreamType {
+            schema: engine_expr::open(&ArrowSchema::empty()),
+            event_time: Some(EventTime { max_delay_ns: 0 }),
+            kind: StreamKind::Append,
+        }
+    }
+
+    /// The same stream with another schema.
+    #[must_use]
+    pub fn with_schema(&self, schema: SchemaRef) -> StreamType {
+        StreamType { schema, ..self.clone() }
+    }
+
+    /// The same stream with these columns, and those that are not known, if there are any.
+    #[must_use]
+    pub fn with_columns(&self, columns: impl Into<Fields>) -> StreamType {
+        self.with_schema(Arc::new(ArrowSchema::new_with_metadata(columns, self.schema.metadata().clone())))
+    }
+
+    /// The same stream, which may have more columns than are known.
+    #[must_use]
+    pub fn opened(&self) -> StreamType {
+        self.with_schema(engine_expr::open(&self.schema))
+    }
+
+    /// The same stream with no column that may be null, so that no false problem comes of a guess.
+    #[must_use]
+    pub fn never_null(&self) -> StreamType {
+        let all = self.schema.fields().iter().map(|field| field.name().clone()).collect();
+        self.with_schema(types::narrow(&self.schema, &all))
+    }
 }
 
 /// The event time of a stream.
@@ -137,6 +175,8 @@ pub struct Cx<'a> {
     pub connections: &'a IndexMap<String, Component>,
     /// The planned models of the pipeline, by name.
     pub models: &'a ModelSet,
+    /// The whole pipeline: what is declared, planned or not.
+    pub root: &'a Node,
 }
 
 impl Cx<'_> {
@@ -164,6 +204,13 @@ impl Cx<'_> {
         self.push(Diagnostic::error(code, span, message));
     }
 
+    /// Notes that something can't be checked, because of a problem that is told elsewhere. It counts as an error and is
+    /// never shown.
+    pub fn follows(&mut self, path: &[&str]) {
+        let span = self.span(path);
+        self.push(Diagnostic::error(FOLLOWS, span, "a part of this is not known"));
+    }
+
     /// Plans the scalar expression written at `path`; a problem points at the very characters.
     pub fn scalar(&mut self, path: &[&str], expression: &Expression, scope: &Scope) -> Option<Scalar> {
         let planned = self.expr.scalar(&expression.0, scope);
@@ -176,10 +223,16 @@ impl Cx<'_> {
         self.noted(path, planned)
     }
 
-    /// The column that is named at `path`, or a problem with the nearest name.
+    /// The column that is named at `path`, or a problem with the nearest name. A column that a wrong step before makes is
+    /// none, and no problem of its own.
     pub fn column<'s>(&mut self, path: &[&str], name: &str, schema: &'s SchemaRef) -> Option<&'s Field> {
-        if let Ok(field) = schema.field_with_name(name) {
-            return Some(field);
+        match schema.field_with_name(name) {
+            Ok(field) if !field.data_type().is_null() => return Some(field),
+            Err(_) if !is_open(schema) => {}
+            _ => {
+                self.follows(path);
+                return None;
+            }
         }
         const SHOWN_MAX: usize = 12;
         let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
@@ -200,6 +253,10 @@ impl Cx<'_> {
         let connections = self.connections;
         let span = self.span(path);
         let Some(connection) = connections.get(name) else {
+            if self.is_declared("connections", name) {
+                self.follows(path);
+                return None;
+            }
             let problem =
                 Diagnostic::error(codes::UNKNOWN_CONNECTION, span, format!("there is no connection named `{name}`"))
                     .did_you_mean(name, connections.keys().map(String::as_str));
@@ -225,12 +282,15 @@ impl Cx<'_> {
         Some(connection)
     }
 
-    /// The model that is named at `path`, or a problem. A model whose own card is wrong is never asked for: the planner
-    /// leaves out what uses it.
+    /// The model that is named at `path`, or a problem. A model whose own card is wrong is none, and no problem of its own.
     pub fn model(&mut self, path: &[&str], name: &str) -> Option<Arc<dyn PlannedModel>> {
         let models = self.models;
         if let Some(model) = models.get(name) {
             return Some(model.clone());
+        }
+        if self.is_declared("models", name) {
+            self.follows(path);
+            return None;
         }
         let span = self.span(path);
         let problem = Diagnostic::error(codes::UNKNOWN_MODEL, span, format!("there is no model named `{name}`"))
@@ -244,20 +304,26 @@ impl Cx<'_> {
         None
     }
 
-    /// Turns a planning error of the expression at `path` into a diagnostic.
+    fn is_declared(&self, section: &str, name: &str) -> bool {
+        self.root.get(section).is_some_and(|section| section.get(name).is_some())
+    }
+
+    /// Turns the problems of the expression at `path` into diagnostics.
     pub fn noted<T>(&mut self, path: &[&str], planned: Result<T, ExprError>) -> Option<T> {
         match planned {
             Ok(planned) => Some(planned),
             Err(error) => {
                 let node = self.component.node.at(path);
-                let span = match (node, error.range) {
-                    (Some(node), Some(range)) => node.locate(range),
-                    (Some(node), None) => node.span,
-                    (None, _) => self.span(path),
-                };
-                let mut diagnostic = Diagnostic::error(error.code, span, error.message);
-                diagnostic.help = error.help;
-                self.push(diagnostic);
+                for problem in error.all() {
+                    let span = match (node, problem.range) {
+                        (Some(node), Some(range)) => node.locate(range),
+                        (Some(node), None) => node.span,
+                        (None, _) => self.span(path),
+                    };
+                    let mut diagnostic = Diagnostic::error(problem.code, span, problem.message);
+                    diagnostic.help = problem.help;
+                    self.push(diagnostic);
+                }
                 None
             }
         }
@@ -275,6 +341,10 @@ pub struct OperatorKind {
     /// How many inputs it takes, and under which keys they stand.
     pub inputs: InputKeys,
     /// Checks a component and plans it. `None` only with an error noted.
+    ///
+    /// Where there are errors and its outputs can be told all the same, it gives those ([`PlannedOperator::wrong`]), so that
+    /// what stands behind it is checked: a column that could not be planned is of type null, and a stream whose columns are
+    /// not all known has an open schema ([`engine_expr::open`]).
     pub plan: fn(&mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator>,
 }
 
@@ -311,6 +381,43 @@ pub struct PlannedOperator {
     pub look_back_ns: i64,
     /// Its planned form.
     pub planned: Arc<dyn Planned>,
+}
+
+impl PlannedOperator {
+    /// What can be told of an operator that has errors. A column that is there twice, which is one of them, is of no known
+    /// type.
+    pub fn wrong(mut outputs: Vec<Output>) -> PlannedOperator {
+        for output in &mut outputs {
+            let fields = output.stream.schema.fields();
+            let mut once: IndexMap<String, FieldRef> = IndexMap::with_capacity(fields.len());
+            for field in fields {
+                let twice = once.contains_key(field.name());
+                let unknown = || Arc::new(field.as_ref().clone().with_data_type(DataType::Null));
+                once.insert(field.name().clone(), if twice { unknown() } else { field.clone() });
+            }
+            if once.len() < fields.len() {
+                output.stream = output.stream.with_columns(once.into_values().collect::<Vec<_>>());
+            }
+        }
+        PlannedOperator {
+            outputs,
+            can_fail: true,
+            exchange: None,
+            state: None,
+            look_back_ns: 0,
+            planned: Arc::new(Unplanned),
+        }
+    }
+}
+
+/// Stands in for a step that could not be planned. Never in a plan.
+#[derive(Debug)]
+pub(crate) struct Unplanned;
+
+impl Planned for Unplanned {
+    fn reads(&self, wanted: &[Columns]) -> Vec<Columns> {
+        vec![wanted.iter().flatten().cloned().collect()]
+    }
 }
 
 /// A kind of source.

@@ -6,8 +6,9 @@
 //!      ──▶ checks over the whole (unused, objectives) ──▶ columns wanted, backwards ──▶ digest
 //! ```
 //!
-//! A component that can't be planned leaves those that read it without types. They are still asked for problems that need
-//! no types (keys, values, units); what they say of expressions would be noise, and is dropped.
+//! A component that can't be planned leaves what can be told of its outputs to those that read it: a column that is wrong is
+//! there and of no known type, and where not even the columns are known, any may be there. So all problems are told at once,
+//! and none that only follows from another ([`engine_base::codes::FOLLOWS`]).
 
 mod checks;
 mod component;
@@ -25,8 +26,9 @@ use engine_base::codes::plan as codes;
 use engine_base::{Diagnostic, Diagnostics, Severity, SourceMap, Span, StepId};
 use engine_expr::{Context, ParamValue};
 use engine_spec::{Component, Files, Node, Pipeline, Value};
+use indexmap::IndexSet;
 use keys::KeyNames;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use wiring::Wiring;
 
@@ -55,7 +57,7 @@ pub fn plan(
         keys: KeyNames::default(),
         steps: Vec::new(),
         placed: HashMap::new(),
-        failed: BTreeSet::new(),
+        failed: IndexSet::new(),
         source_count: 0,
         broken_before: diagnostics.has_errors(),
     };
@@ -76,8 +78,8 @@ struct Planner<'a> {
     steps: Vec<Step>,
     /// Where the outputs of a component or an implied step are.
     placed: HashMap<String, Placed>,
-    /// Components that could not be planned.
-    failed: BTreeSet<String>,
+    /// Components that could not be planned, each after those it reads.
+    failed: IndexSet<String>,
     source_count: u16,
     /// Problems were found before planning.
     broken_before: bool,
@@ -257,6 +259,7 @@ impl Planner<'_> {
             sources: self.sources,
             connections: &self.pipeline.connections,
             models: &self.models,
+            root: &self.pipeline.root,
         }
     }
 
@@ -297,7 +300,8 @@ impl Planner<'_> {
 
     /// Notes what can't be checked, where a placeholder stands in for a value of the run.
     fn note_unknown_until_run(&mut self, wiring: &Wiring<'_>) {
-        let Some(part) = wiring.parts.iter().find(|part| self.failed.contains(&part.component.name)) else { return };
+        let first = self.failed.first();
+        let Some(part) = wiring.parts.iter().find(|part| first == Some(&part.component.name)) else { return };
         let name = &part.component.name;
         let message = format!("`{name}` has a value that is known only in a run, so it was not checked any further");
         self.found.push(
@@ -412,7 +416,7 @@ fn list(names: &[&str]) -> String {
     }
 }
 
-/// Whether a diagnostic needs no types to be true: it is about the file, not about what flows.
+/// Whether a diagnostic needs no columns to be true: it is about the file, not about what flows.
 fn needs_no_types(diagnostic: &Diagnostic) -> bool {
     diagnostic.code.0.starts_with("E01")
 }
@@ -430,13 +434,6 @@ fn visible(stream: &StreamType) -> Columns {
 fn no_event_time(span: Span, what: &str) -> Diagnostic {
     Diagnostic::error(codes::NO_EVENT_TIME, span, format!("{what} needs event time, which these rows don't have"))
         .help("say when each row happened, at the source: `event_time: { column: at }`")
-}
-
-impl StreamType {
-    /// The same stream with another schema.
-    pub(crate) fn with_schema(&self, schema: arrow::datatypes::SchemaRef) -> StreamType {
-        StreamType { schema, ..self.clone() }
-    }
 }
 
 /// What a step reads of its inputs when all its outputs are read.

@@ -2,7 +2,7 @@
 
 use super::{Broken, Mode, Planner, internal, no_column};
 use crate::aggregate::{AggregateCall, AggregateFunction, OrderBy, result_column};
-use crate::error::ExprError;
+use crate::error::{ExprError, both, every};
 use crate::failure::{clip, row_error};
 use crate::functions::check_path;
 use crate::panics::catching;
@@ -70,7 +70,10 @@ impl Planner<'_> {
         if let Some(own) = self.own(&written, node)? {
             return Ok(own);
         }
-        let Some(udf) = self.functions.scalar(name).cloned() else { return Err(self.unknown_function(name, function)) };
+        let Some(udf) = self.functions.scalar(name).cloned() else {
+            let unknown = self.unknown_function(name, function);
+            return Err(self.with_arguments(unknown, &written));
+        };
         if !plain {
             return Err(ExprError::new(
                 codes::UNSUPPORTED,
@@ -86,10 +89,10 @@ impl Planner<'_> {
             return Err(ExprError::new(codes::ARGUMENTS, "`*` stands only in `count(*)`").at(self.place(node)));
         };
         let short_circuits = udf.short_circuits();
-        let mut planned = Vec::with_capacity(args.len());
-        for (at, arg) in args.iter().enumerate() {
-            planned.push(if short_circuits && at > 0 { self.plan_conditional(arg)? } else { self.plan(arg)? });
-        }
+        let planned = every(args.iter().enumerate().map(|(at, arg)| match short_circuits && at > 0 {
+            true => self.plan_conditional(arg),
+            false => self.plan(arg),
+        }))?;
         self.check_constants(name, &planned, &args)?;
         self.call(udf, planned, &args, node, short_circuits)
     }
@@ -171,6 +174,19 @@ impl Planner<'_> {
         }
     }
 
+    /// The problem of a call, and those of its arguments.
+    fn with_arguments(&mut self, mut problem: ExprError, written: &Written<'_>) -> ExprError {
+        // What an unknown function would take, a row or many, can't be told: a column may stand there.
+        let mode = std::mem::replace(&mut self.mode, Mode::Within);
+        for arg in written.values().unwrap_or_default() {
+            if let Err(error) = self.plan(arg) {
+                problem = problem.and(error);
+            }
+        }
+        self.mode = mode;
+        problem
+    }
+
     /// The planner's own functions: what is known of the row beside its columns, and maps from pairs.
     fn own(&mut self, written: &Written<'_>, node: &ast::Expr) -> Result<Option<Expr>, ExprError> {
         let expr = match written.name.as_str() {
@@ -190,7 +206,7 @@ impl Planner<'_> {
             }
             "map" | "make_map" => {
                 let Some(args) = written.values() else { return Ok(None) };
-                let planned = args.iter().map(|arg| self.plan(arg)).collect::<Result<Vec<_>, _>>()?;
+                let planned = every(args.iter().map(|arg| self.plan(arg)))?;
                 // Two lists are DataFusion's own form; else pairs.
                 if planned.len() == 2 && planned.iter().all(|arg| self.type_of(arg).is_list()) && written.name == "map"
                 {
@@ -225,21 +241,15 @@ impl Planner<'_> {
 
     /// `MAP {'a': 1}`
     pub(super) fn map_literal(&mut self, map: &ast::Map, node: &ast::Expr) -> Result<Expr, ExprError> {
-        let mut pairs = Vec::with_capacity(2 * map.entries.len());
-        for entry in &map.entries {
-            pairs.push(self.plan(&entry.key)?);
-            pairs.push(self.plan(&entry.value)?);
-        }
+        let pairs = every(map.entries.iter().flat_map(|entry| [&entry.key, &entry.value]).map(|part| self.plan(part)))?;
         self.map_of(pairs, node)
     }
 
     /// `{'a': 1}`: a struct.
     pub(super) fn dictionary(&mut self, fields: &[DictionaryField], node: &ast::Expr) -> Result<Expr, ExprError> {
-        let mut args = Vec::with_capacity(2 * fields.len());
-        for field in fields {
-            args.push(Expr::Literal(ScalarValue::from(field.key.value.as_str()), None));
-            args.push(self.plan(&field.value)?);
-        }
+        let values = every(fields.iter().map(|field| self.plan(&field.value)))?;
+        let names = fields.iter().map(|field| Expr::Literal(ScalarValue::from(field.key.value.as_str()), None));
+        let args = names.zip(values).flat_map(|(name, value)| [name, value]).collect();
         self.call_planned("named_struct", args, node)
     }
 
@@ -253,7 +263,7 @@ impl Planner<'_> {
 
     /// A call by name.
     pub(super) fn named_call(&mut self, name: &str, args: &[&ast::Expr], node: &ast::Expr) -> Result<Expr, ExprError> {
-        let planned = args.iter().map(|arg| self.plan(arg)).collect::<Result<Vec<_>, _>>()?;
+        let planned = every(args.iter().map(|arg| self.plan(arg)))?;
         let Some(udf) = self.functions.scalar(name).cloned() else {
             return Err(ExprError::new(codes::INTERNAL, format!("there is no function `{name}`")));
         };
@@ -390,14 +400,11 @@ impl Planner<'_> {
         length: Option<&ast::Expr>,
         node: &ast::Expr,
     ) -> Result<Expr, ExprError> {
-        let mut args = vec![self.plan(value)?];
-        args.push(match from {
-            Some(from) => self.plan(from)?,
-            None => Expr::Literal(ScalarValue::Int64(Some(1)), None),
-        });
-        if let Some(length) = length {
-            args.push(self.plan(length)?);
-        }
+        let from = match from {
+            Some(from) => self.plan(from),
+            None => Ok(Expr::Literal(ScalarValue::Int64(Some(1)), None)),
+        };
+        let args = every([self.plan(value), from].into_iter().chain(length.map(|length| self.plan(length))))?;
         self.call_planned("substr", args, node)
     }
 
@@ -436,6 +443,7 @@ impl Planner<'_> {
                 let error =
                     ExprError::new(codes::AGGREGATE_HERE, format!("`{name}` needs many rows, and here there is one"))
                         .at(self.place(node));
+                let error = self.with_arguments(error, written);
                 return Err(match name {
                     "max" | "min" if written.args.len() > 1 => error.help(format!(
                         "the {} of several values is `{}`",
@@ -480,39 +488,34 @@ impl Planner<'_> {
         ExprError,
     > {
         let udf = self.functions.aggregate(&written.name).cloned();
-        let mut args: Vec<(Expr, Option<&'n ast::Expr>)> = Vec::new();
-        for arg in &written.args {
+        let args = every(written.args.iter().filter_map(|arg| {
             match arg {
-                FunctionArgExpr::Expr(expr) => args.push((self.plan(expr)?, Some(expr))),
+                FunctionArgExpr::Expr(expr) => Some(self.plan(expr).map(|planned| (planned, Some(expr)))),
                 FunctionArgExpr::Wildcard
-                    if written.name == "count" && written.args.len() == 1 && !written.distinct => {}
-                _ => {
-                    return Err(ExprError::new(codes::ARGUMENTS, "`*` stands only in `count(*)`")
-                        .at(self.place(node))
-                        .help("name the column"));
+                    if written.name == "count" && written.args.len() == 1 && !written.distinct =>
+                {
+                    None
                 }
+                _ => Some(Err(ExprError::new(codes::ARGUMENTS, "`*` stands only in `count(*)`")
+                    .at(self.place(node))
+                    .help("name the column"))),
             }
-        }
+        }));
         if written.args.is_empty() && written.name == "count" {
             return Err(ExprError::new(codes::ARGUMENTS, "`count` takes a column, or `*` for all rows")
                 .at(self.place(node))
                 .help("write `count(*)`"));
         }
-        let filter = match written.filter {
-            Some(filter) => {
-                let planned = self.plan(filter)?;
-                self.check_condition(&planned, filter)?;
-                Some(planned)
-            }
-            None => None,
-        };
-        let mut order_by = Vec::new();
-        for key in &written.order_by {
-            if key.with_fill.is_some() {
-                return Err(ExprError::new(codes::UNSUPPORTED, "WITH FILL is not supported").at(self.place(node)));
-            }
-            order_by.push((self.plan(&key.expr)?, *key));
-        }
+        let filter = written.filter.map(|filter| {
+            let planned = self.plan(filter)?;
+            self.check_condition(&planned, filter)?;
+            Ok(planned)
+        });
+        let order_by = every(written.order_by.iter().map(|key| match key.with_fill {
+            Some(_) => Err(ExprError::new(codes::UNSUPPORTED, "WITH FILL is not supported").at(self.place(node))),
+            None => Ok((self.plan(&key.expr)?, *key)),
+        }));
+        let (args, (filter, order_by)) = both(args, both(filter.transpose(), order_by))?;
         Ok((udf, args, filter, order_by))
     }
 

@@ -1,7 +1,7 @@
 //! Constants: numbers, texts, dates, intervals, and the types of casts.
 
 use super::{Planner, internal};
-use crate::error::ExprError;
+use crate::error::{ExprError, both};
 use crate::failure::clip;
 use crate::types::{CAST_TYPES, cast_type, type_name};
 use arrow::compute::can_cast_types;
@@ -141,8 +141,8 @@ impl Planner<'_> {
         let to = self.cast_type(data_type).map_err(|error| {
             let place = self.place(value_node).and_then(|value| self.parsed.cast_type(value));
             error.at(place.or_else(|| self.place(node)))
-        })?;
-        let value = self.plan(value)?;
+        });
+        let (value, to) = both(self.plan(value), to)?;
         self.cast_to(value, to, matches!(kind, CastKind::TryCast | CastKind::SafeCast), node)
     }
 

@@ -1,7 +1,8 @@
 //! Names: columns, parameters, the rows beside, and the fields of values.
 
 use super::{Mode, Planner, internal};
-use crate::error::ExprError;
+use crate::context::is_open;
+use crate::error::{ExprError, both, every};
 use crate::functions::fail;
 use crate::parse::short;
 use crate::types::type_name;
@@ -28,7 +29,9 @@ impl Planner<'_> {
     fn bare(&mut self, ident: &Ident) -> Result<Expr, ExprError> {
         let name = ident.value.as_str();
         let columns = self.scope.columns.clone();
-        let Ok(field) = columns.field_with_name(name) else { return Err(self.no_column(ident)) };
+        let Ok(field) = columns.field_with_name(name) else {
+            return Err(if is_open(&columns) { ExprError::follows() } else { self.no_column(ident) });
+        };
         if self.mode == Mode::Around {
             let error = ExprError::new(codes::OUTSIDE_AGGREGATE, format!("`{name}` stands outside an aggregate"))
                 .at(self.parsed.span(ident.span))
@@ -95,7 +98,7 @@ impl Planner<'_> {
             let column = self.beside(&head.value, &beside, second, whole)?;
             return self.fields(column, rest);
         }
-        if self.scope.columns.field_with_name(&head.value).is_ok() {
+        if self.scope.columns.field_with_name(&head.value).is_ok() || is_open(&self.scope.columns) {
             let column = self.bare(head)?;
             return self.fields(column, &parts[1..]);
         }
@@ -147,6 +150,9 @@ impl Planner<'_> {
         place: Option<Range<usize>>,
     ) -> Result<Expr, ExprError> {
         let Ok(field) = schema.field_with_name(&name.value) else {
+            if is_open(schema) {
+                return Err(ExprError::follows());
+            }
             let known: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
             return Err(ExprError::new(
                 codes::UNKNOWN_COLUMN,
@@ -259,7 +265,17 @@ impl Planner<'_> {
         chain: &[AccessExpr],
         node: &ast::Expr,
     ) -> Result<Expr, ExprError> {
-        let mut value = self.plan(root)?;
+        let mut value = match self.plan(root) {
+            Ok(value) => value,
+            Err(problem) => {
+                // What stands in brackets can be wrong by itself.
+                let indices = chain.iter().filter_map(|step| match step {
+                    AccessExpr::Subscript(Subscript::Index { index }) => self.plan(index).err(),
+                    _ => None,
+                });
+                return Err(indices.fold(problem, ExprError::and));
+            }
+        };
         for step in chain {
             value = match step {
                 AccessExpr::Dot(ast::Expr::Identifier(name)) => {
@@ -336,18 +352,17 @@ impl Planner<'_> {
             .at(place));
         }
         let one = || Expr::Literal(ScalarValue::Int64(Some(1)), None);
-        let lower = bounds[0].map_or_else(|| Ok(one()), |bound| self.plan(bound))?;
+        let lower = bounds[0].map_or_else(|| Ok(one()), |bound| self.plan(bound));
         let upper = match bounds[1] {
-            Some(bound) => self.plan(bound)?,
+            Some(bound) => self.plan(bound),
             None => {
                 let length = self.call_typed("array_length", vec![value.clone()], place.clone())?;
-                self.cast_to(length, DataType::Int64, false, node)?
+                self.cast_to(length, DataType::Int64, false, node)
             }
         };
-        let mut args = vec![value, lower, upper];
-        if let Some(stride) = bounds[2] {
-            args.push(self.plan(stride)?);
-        }
+        let stride = bounds[2].map(|stride| self.plan(stride)).transpose();
+        let (bounds, stride) = both(every([lower, upper]), stride)?;
+        let args = std::iter::once(value).chain(bounds).chain(stride).collect();
         self.call_typed("array_slice", args, place)
     }
 }

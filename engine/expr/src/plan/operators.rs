@@ -1,7 +1,7 @@
 //! Operators, tests and `CASE`.
 
 use super::{LONG_CHAIN, Planner, internal};
-use crate::error::ExprError;
+use crate::error::{ExprError, both, every};
 use crate::failure::clip;
 use crate::types::type_name;
 use arrow::datatypes::{DataType, TimeUnit};
@@ -31,23 +31,22 @@ impl Planner<'_> {
         }
         parts.push(rest);
         parts.reverse();
-        let mut planned = Vec::with_capacity(parts.len());
-        for (at, part) in parts.iter().enumerate() {
+        let planned = every(parts.iter().enumerate().map(|(at, part)| {
             let part_planned = if at == 0 { self.plan(part)? } else { self.plan_conditional(part)? };
             let data_type = self.type_of(&part_planned);
-            if !matches!(data_type, DataType::Boolean | DataType::Null) {
-                let error = ExprError::new(
-                    codes::OPERANDS,
-                    format!("`{op}` joins conditions, and this is a value of type {}", type_name(&data_type)),
-                )
-                .at(self.place(part));
-                return Err(match data_type.is_numeric() {
-                    true => error.help(format!("compare it: `{} <> 0`", self.written(part))),
-                    false => error.help("compare it with something"),
-                });
+            if matches!(data_type, DataType::Boolean | DataType::Null) {
+                return Ok(part_planned);
             }
-            planned.push(part_planned);
-        }
+            let error = ExprError::new(
+                codes::OPERANDS,
+                format!("`{op}` joins conditions, and this is a value of type {}", type_name(&data_type)),
+            )
+            .at(self.place(part));
+            Err(match data_type.is_numeric() {
+                true => error.help(format!("compare it: `{} <> 0`", self.written(part))),
+                false => error.help("compare it with something"),
+            })
+        }))?;
         let op = if *op == BinaryOperator::And { Operator::And } else { Operator::Or };
         self.conditional += 1;
         let joined = self.join(planned, op, node);
@@ -125,7 +124,7 @@ impl Planner<'_> {
                 });
             }
         };
-        let (left_value, right_value) = (self.plan(left)?, self.plan(right)?);
+        let (left_value, right_value) = both(self.plan(left), self.plan(right))?;
         let (left_value, right_value) = self.spans(left_value, right_value, node)?;
         let types = (self.type_of(&left_value), self.type_of(&right_value));
         let expr = Expr::BinaryExpr(BinaryExpr::new(Box::new(left_value), operator, Box::new(right_value)));
@@ -140,7 +139,7 @@ impl Planner<'_> {
         right: &ast::Expr,
         node: &ast::Expr,
     ) -> Result<Expr, ExprError> {
-        let (left_value, right_value) = (self.plan(left)?, self.plan(right)?);
+        let (left_value, right_value) = both(self.plan(left), self.plan(right))?;
         let (left_value, right_value) = self.spans(left_value, right_value, node)?;
         let types = (self.type_of(&left_value), self.type_of(&right_value));
         let expr = Expr::BinaryExpr(BinaryExpr::new(Box::new(left_value), operator, Box::new(right_value)));
@@ -194,7 +193,7 @@ impl Planner<'_> {
 
     /// `a || b`
     fn concat(&mut self, left: &ast::Expr, right: &ast::Expr, node: &ast::Expr) -> Result<Expr, ExprError> {
-        let (left_value, right_value) = (self.plan(left)?, self.plan(right)?);
+        let (left_value, right_value) = both(self.plan(left), self.plan(right))?;
         let types = (self.type_of(&left_value), self.type_of(&right_value));
         if types.0 == DataType::Boolean && types.1 == DataType::Boolean {
             return Err(ExprError::new(codes::FOREIGN_OPERATOR, "`||` joins texts, and these are conditions")
@@ -295,12 +294,12 @@ impl Planner<'_> {
         negated: bool,
         node: &ast::Expr,
     ) -> Result<Expr, ExprError> {
-        let planned = self.plan(value)?;
-        let of = self.type_of(&planned);
+        let planned = self.plan(value);
         if list.is_empty() {
             return Err(ExprError::new(codes::SYNTAX, "the list behind IN is empty").at(self.place(node)));
         }
-        let items = list.iter().map(|item| self.plan(item)).collect::<Result<Vec<_>, _>>()?;
+        let (planned, items) = both(planned, every(list.iter().map(|item| self.plan(item))))?;
+        let of = self.type_of(&planned);
         let types: Vec<DataType> = items.iter().map(|item| self.type_of(item)).collect();
         if list.len() == 1 && types[0].is_list() {
             return Err(ExprError::new(codes::OPERANDS, "IN takes values in parentheses, not a list")
@@ -341,7 +340,8 @@ impl Planner<'_> {
         high: &ast::Expr,
         node: &ast::Expr,
     ) -> Result<Expr, ExprError> {
-        let (value, low, high) = (self.plan(value)?, self.plan(low)?, self.plan(high)?);
+        let bounds = both(self.plan(low), self.plan(high));
+        let (value, (low, high)) = both(self.plan(value), bounds)?;
         let (value, low) = self.spans(value, low, node)?;
         let (value, high) = self.spans(value, high, node)?;
         let types = (self.type_of(&value), self.type_of(&low), self.type_of(&high));
@@ -366,7 +366,7 @@ impl Planner<'_> {
                 ExprError::new(codes::UNSUPPORTED, "a pattern's escape is always the backslash").at(self.place(node))
             );
         }
-        let (value, pattern) = (self.plan(value)?, self.plan(pattern)?);
+        let (value, pattern) = both(self.plan(value), self.plan(pattern))?;
         let types = (self.type_of(&value), self.type_of(&pattern));
         if types.0.is_numeric() || types.0 == DataType::Boolean {
             return Err(not_text("LIKE", &types.0, &types.1).at(self.place(node)));
@@ -385,7 +385,7 @@ impl Planner<'_> {
         whole: bool,
     ) -> Result<Expr, ExprError> {
         let pattern_node = pattern;
-        let (value, mut pattern) = (self.plan(value)?, self.plan(pattern)?);
+        let (value, mut pattern) = both(self.plan(value), self.plan(pattern))?;
         let types = (self.type_of(&value), self.type_of(&pattern));
         if whole {
             let Expr::Literal(ScalarValue::Utf8(Some(text)), _) = &pattern else {
@@ -417,7 +417,7 @@ impl Planner<'_> {
 
     /// `x = ANY(list)`
     pub(super) fn any_of(&mut self, value: &ast::Expr, list: &ast::Expr, node: &ast::Expr) -> Result<Expr, ExprError> {
-        let (value, list_value) = (self.plan(value)?, self.plan(list)?);
+        let (value, list_value) = both(self.plan(value), self.plan(list))?;
         let data_type = self.type_of(&list_value);
         if !data_type.is_list() {
             return Err(ExprError::new(
@@ -438,16 +438,20 @@ impl Planner<'_> {
         otherwise: Option<&ast::Expr>,
         node: &ast::Expr,
     ) -> Result<Expr, ExprError> {
-        let operand_value = operand.map(|operand| self.plan(operand)).transpose()?;
-        let mut branches = Vec::with_capacity(conditions.len());
-        for (at, branch) in conditions.iter().enumerate() {
-            let when = if at == 0 { self.plan(&branch.condition)? } else { self.plan_conditional(&branch.condition)? };
-            if operand_value.is_none() {
-                self.check_condition(&when, &branch.condition)?;
-            }
-            branches.push((Box::new(when), Box::new(self.plan_conditional(&branch.result)?)));
-        }
-        let otherwise_value = otherwise.map(|otherwise| self.plan_conditional(otherwise)).transpose()?;
+        let operand_value = operand.map(|operand| self.plan(operand)).transpose();
+        let branches = every(conditions.iter().enumerate().map(|(at, branch)| {
+            let when = if at == 0 { self.plan(&branch.condition) } else { self.plan_conditional(&branch.condition) };
+            let when = when.and_then(|when| {
+                if operand.is_none() {
+                    self.check_condition(&when, &branch.condition)?;
+                }
+                Ok(when)
+            });
+            let (when, then) = both(when, self.plan_conditional(&branch.result))?;
+            Ok((Box::new(when), Box::new(then)))
+        }));
+        let otherwise_value = otherwise.map(|otherwise| self.plan_conditional(otherwise)).transpose();
+        let (operand_value, (mut branches, otherwise_value)) = both(operand_value, both(branches, otherwise_value))?;
         let results: Vec<(DataType, &ast::Expr)> = branches
             .iter()
             .zip(conditions)

@@ -317,6 +317,15 @@ fn the_deepest_expressions_need_little_stack() {
     worker.expect("a thread").join().expect("stack enough");
 }
 
+/// Texts that the fuzzer found.
+#[test]
+fn found_by_fuzzing() {
+    // A control character is quoted as a space, which made the words of a message look like DataFusion's.
+    for text in ["at + INTERVAL '1 dError\u{19}during planninga hours'"] {
+        survive(text);
+    }
+}
+
 /// A target, not a proof: on an idle machine it is a tenth of this.
 #[test]
 fn planning_takes_no_time_to_speak_of() {

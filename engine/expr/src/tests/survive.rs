@@ -38,7 +38,10 @@ impl Planned {
         assert!(took < LONG, "{} bytes took {took:?}: {}", text.len(), text.chars().take(200).collect::<String>());
         let errors =
             [planned.scalar.as_ref().err(), planned.predicate.as_ref().err(), planned.aggregate.as_ref().err()];
-        errors.into_iter().flatten().for_each(|error| ours(text, error));
+        errors.into_iter().flatten().for_each(|error| {
+            ours(text, error);
+            error.also.iter().for_each(|error| ours(text, error));
+        });
         planned
     }
 }

@@ -1,13 +1,11 @@
 //! The config of `rolling` and its checks.
 
 use crate::check;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use engine_base::Diagnostic;
 use engine_base::codes::{plan as plan_codes, rolling as codes, spec as spec_codes};
 use engine_expr::{AggregateFunction, Aggregation, Scope};
-use engine_plan::{
-    Columns, Cx, OperatorKind, Output, Planned, PlannedOperator, StreamKind, StreamType, hidden, kinds::InputKeys,
-};
+use engine_plan::{Columns, Cx, OperatorKind, Output, Planned, PlannedOperator, StreamType, hidden, kinds::InputKeys};
 use engine_spec::{Expression, TimeSpan};
 use indexmap::IndexMap;
 use schemars::JsonSchema;
@@ -224,9 +222,11 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
             0
         }
     };
-    let over_ns = positive(cx, &["over"], &config.over)?;
+    let over_ns = positive(cx, &["over"], &config.over);
+    sound &= over_ns.is_some();
     let scope = Scope::new(input.schema.clone()).with("current", input.schema.clone());
     let mut columns = Vec::new();
+    let mut fields: Vec<Arc<Field>> = input.schema.fields().iter().cloned().collect();
     for (name, column) in config.columns {
         if let Some((_, existing)) = input.schema.column_with_name(&name) {
             let span = key_span(cx, &name);
@@ -239,7 +239,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         };
         let over_ns = match over {
             Some(over) => positive(cx, &["columns", &name, "over"], over),
-            None => Some(over_ns),
+            None => over_ns,
         };
         let planned = cx.expr.aggregate(&value.0, &scope);
         let aggregation = cx.noted(&path, planned);
@@ -254,23 +254,27 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
             sound = false;
         }
         match (aggregation, over_ns) {
-            (Some(aggregation), Some(over_ns)) => {
-                columns.push(RollingColumn { name, aggregation, over_ns, exclude_current });
+            (Some(aggregation), over_ns) => {
+                let data_type = aggregation.data_type.clone();
+                // What the width of the window decides does not decide the type.
+                let column = RollingColumn { name, aggregation, over_ns: over_ns.unwrap_or(0), exclude_current };
+                sound &= over_ns.is_some();
+                fields.push(Arc::new(Field::new(&column.name, data_type, column.nullable())));
+                columns.push(column);
             }
-            _ => sound = false,
+            (None, _) => {
+                fields.push(Arc::new(Field::new(&name, DataType::Null, true)));
+                sound = false;
+            }
         }
     }
-    if !sound {
-        return None;
-    }
-    let mut fields: Vec<Arc<Field>> = input.schema.fields().iter().cloned().collect();
-    for column in &columns {
-        let aggregation = &column.aggregation;
-        fields.push(Arc::new(Field::new(&column.name, aggregation.data_type.clone(), column.nullable())));
-    }
-    let output: SchemaRef = Arc::new(Schema::new(fields));
+    let stream = input.with_columns(fields);
+    let (Some(over_ns), true) = (over_ns, sound) else {
+        let late = Output { port: "late".to_owned(), stream: input.clone() };
+        return Some(PlannedOperator::wrong(vec![Output { port: String::new(), stream }, late]));
+    };
+    let output = stream.schema.clone();
     let over_ns = columns.iter().map(|column| column.over_ns).fold(over_ns, i64::max);
-    let stream = StreamType { schema: output.clone(), event_time: input.event_time.clone(), kind: StreamKind::Append };
     let planned = RollingPlan { input: input.schema.clone(), output, key: key.clone(), columns, over_ns, max_delay_ns };
     Some(PlannedOperator {
         outputs: vec![

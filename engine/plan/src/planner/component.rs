@@ -1,15 +1,17 @@
 //! One component to its steps: its shared keys, the steps that they imply, and its kind's own `plan`.
 
 use super::wiring::{Part, PartKind, Reference};
-use super::{Incoming, NewStep, Placed, Planner, list, needs_no_types, no_event_time, reads_event_time, visible};
+use super::{Incoming, NewStep, Placed, Planner, list, needs_no_types, no_event_time, reads_event_time};
 use crate::common::{DecodingKeys, Delivery, EncodingKeys, SetKeys, SinkKeys, SourceTimeKeys};
 use crate::kinds::{
-    EventTime, OperatorKind, Output, SinkCommon, SinkKind, SourceCommon, SourceKind, StreamKind, StreamType,
+    EventTime, OperatorKind, Output, PlannedOperator, PlannedSource, SinkCommon, SinkKind, SourceCommon, SourceKind,
+    StreamKind, StreamType, Unplanned,
 };
+use crate::language;
 use crate::plan::{ERRORS, Edge, Role};
 use crate::types;
-use arrow::datatypes::{Field, Schema};
-use engine_base::codes::{plan as codes, spec as spec_codes};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use engine_base::codes::{FOLLOWS, plan as codes, spec as spec_codes};
 use engine_base::{Diagnostic, Diagnostics, SourceId};
 use engine_spec::Component;
 use std::collections::BTreeSet;
@@ -38,8 +40,18 @@ impl Planner<'_> {
         let sound = sound && !self.names_failed(component);
         let mut found = Diagnostics::new();
         let planned = (kind.plan)(&mut self.cx(component, config, &mut found), &common);
+        let plans = planned.is_some() && !found.has_errors();
         self.take(found, sound);
-        let (Some(planned), Some(SetKeys { set }), true) = (planned, set, sound) else { return false };
+        let planned = match planned {
+            Some(planned) => planned,
+            None => PlannedSource {
+                schema: told_schema(&common),
+                replayable: true,
+                finite: true,
+                planned: Arc::new(Unplanned),
+            },
+        };
+        let mut sound = sound && plans && set.is_some();
         if self.source_count == u16::MAX {
             self.found.push(Diagnostic::error(
                 spec_codes::OUT_OF_RANGE,
@@ -51,9 +63,9 @@ impl Planner<'_> {
         let source = SourceId(self.source_count);
         self.source_count += 1;
         let stream = StreamType { schema: planned.schema, event_time: None, kind: StreamKind::Append };
-        if !self.check_columns(component, &stream.schema) {
-            return false;
-        }
+        // Nobody knows what a `set` that can't be read would have set.
+        let mut stream = if set.is_some() { stream } else { stream.opened() };
+        sound &= self.check_columns(component, &mut stream);
         let id = self.add(NewStep {
             name: component.name.clone(),
             kind: kind.name,
@@ -66,11 +78,10 @@ impl Planner<'_> {
             span: component.name_span,
         });
         let mut rows = Incoming { edge: Edge { from: id, port: 0 }, stream };
-        if !set.is_empty() {
-            match self.imply_set(component, &set, &rows) {
-                Some(set) => rows = set,
-                None => return false,
-            }
+        if let Some(SetKeys { set }) = &set
+            && !set.is_empty()
+        {
+            rows = self.imply_set(component, set, &rows);
         }
         match event_time {
             Some(SourceTimeKeys { event_time: Some(event_time) }) => {
@@ -79,12 +90,13 @@ impl Planner<'_> {
             Some(SourceTimeKeys { event_time: None }) => {}
             // Wrong, and noted: what is behind may count on event time all the same.
             None => {
-                self.failed.insert(component.name.clone());
-                self.steps[id.0 as usize].outputs[0].stream.event_time = Some(EventTime { max_delay_ns: 0 });
+                sound = false;
+                let stream = StreamType { event_time: Some(EventTime { max_delay_ns: 0 }), ..rows.stream.clone() };
+                rows = self.stand_in(component, format!("{}.event_time", component.name), &rows, stream);
             }
         }
         self.placed.insert(component.name.clone(), Placed { own: id, main: rows.edge });
-        true
+        sound
     }
 
     /// The keys that decoding sources share, and whether they are right; what is wrong is noted. A schema that can't be
@@ -147,29 +159,23 @@ impl Planner<'_> {
     fn plan_operator(&mut self, part: &Part<'_>, kind: &'static OperatorKind) -> bool {
         let component = &*part.component;
         let config = component.node.without(&part.kind.shared_keys());
-        let inputs = self.inputs(part);
-        let complete = inputs.is_some() && !self.names_failed(component);
-        let inputs = inputs.unwrap_or_else(|| part.inputs.iter().map(|_| Incoming::unknown()).collect());
+        let (inputs, mut sound) = self.inputs(part);
         let streams: Vec<StreamType> = inputs.iter().map(|input| input.stream.clone()).collect();
-        if complete && !self.check_append(component, &streams) {
-            return false;
-        }
-        if streams.is_empty() {
-            return false;
-        }
+        sound &= self.check_append(component, &streams);
         let mut found = Diagnostics::new();
         let planned = (kind.plan)(&mut self.cx(component, config, &mut found), &streams);
-        self.take(found, complete);
-        let (Some(planned), true) = (planned, complete) else {
-            // Whatever is wrong with a filter, its rows are those of its input: what reads it can be checked.
-            if complete && crate::language::PASSES_ROWS.contains(&kind.name) {
-                self.guess(component, kind, &inputs);
-            }
-            return false;
-        };
-        let mut sound = self.check_ports(component, &planned.outputs);
-        for output in &planned.outputs {
-            sound &= self.check_columns(component, &output.stream.schema);
+        sound &= planned.is_some() && !found.has_errors();
+        self.take(found, true);
+        let mut planned = planned.unwrap_or_else(|| {
+            let stream = match language::PASSES_ROWS.contains(&kind.name) {
+                true => streams[0].never_null(),
+                false => StreamType::unknown(),
+            };
+            PlannedOperator::wrong(vec![Output { port: String::new(), stream }])
+        });
+        sound &= self.check_ports(component, &planned.outputs);
+        for output in &mut planned.outputs {
+            sound &= self.check_columns(component, &mut output.stream);
         }
         if component.unnamed && planned.state.is_some() {
             self.found.push(
@@ -187,7 +193,7 @@ impl Planner<'_> {
                 self.check_key(component, key, &input.schema);
             }
         }
-        if reads_event_time(&*planned.planned, &planned.outputs, &streams) {
+        if sound && reads_event_time(&*planned.planned, &planned.outputs, &streams) {
             self.found.push(no_event_time(component.kind_span, &format!("`{}`", component.name)));
             sound = false;
         }
@@ -227,30 +233,32 @@ impl Planner<'_> {
                 .help("write `delivery: at_least_once`, and make a row that comes twice harmless where it goes"),
             );
         }
-        let mut rows = self.inputs(part).and_then(|mut inputs| inputs.pop());
-        if let (Some(SinkKeys { filter: Some(filter), .. }), Some(input)) = (&keys, &rows) {
-            let name = match part.inputs[0].filter {
-                Some(_) => format!("{}.where.2", component.name),
-                None => format!("{}.where", component.name),
+        let (mut inputs, mut sound) = self.inputs(part);
+        sound &= keys.is_some() && encoding.is_some();
+        let mut input = inputs.pop().unwrap_or_else(Incoming::unknown);
+        if let Some(SinkKeys { filter: Some(filter), .. }) = &keys {
+            let name = match part.inputs.first().is_some_and(|reference| reference.filter.is_some()) {
+                true => format!("{}.where.2", component.name),
+                false => format!("{}.where", component.name),
             };
-            rows = Some(self.imply_filter(component, name, &["where"], filter, input));
+            input = self.imply_filter(component, name, &["where"], filter, &input);
         }
-        if let (Some(SinkKeys { columns: Some(columns), .. }), Some(input)) = (&keys, &rows) {
-            rows = self.imply_columns(component, columns, input);
+        match &keys {
+            Some(SinkKeys { columns: Some(columns), .. }) => {
+                input = self.imply_columns(component, columns, &input);
+            }
+            Some(_) => {}
+            None => input.stream = StreamType::unknown(),
         }
-        let complete = rows.is_some() && keys.is_some() && encoding.is_some() && !self.names_failed(component);
-        let input = rows.unwrap_or_else(Incoming::unknown);
-        if complete && !self.check_append(component, std::slice::from_ref(&input.stream)) {
-            return false;
-        }
+        sound &= self.check_append(component, std::slice::from_ref(&input.stream));
         let encoding = encoding.unwrap_or_default();
         let common = SinkCommon { format: encoding.format, timestamps: encoding.timestamps };
         let mut found = Diagnostics::new();
         let planned = (kind.plan)(&mut self.cx(component, config, &mut found), &input.stream, &common);
-        self.take(found, complete);
-        let (Some(planned), true) = (planned, complete) else { return false };
-        let mut sound = true;
-        if reads_event_time(&*planned.planned, &[], std::slice::from_ref(&input.stream)) {
+        sound &= !found.has_errors();
+        self.take(found, true);
+        let Some(planned) = planned else { return false };
+        if sound && reads_event_time(&*planned.planned, &[], std::slice::from_ref(&input.stream)) {
             self.found.push(no_event_time(component.kind_span, &format!("`{}`", component.name)));
             sound = false;
         }
@@ -268,16 +276,19 @@ impl Planner<'_> {
         sound
     }
 
-    /// What a part reads, through the filters of its inputs; `None` where that can't be told.
-    fn inputs(&mut self, part: &Part<'_>) -> Option<Vec<Incoming>> {
+    /// What a part reads, through the filters of its inputs, at least one; and whether all of it is known.
+    fn inputs(&mut self, part: &Part<'_>) -> (Vec<Incoming>, bool) {
         let mut inputs = Vec::with_capacity(part.inputs.len());
         let mut complete = !part.broken;
         for (at, reference) in part.inputs.iter().enumerate() {
-            let Some(edge) = self.output(reference, part) else {
-                complete = false;
-                continue;
+            let mut input = match self.output(reference, part) {
+                Some(edge) => self.incoming(edge),
+                None => {
+                    complete = false;
+                    Incoming::unknown()
+                }
             };
-            let mut input = self.incoming(edge);
+            complete &= !engine_expr::is_open(&input.stream.schema);
             if let Some(filter) = &reference.filter {
                 let name = match part.inputs.len() {
                     1 => format!("{}.where", part.component.name),
@@ -289,7 +300,11 @@ impl Planner<'_> {
             }
             inputs.push(input);
         }
-        complete.then_some(inputs)
+        if inputs.is_empty() {
+            inputs.push(Incoming::unknown());
+            complete = false;
+        }
+        (inputs, complete)
     }
 
     /// The output that a reference names. `None` where its owner could not be planned, or has no such output (noted).
@@ -301,6 +316,9 @@ impl Planner<'_> {
                 let step = &self.steps[main.from.0 as usize];
                 if step.outputs.get(main.port).is_some_and(|output| output.port.is_empty()) {
                     return Some(main);
+                }
+                if self.failed.contains(&reference.from) {
+                    return None;
                 }
                 let readable: Vec<String> = (0..step.outputs.len()).map(|port| step.output_name(port)).collect();
                 let readable: Vec<&str> = readable.iter().map(String::as_str).collect();
@@ -359,31 +377,13 @@ impl Planner<'_> {
         None
     }
 
-    /// Adds what a kind found. What it says of a component whose inputs are not known is taken only as far as it is true
-    /// whatever they are.
-    fn take(&mut self, found: Diagnostics, complete: bool) {
-        for diagnostic in found.iter().filter(|diagnostic| complete || needs_no_types(diagnostic)) {
+    /// Adds what a kind found, but for what only follows from a problem elsewhere. What it says where its columns could not
+    /// be read is taken only as far as it is true whatever they are.
+    pub(super) fn take(&mut self, found: Diagnostics, complete: bool) {
+        let told = |diagnostic: &&Diagnostic| diagnostic.code != FOLLOWS && (complete || needs_no_types(diagnostic));
+        for diagnostic in found.iter().filter(told) {
             self.found.push(diagnostic.clone());
         }
-    }
-
-    /// Stands in for a failed step whose rows are those of its input: every column there, and none of them null, so that
-    /// no false problem comes of the guess.
-    fn guess(&mut self, component: &Component, kind: &'static OperatorKind, inputs: &[Incoming]) {
-        let Some(input) = inputs.first() else { return };
-        let all = visible(&input.stream);
-        let stream = input.stream.with_schema(types::narrow(&input.stream.schema, &all));
-        self.add(NewStep {
-            name: component.name.clone(),
-            kind: kind.name,
-            implied: false,
-            role: Role::Operator,
-            inputs: vec![input.edge],
-            outputs: vec![Output { port: String::new(), stream }],
-            can_fail: true,
-            planned: Arc::new(super::implied::Guess),
-            span: component.name_span,
-        });
     }
 
     /// Whether a component names a model or a connection that is there and wrong, which is noted where it stands.
@@ -462,10 +462,12 @@ impl Planner<'_> {
         sound
     }
 
-    /// Columns of their own names, none of them the engine's.
-    pub(super) fn check_columns(&mut self, component: &Component, schema: &Schema) -> bool {
-        let reserved = |field: &&Arc<Field>| field.name().starts_with('@');
-        let Some(field) = schema.fields().iter().find(reserved) else { return true };
+    /// Columns of their own names, none of them the engine's: such a one is noted and taken out.
+    pub(super) fn check_columns(&mut self, component: &Component, stream: &mut StreamType) -> bool {
+        let is_reserved = |field: &Arc<Field>| field.name().starts_with('@');
+        let (reserved, others): (Vec<_>, Vec<_>) = stream.schema.fields().iter().cloned().partition(is_reserved);
+        let Some(field) = reserved.first() else { return true };
+        *stream = stream.with_columns(others);
         let name = field.name();
         let named = ["schema", "metadata", "set", "columns", "rename", "outputs"]
             .iter()
@@ -485,10 +487,18 @@ impl Planner<'_> {
 impl Incoming {
     /// Stands in for an input that is not known.
     fn unknown() -> Incoming {
-        Incoming {
-            edge: Edge { from: engine_base::StepId(0), port: 0 },
-            stream: StreamType { schema: Arc::new(Schema::empty()), event_time: None, kind: StreamKind::Append },
+        Incoming { edge: Edge { from: engine_base::StepId(0), port: 0 }, stream: StreamType::unknown() }
+    }
+}
+
+/// What is known of the columns of a source that could not be planned.
+fn told_schema(common: &SourceCommon) -> SchemaRef {
+    match &common.schema {
+        Some(schema) if !schema.fields().is_empty() => {
+            let metadata = common.metadata.iter().map(|(name, _)| Arc::new(Field::new(name, DataType::Null, true)));
+            Arc::new(Schema::new(schema.fields().iter().cloned().chain(metadata).collect::<Vec<_>>()))
         }
+        _ => StreamType::unknown().schema,
     }
 }
 

@@ -1,29 +1,19 @@
 //! The steps that keys of sources and sinks imply: `where:`, `columns:`, `set:` and `event_time:`.
 
-use super::{Incoming, NewStep, Planner, no_event_time, visible};
+use super::{Incoming, NewStep, Planner, no_event_time};
 use crate::common::EventTimeKeys;
 use crate::event_time::EventTimePlan;
-use crate::kinds::{Columns, Cx, EventTime, Output, Planned, StreamType};
+use crate::kinds::{Cx, EventTime, Output, Planned, StreamType, Unplanned};
 use crate::plan::{Edge, Role};
 use crate::rowwise::{FilterPlan, MapPlan};
 use crate::types;
-use arrow::datatypes::{Field, Schema};
+use arrow::datatypes::{DataType, Field};
 use engine_base::codes::{plan as codes, spec as spec_codes};
 use engine_base::{Diagnostic, Diagnostics};
 use engine_expr::{Scalar, Scope};
 use engine_spec::{Assignments, Component, Expression, Node, Value};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-
-/// Stands in for a step that could not be planned, so that those behind it can be checked. Never in a plan.
-#[derive(Debug)]
-pub(super) struct Guess;
-
-impl Planned for Guess {
-    fn reads(&self, wanted: &[Columns]) -> Vec<Columns> {
-        vec![wanted.iter().flatten().cloned().collect()]
-    }
-}
 
 impl Planner<'_> {
     /// The rows for which the expression at `path` is true. Where it is wrong, that is noted, and the rows are given as
@@ -40,8 +30,7 @@ impl Planner<'_> {
         let predicate = self.with_cx(component, |cx| cx.predicate(path, expression, &scope));
         let Some(predicate) = predicate else {
             self.failed.insert(component.name.clone());
-            let schema = types::narrow(&input.stream.schema, &visible(&input.stream));
-            return Incoming { edge: input.edge, stream: input.stream.with_schema(schema) };
+            return Incoming { edge: input.edge, stream: input.stream.never_null() };
         };
         self.check_event_time(component, path, &predicate, &input.stream);
         let schema = types::narrow(&input.stream.schema, &predicate.non_null_when_true());
@@ -50,23 +39,16 @@ impl Planner<'_> {
     }
 
     /// `set:` of a source: columns that are added, or replace those of the same name. Each sees the columns as they came.
-    pub(super) fn imply_set(&mut self, component: &Component, set: &Assignments, input: &Incoming) -> Option<Incoming> {
+    pub(super) fn imply_set(&mut self, component: &Component, set: &Assignments, input: &Incoming) -> Incoming {
         let mut columns = Vec::new();
         for field in input.stream.schema.fields() {
             if !set.contains_key(field.name()) {
-                columns.push((field.as_ref().clone(), self.column(field.name(), &input.stream)?));
+                columns.push((field.as_ref().clone(), self.column(field.name(), &input.stream)));
             }
         }
         let order: Vec<String> = input.stream.schema.fields().iter().map(|field| field.name().clone()).collect();
-        let mut sound = true;
         for (name, expression) in set {
-            match self.assignment(component, &["set", name], name, expression, &input.stream) {
-                Some(column) => columns.push(column),
-                None => sound = false,
-            }
-        }
-        if !sound {
-            return None;
+            columns.push(self.assignment(component, &["set", name], name, expression, &input.stream));
         }
         // A replaced column keeps its place.
         columns.sort_by_key(|(field, _)| order.iter().position(|name| name == field.name()).unwrap_or(order.len()));
@@ -74,7 +56,7 @@ impl Planner<'_> {
     }
 
     /// `columns:` of a sink: a list of columns, or a map of new column to expression.
-    pub(super) fn imply_columns(&mut self, component: &Component, keys: &Node, input: &Incoming) -> Option<Incoming> {
+    pub(super) fn imply_columns(&mut self, component: &Component, keys: &Node, input: &Incoming) -> Incoming {
         let mut columns = Vec::new();
         let mut sound = true;
         match &keys.value {
@@ -86,8 +68,11 @@ impl Planner<'_> {
                         sound = false;
                         continue;
                     };
-                    let known = self
-                        .with_cx(component, |cx| cx.column(&["columns", &at], &name, &input.stream.schema).cloned());
+                    let schema = &input.stream.schema;
+                    let known = match schema.field_with_name(&name) {
+                        Ok(field) => Some(field.clone()),
+                        Err(_) => self.with_cx(component, |cx| cx.column(&["columns", &at], &name, schema).cloned()),
+                    };
                     if !seen.insert(name.clone()) {
                         self.found.push(
                             Diagnostic::error(codes::COLUMN_TAKEN, item.span, format!("`{name}` is named twice"))
@@ -96,18 +81,16 @@ impl Planner<'_> {
                         sound = false;
                     }
                     match known {
-                        Some(field) => columns.push((field, self.column(&name, &input.stream)?)),
-                        None => sound = false,
+                        Some(field) => columns.push((field, self.column(&name, &input.stream))),
+                        None => columns.push((Field::new(&name, DataType::Null, true), None)),
                     }
                 }
             }
             _ => {
-                let assignments: Assignments = keys.decode(&mut self.found)?;
-                for (name, expression) in &assignments {
-                    match self.assignment(component, &["columns", name], name, expression, &input.stream) {
-                        Some(column) => columns.push(column),
-                        None => sound = false,
-                    }
+                let assignments: Option<Assignments> = keys.decode(&mut self.found);
+                sound &= assignments.is_some();
+                for (name, expression) in assignments.iter().flatten() {
+                    columns.push(self.assignment(component, &["columns", name], name, expression, &input.stream));
                 }
             }
         }
@@ -119,7 +102,8 @@ impl Planner<'_> {
             sound = false;
         }
         if !sound {
-            return None;
+            self.failed.insert(component.name.clone());
+            return Incoming { edge: input.edge, stream: StreamType::unknown() };
         }
         self.imply_map(component, format!("{}.columns", component.name), columns, input)
     }
@@ -134,8 +118,6 @@ impl Planner<'_> {
         let node = &component.node;
         let max_delay_ns = keys.max_delay.map_or(0, |max_delay| max_delay.ns());
         let stream = StreamType { event_time: Some(EventTime { max_delay_ns }), ..input.stream.clone() };
-        // Whatever is wrong here: the rows are taken to have event time, so that nothing behind is blamed for its absence.
-        let timed = Incoming { edge: input.edge, stream: stream.clone() };
         let planned = self.event_time(component, keys, input);
         if keys.idle_after.is_some() {
             self.found.push(
@@ -150,8 +132,9 @@ impl Planner<'_> {
             );
         }
         let Some((value, unit_ns)) = planned else {
+            // The rows are taken to have event time, so that nothing behind is blamed for its absence.
             self.failed.insert(component.name.clone());
-            return timed;
+            return self.stand_in(component, format!("{}.event_time", component.name), input, stream);
         };
         let planned = EventTimePlan { value, unit_ns, max_delay_ns };
         let can_fail = planned.can_fail();
@@ -226,7 +209,7 @@ impl Planner<'_> {
         }
     }
 
-    /// A column and the scalar that makes it.
+    /// A column and the scalar that makes it; where that is wrong, which is noted, a column of no known type.
     fn assignment(
         &mut self,
         component: &Component,
@@ -234,32 +217,47 @@ impl Planner<'_> {
         name: &str,
         expression: &Expression,
         input: &StreamType,
-    ) -> Option<(Field, Scalar)> {
+    ) -> (Field, Option<Scalar>) {
         let scope = Scope::new(input.schema.clone());
-        let value = self.with_cx(component, |cx| cx.scalar(path, expression, &scope))?;
+        let Some(value) = self.with_cx(component, |cx| cx.scalar(path, expression, &scope)) else {
+            return (Field::new(name, DataType::Null, true), None);
+        };
         self.check_event_time(component, path, &value, input);
         let field = match value.as_column().and_then(|column| input.schema.field_with_name(column).ok()) {
             Some(field) => field.clone().with_name(name),
             None => Field::new(name, value.data_type().clone(), value.nullable()),
         };
-        Some((field, value))
+        (field, Some(value))
     }
 
     fn imply_map(
         &mut self,
         component: &Component,
         name: String,
-        columns: Vec<(Field, Scalar)>,
+        columns: Vec<(Field, Option<Scalar>)>,
         input: &Incoming,
-    ) -> Option<Incoming> {
+    ) -> Incoming {
+        let fields: Vec<Field> = columns.iter().map(|(field, _)| field.clone()).collect();
+        let mut stream = input.stream.with_columns(fields);
+        let sound = self.check_columns(component, &mut stream);
+        let values = columns.into_iter().map(|(field, value)| Some((field.name().clone(), value?)));
+        let Some(columns) = values.collect::<Option<Vec<(String, Scalar)>>>().filter(|_| sound) else {
+            self.failed.insert(component.name.clone());
+            return self.stand_in(component, name, input, stream);
+        };
         let can_fail = columns.iter().any(|(_, value)| value.as_column().is_none());
-        let schema = Schema::new(columns.iter().map(|(field, _)| field.clone()).collect::<Vec<_>>());
-        if !self.check_columns(component, &schema) {
-            return None;
-        }
-        let stream = input.stream.with_schema(Arc::new(schema));
-        let columns = columns.into_iter().map(|(field, value)| (field.name().clone(), value)).collect();
-        Some(self.imply(component, name, "map", input, stream, can_fail, Arc::new(MapPlan { columns })))
+        self.imply(component, name, "map", input, stream, can_fail, Arc::new(MapPlan { columns }))
+    }
+
+    /// Stands in for a step that could not be planned, so that those behind it can be checked.
+    pub(super) fn stand_in(
+        &mut self,
+        component: &Component,
+        name: String,
+        input: &Incoming,
+        stream: StreamType,
+    ) -> Incoming {
+        self.imply(component, name, "map", input, stream, true, Arc::new(Unplanned))
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -287,7 +285,7 @@ impl Planner<'_> {
         Incoming { edge: Edge { from: id, port: 0 }, stream }
     }
 
-    /// The scalar that is a column and nothing else. The column is there, so that this does not fail.
+    /// The scalar that is a column and nothing else; `None` where its type is not known.
     fn column(&mut self, name: &str, input: &StreamType) -> Option<Scalar> {
         let quoted = format!("\"{}\"", name.replace('"', "\"\""));
         self.expr.scalar(&quoted, &Scope::new(input.schema.clone())).ok()
@@ -303,7 +301,7 @@ impl Planner<'_> {
     fn with_cx<T>(&mut self, component: &Component, run: impl FnOnce(&mut Cx<'_>) -> T) -> T {
         let mut found = Diagnostics::new();
         let result = run(&mut self.cx(component, component.node.clone(), &mut found));
-        self.found.extend(found);
+        self.take(found, true);
         result
     }
 }
