@@ -9,6 +9,7 @@ use engine_base::{Diagnostic, RowError, Span};
 use engine_dataflow::{RowStep, Rows, StepOutput};
 use engine_expr::{Program, Scalar, Scope, is_open};
 use engine_plan::kinds::InputKeys;
+use engine_plan::kinds::{EventTime, Replaced};
 use engine_plan::rowwise::MapPlan;
 use engine_plan::{Cx, OperatorKind, Output, PlannedOperator, StreamType, hidden};
 use engine_spec::Assignments;
@@ -40,7 +41,8 @@ pub(crate) fn entry() -> OperatorEntry {
 struct MapConfig {
     /// `new: expression`, over the columns of the input: no expression sees what another one sets. A column that is
     /// there already is replaced in its place; others are added at the end. The event time of a row stays what it is,
-    /// whatever becomes of the column that it was read from.
+    /// whatever becomes of the column that it was read from; that column can't be replaced before a step that needs event
+    /// time.
     #[serde(default)]
     set: Assignments,
     /// The columns that stay, in this order; all others go.
@@ -93,7 +95,8 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     }
     let stream = input.with_columns(columns.iter().map(|column| column.field.clone()).collect::<Vec<_>>());
     // Which columns a wrong `keep`, `drop` or `rename` would leave can't be told.
-    let stream = if cx.diagnostics.len() > set_noted { stream.opened() } else { stream };
+    let mut stream = if cx.diagnostics.len() > set_noted { stream.opened() } else { stream };
+    stream.event_time = input.event_time.as_ref().map(|time| event_time(cx, &config, time, &columns));
     let outputs = vec![Output { port: String::new(), stream }];
     let values = columns.into_iter().map(|column| Some((column.field.name().clone(), column.value?)));
     let columns = match values.collect::<Option<Vec<(String, Scalar)>>>() {
@@ -108,6 +111,28 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         look_back_ns: 0,
         planned: Arc::new(MapPlan { columns }),
     })
+}
+
+/// The event time behind the step: that of the input, of a column that may have another name, or may show it no longer.
+fn event_time(cx: &Cx<'_>, config: &MapConfig, before: &EventTime, columns: &[Column]) -> EventTime {
+    let mut time = before.clone();
+    let Some(column) = time.column.take() else { return time };
+    let same = |column: &Column, name: &str| column.value.as_ref().and_then(Scalar::as_column) == Some(name);
+    let span = match columns.iter().find(|other| other.name() == column) {
+        Some(other) if same(other, &column) => {
+            time.column = Some(column);
+            return time;
+        }
+        Some(_) if config.set.contains_key(&column) => check::key_span(cx, &["set"], &column),
+        Some(_) => check::key_span(cx, &["rename"], &column),
+        None => {
+            // Renamed, or gone; a name that another column gets later is free.
+            time.column = columns.iter().find(|other| same(other, &column)).map(|other| other.name().to_owned());
+            return time;
+        }
+    };
+    time.replaced.get_or_insert(Replaced { column, step: cx.component.name.clone(), span });
+    time
 }
 
 /// A column that holds an expression. What is known of a column beside its type (that it is JSON) goes along when it is
@@ -463,6 +488,51 @@ mod tests {
             E0343 `0s` a window must be longer than nothing
             E0211 `cuont` there is no function `cuont` | did you mean `count`?
             ",
+        );
+    }
+
+    #[test]
+    fn the_column_of_the_event_time_is_not_replaced() {
+        fn timed(operators: &str) -> Given<'_> {
+            let source = "
+                schema: { id: int64, at: timestamp, other: timestamp }
+                event_time: { column: at, max_delay: 1s }";
+            Given { source, operators, read: &[("r", &[])], ..Given::default() }
+        }
+        let rolling = "r: { type: rolling, input: m, key: id, over: 1m, columns: { n: count(*) } }";
+        let replaced = |map: &str, at: &str| {
+            let operators = format!("m: {{ type: map, input: rows, {map} }}\n{rolling}");
+            check_problems(
+                &timed(&operators),
+                &format!(
+                    "E0331 `{at}` `m` replaces `at`, which event time is read from, and it is needed behind \
+                     ^ a row keeps the event time that it came with | give the new column another name, such as `at_2`"
+                ),
+            );
+        };
+        replaced("set: { at: other }", "at");
+        replaced("set: { at: to_timestamp_millis(id) }", "at");
+        replaced("rename: { at: other, other: at }", "at");
+        let fine = |map: &str| {
+            let operators = format!("m: {{ type: map, input: rows, {map} }}\n{rolling}");
+            check_problems(&timed(&operators), "");
+        };
+        fine("set: { at: at, hour: to_timestamp_millis(id) }");
+        fine("rename: { seen: at }");
+        fine("drop: [at]");
+        // Nothing behind it needs event time.
+        check_problems(&timed("r: { type: map, input: rows, set: { at: other } }"), "");
+        // Under its new name it is the same column, and behind a step that passes it on.
+        check_problems(
+            &timed(
+                "
+                a: { type: map, input: rows, rename: { seen: at } }
+                b: { type: filter, input: a, where: id > 1 }
+                m: { type: map, input: b, set: { seen: other } }
+                r: { type: filter, input: m, where: 'event_time() < seen' }",
+            ),
+            "E0331 `seen` `m` replaces `seen`, which event time is read from, and it is needed behind \
+             ^ a row keeps the event time that it came with | give the new column another name, such as `seen_2`",
         );
     }
 

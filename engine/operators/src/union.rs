@@ -8,8 +8,9 @@ use engine_base::{Diagnostic, StepId};
 use engine_dataflow::{RowStep, Rows, StepOutput};
 use engine_expr::is_open;
 use engine_plan::kinds::InputKeys;
+use engine_plan::rowwise::UnionPlan;
 use engine_plan::{
-    Columns, Cx, EventTime, OperatorKind, Output, Planned, PlannedOperator, StreamKind, StreamType, hidden, types,
+    Cx, EventTime, OperatorKind, Output, Planned, PlannedOperator, StreamKind, StreamType, hidden, types,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -37,22 +38,6 @@ pub(crate) fn entry() -> OperatorEntry {
 #[serde(deny_unknown_fields)]
 struct UnionConfig {}
 
-/// A planned `union`.
-#[derive(Debug)]
-pub struct UnionPlan {
-    /// How many inputs it has.
-    pub inputs: usize,
-    /// The columns of its output.
-    pub schema: SchemaRef,
-}
-
-impl Planned for UnionPlan {
-    fn reads(&self, wanted: &[Columns]) -> Vec<Columns> {
-        let reads: Columns = wanted.iter().flatten().cloned().collect();
-        vec![reads; self.inputs]
-    }
-}
-
 fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     let _: UnionConfig = cx.config()?;
     let (first, others) = inputs.split_first()?;
@@ -66,7 +51,11 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         .map(|input| input.event_time.as_ref().map(|time| time.max_delay_ns))
         .collect::<Option<Vec<i64>>>()
         .and_then(|delays| delays.into_iter().max())
-        .map(|max_delay_ns| EventTime { max_delay_ns });
+        .map(|max_delay_ns| EventTime {
+            max_delay_ns,
+            column: same_column(inputs),
+            replaced: inputs.iter().find_map(|input| input.event_time.as_ref()?.replaced.clone()),
+        });
     let schema: SchemaRef = Arc::new(Schema::new(fields));
     let stream = StreamType { schema: schema.clone(), event_time, kind: StreamKind::Append };
     // Where the inputs differ, which columns are meant can't be told.
@@ -82,6 +71,13 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         look_back_ns: 0,
         planned: Arc::new(UnionPlan { inputs: inputs.len(), schema }),
     })
+}
+
+/// The column that tells the event time in all inputs.
+fn same_column(inputs: &[StreamType]) -> Option<String> {
+    let column = |input: &StreamType| input.event_time.as_ref()?.column.clone();
+    let first = column(inputs.first()?)?;
+    inputs.iter().all(|input| column(input).as_ref() == Some(&first)).then_some(first)
 }
 
 /// Notes where an input differs from the first, and takes over what may be null in it.

@@ -45,7 +45,7 @@ impl StreamType {
     pub(crate) fn unknown() -> StreamType {
         StreamType {
             schema: engine_expr::open(&ArrowSchema::empty()),
-            event_time: Some(EventTime { max_delay_ns: 0 }),
+            event_time: Some(EventTime::default()),
             kind: StreamKind::Append,
         }
     }
@@ -77,10 +77,25 @@ impl StreamType {
 }
 
 /// The event time of a stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventTime {
     /// How far behind the greatest event time seen a row may come, nanoseconds.
     pub max_delay_ns: i64,
+    /// The column that it is the value of, where it is that of a column that is still there.
+    pub column: Option<String>,
+    /// Where that column was replaced by one of other values.
+    pub replaced: Option<Replaced>,
+}
+
+/// A column that shows the event time no longer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replaced {
+    /// The column.
+    pub column: String,
+    /// The step that replaces it.
+    pub step: String,
+    /// Where it is replaced.
+    pub span: Span,
 }
 
 /// Whether rows are facts or changes.

@@ -18,7 +18,9 @@ mod keys;
 mod prune;
 mod wiring;
 
-use crate::kinds::{Claim, Columns, Cx, Output, Planned, Registries, StreamKind, StreamType, Use, hidden};
+use crate::kinds::{
+    Claim, Columns, Cx, EventTime, Output, Planned, Registries, Replaced, StreamKind, StreamType, Use, hidden,
+};
 use crate::model::{ModelCx, ModelSet};
 use crate::plan::{ERRORS, Edge, Plan, Role, Step};
 use crate::{language, types};
@@ -58,6 +60,7 @@ pub fn plan(
         steps: Vec::new(),
         placed: HashMap::new(),
         failed: IndexSet::new(),
+        told_replaced: Vec::new(),
         source_count: 0,
         broken_before: diagnostics.has_errors(),
     };
@@ -80,6 +83,8 @@ struct Planner<'a> {
     placed: HashMap<String, Placed>,
     /// Components that could not be planned, each after those it reads.
     failed: IndexSet<String>,
+    /// Places where the column of the event time is replaced, which are told.
+    told_replaced: Vec<Span>,
     source_count: u16,
     /// Problems were found before planning.
     broken_before: bool,
@@ -293,6 +298,38 @@ impl Planner<'_> {
         id
     }
 
+    /// Whether streams whose event time `what` reads have it, and their column shows it still.
+    fn check_timed<'s>(&mut self, span: Span, what: &str, streams: impl IntoIterator<Item = &'s StreamType>) -> bool {
+        let mut sound = true;
+        for stream in streams {
+            let problem = match &stream.event_time {
+                None => {
+                    let message = format!("{what} needs event time, which these rows don't have");
+                    Diagnostic::error(codes::NO_EVENT_TIME, span, message)
+                        .help("say when each row happened, at the source: `event_time: { column: at }`")
+                }
+                Some(EventTime { replaced: Some(replaced), .. }) => {
+                    sound = false;
+                    if self.told_replaced.contains(&replaced.span) {
+                        continue;
+                    }
+                    self.told_replaced.push(replaced.span);
+                    let Replaced { column, step, span: place } = replaced;
+                    let message =
+                        format!("`{step}` replaces `{column}`, which event time is read from, and it is needed behind");
+                    Diagnostic::error(codes::EVENT_TIME_REPLACED, *place, message)
+                        .at_caret("a row keeps the event time that it came with")
+                        .also(span, format!("{what} needs it"))
+                        .help(format!("give the new column another name, such as `{column}_2`"))
+                }
+                Some(_) => continue,
+            };
+            sound = false;
+            self.found.push(problem);
+        }
+        sound
+    }
+
     /// The stream behind an output of a step.
     fn incoming(&self, edge: Edge) -> Incoming {
         Incoming { edge, stream: self.steps[edge.from.0 as usize].outputs[edge.port].stream.clone() }
@@ -430,14 +467,12 @@ fn visible(stream: &StreamType) -> Columns {
     stream.schema.fields().iter().map(|field| field.name().clone()).collect()
 }
 
-/// The help for a stream without event time.
-fn no_event_time(span: Span, what: &str) -> Diagnostic {
-    Diagnostic::error(codes::NO_EVENT_TIME, span, format!("{what} needs event time, which these rows don't have"))
-        .help("say when each row happened, at the source: `event_time: { column: at }`")
-}
-
-/// What a step reads of its inputs when all its outputs are read.
-fn reads_event_time(planned: &dyn Planned, outputs: &[Output], inputs: &[StreamType]) -> bool {
+/// The inputs whose event time a step reads when all its outputs are read.
+fn timed<'s>(
+    planned: &dyn Planned,
+    outputs: &[Output],
+    inputs: &'s [StreamType],
+) -> impl IntoIterator<Item = &'s StreamType> {
     let reads = planned.reads(&everything(outputs));
-    reads.iter().zip(inputs).any(|(reads, input)| input.event_time.is_none() && reads.contains(hidden::EVENT_TIME))
+    reads.into_iter().zip(inputs).filter(|(reads, _)| reads.contains(hidden::EVENT_TIME)).map(|(_, input)| input)
 }

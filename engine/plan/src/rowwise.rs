@@ -1,7 +1,8 @@
-//! The two row-wise steps that the planner itself inserts: a filter for `where:` on inputs and sinks, and a map for
-//! `columns:` of a sink and `set:` of a source. The kinds `filter` and `map` plan themselves as the same.
+//! The steps that the planner itself inserts: a filter for `where:` on inputs and sinks, a map for `columns:` of a sink and
+//! `set:` of a source, and a union for the errors of a chain. The kinds of these names plan themselves as the same.
 
 use crate::kinds::{Columns, Planned};
+use arrow::datatypes::SchemaRef;
 use engine_expr::Scalar;
 
 /// Keeps the rows for which the predicate is true; null is false.
@@ -16,6 +17,22 @@ pub struct FilterPlan {
 pub struct MapPlan {
     /// The columns in order: name and value.
     pub columns: Vec<(String, Scalar)>,
+}
+
+/// Puts the rows of several inputs into one stream.
+#[derive(Debug)]
+pub struct UnionPlan {
+    /// How many inputs it has.
+    pub inputs: usize,
+    /// The columns of its output.
+    pub schema: SchemaRef,
+}
+
+impl Planned for UnionPlan {
+    fn reads(&self, wanted: &[Columns]) -> Vec<Columns> {
+        let reads: Columns = wanted.iter().flatten().cloned().collect();
+        vec![reads; self.inputs]
+    }
 }
 
 impl Planned for FilterPlan {

@@ -67,6 +67,8 @@ pub struct Pipeline {
     pub models: IndexMap<String, ModelRef>,
     /// `operators`, chains expanded.
     pub operators: IndexMap<String, Component>,
+    /// The steps of each chain, in order; the last has the chain's name.
+    pub chains: IndexMap<String, Vec<String>>,
     /// `sinks`
     pub sinks: IndexMap<String, Component>,
     /// `objectives`
@@ -222,7 +224,7 @@ pub fn load(
     let steps = reader.section("operators", "an operator");
     let sinks = reader.section("sinks", "a sink");
     let mut broken = reader.broken;
-    let operators = chain::expand(steps, &mut broken, diagnostics);
+    let (operators, chains) = chain::expand(steps, &mut broken, diagnostics);
     components::check_names(&read_sources, &operators, &sinks, diagnostics);
     let models = models(&root, &base_dir, &values, files, sources, diagnostics);
     let objectives = frame::objectives(&root, diagnostics);
@@ -248,6 +250,7 @@ pub fn load(
         sources: read_sources,
         models,
         operators,
+        chains,
         sinks,
         objectives,
         max_in_flight: frame.max_in_flight,

@@ -65,6 +65,8 @@ pub const EVENT_TIME_SOURCE: Code = Code("E0329");
 /// Two components use one thing that only one can.
 pub const CLAIMED_TWICE: Code = Code("E0330");
 
+/// The column that event time is read from is replaced before a step that needs event time.
+pub const EVENT_TIME_REPLACED: Code = Code("E0331");
 /// The codes of this subject, in order.
 pub const CODES: &[CodeInfo] = &[
     CodeInfo {
@@ -95,7 +97,8 @@ sinks:
   bad: { type: stdout, input: valid.reject, format: json }   # it is `valid.rejected`
 ```
 
-A step in which no row can fail has no `errors`.",
+A step of a type in which no row can fail has no `errors`: a `flatten`, a `union`, a `map` that computes nothing. The
+`errors` of a chain are those of all its steps; their column `step` says which.",
     },
     CodeInfo {
         code: CYCLE,
@@ -369,5 +372,21 @@ guessed, so that the steps which depend on it were not checked. Set the variable
 Two sinks that write to one file would write over each other, a sink that writes to the file which a source reads would feed
 or empty it, and what one source reads of the standard input is gone for another. To write the rows of several steps to one
 file, bring them together with a `union`; to use the rows of a source twice, read its name twice.",
+    },
+    CodeInfo {
+        code: EVENT_TIME_REPLACED,
+        title: "the column of the event time is replaced",
+        explanation: "\
+When a row happened is said once, at its source. A row keeps that time through every step, whatever becomes of the column
+that it was read from, so a `map` that gives that column another value does not move the row in time: windows behind it would
+go by another time than the column shows. Give the new column another name.
+
+```yaml
+operators:
+  hours: { type: map, input: a, set: { hour: date_trunc('hour', at) } }     # not: at: date_trunc('hour', at)
+```
+
+Where the source has the wrong time, correct it there, before it becomes the event time: under `set:` of the source, or with
+`event_time: { value: at + INTERVAL '1h' }`. Where no step behind needs event time, the column may be replaced.",
     },
 ];

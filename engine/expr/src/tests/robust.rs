@@ -321,9 +321,7 @@ fn the_deepest_expressions_need_little_stack() {
 #[test]
 fn found_by_fuzzing() {
     // A control character is quoted as a space, which made the words of a message look like DataFusion's.
-    for text in ["at + INTERVAL '1 dError\u{19}during planninga hours'"] {
-        survive(text);
-    }
+    survive("at + INTERVAL '1 dError\u{19}during planninga hours'");
 }
 
 /// A target, not a proof: on an idle machine it is a tenth of this.

@@ -1,7 +1,7 @@
 //! One component to its steps: its shared keys, the steps that they imply, and its kind's own `plan`.
 
 use super::wiring::{Part, PartKind, Reference};
-use super::{Incoming, NewStep, Placed, Planner, list, needs_no_types, no_event_time, reads_event_time};
+use super::{Incoming, NewStep, Placed, Planner, list, needs_no_types, timed};
 use crate::common::{DecodingKeys, Delivery, EncodingKeys, SetKeys, SinkKeys, SourceTimeKeys};
 use crate::kinds::{
     EventTime, OperatorKind, Output, PlannedOperator, PlannedSource, SinkCommon, SinkKind, SourceCommon, SourceKind,
@@ -9,6 +9,7 @@ use crate::kinds::{
 };
 use crate::language;
 use crate::plan::{ERRORS, Edge, Role};
+use crate::rowwise::UnionPlan;
 use crate::types;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use engine_base::codes::{FOLLOWS, plan as codes, spec as spec_codes};
@@ -91,7 +92,7 @@ impl Planner<'_> {
             // Wrong, and noted: what is behind may count on event time all the same.
             None => {
                 sound = false;
-                let stream = StreamType { event_time: Some(EventTime { max_delay_ns: 0 }), ..rows.stream.clone() };
+                let stream = StreamType { event_time: Some(EventTime::default()), ..rows.stream.clone() };
                 rows = self.stand_in(component, format!("{}.event_time", component.name), &rows, stream);
             }
         }
@@ -193,9 +194,9 @@ impl Planner<'_> {
                 self.check_key(component, key, &input.schema);
             }
         }
-        if sound && reads_event_time(&*planned.planned, &planned.outputs, &streams) {
-            self.found.push(no_event_time(component.kind_span, &format!("`{}`", component.name)));
-            sound = false;
+        if sound {
+            let timed = timed(&*planned.planned, &planned.outputs, &streams);
+            sound = self.check_timed(component.kind_span, &format!("`{}`", component.name), timed);
         }
         let id = self.add(NewStep {
             name: component.name.clone(),
@@ -258,9 +259,9 @@ impl Planner<'_> {
         sound &= !found.has_errors();
         self.take(found, true);
         let Some(planned) = planned else { return false };
-        if sound && reads_event_time(&*planned.planned, &[], std::slice::from_ref(&input.stream)) {
-            self.found.push(no_event_time(component.kind_span, &format!("`{}`", component.name)));
-            sound = false;
+        if sound {
+            let timed = timed(&*planned.planned, &[], std::slice::from_ref(&input.stream));
+            sound = self.check_timed(component.kind_span, &format!("`{}`", component.name), timed);
         }
         self.add(NewStep {
             name: component.name.clone(),
@@ -337,6 +338,46 @@ impl Planner<'_> {
         if let Some(placed) = self.placed.get(&reference.from) {
             return Some(placed.main);
         }
+        if reference.rest == ERRORS
+            && let Some(steps) = self.pipeline.chains.get(owner)
+        {
+            return self.chain_errors(reference, owner, steps, part);
+        }
+        self.named_output(reference, owner, part)
+    }
+
+    /// The rows that fail in any step of a chain.
+    fn chain_errors(&mut self, reference: &Reference, chain: &str, steps: &[String], part: &Part<'_>) -> Option<Edge> {
+        let mut edges = Vec::with_capacity(steps.len());
+        for name in steps {
+            let step = &self.steps[self.placed.get(name)?.own.0 as usize];
+            edges.extend(step.error_port().map(|port| Edge { from: step.id, port }));
+        }
+        match edges.as_slice() {
+            // Told as of any other step.
+            [] => self.named_output(reference, chain, part),
+            [only] => Some(*only),
+            _ => {
+                let schema = types::error_schema();
+                let stream = StreamType { schema: schema.clone(), event_time: None, kind: StreamKind::Append };
+                let id = self.add(NewStep {
+                    name: format!("{chain}.{ERRORS}"),
+                    kind: "union",
+                    implied: true,
+                    role: Role::Operator,
+                    planned: Arc::new(UnionPlan { inputs: edges.len(), schema }),
+                    inputs: edges,
+                    outputs: vec![Output { port: String::new(), stream }],
+                    can_fail: false,
+                    span: self.pipeline.operators.get(chain)?.name_span,
+                });
+                Some(Edge { from: id, port: 0 })
+            }
+        }
+    }
+
+    /// An output by the name of its step and its port.
+    fn named_output(&mut self, reference: &Reference, owner: &str, part: &Part<'_>) -> Option<Edge> {
         let (step, port) = reference.from.rsplit_once('.')?;
         if let Some(placed) = self.placed.get(step) {
             let outputs = &self.steps[placed.own.0 as usize].outputs;

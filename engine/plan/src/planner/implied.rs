@@ -1,6 +1,6 @@
 //! The steps that keys of sources and sinks imply: `where:`, `columns:`, `set:` and `event_time:`.
 
-use super::{Incoming, NewStep, Planner, no_event_time};
+use super::{Incoming, NewStep, Planner};
 use crate::common::EventTimeKeys;
 use crate::event_time::EventTimePlan;
 use crate::kinds::{Cx, EventTime, Output, Planned, StreamType, Unplanned};
@@ -117,7 +117,8 @@ impl Planner<'_> {
     ) -> Incoming {
         let node = &component.node;
         let max_delay_ns = keys.max_delay.map_or(0, |max_delay| max_delay.ns());
-        let stream = StreamType { event_time: Some(EventTime { max_delay_ns }), ..input.stream.clone() };
+        let event_time = EventTime { max_delay_ns, column: keys.column.clone(), replaced: None };
+        let stream = StreamType { event_time: Some(event_time), ..input.stream.clone() };
         let planned = self.event_time(component, keys, input);
         if keys.idle_after.is_some() {
             self.found.push(
@@ -292,9 +293,9 @@ impl Planner<'_> {
     }
 
     fn check_event_time(&mut self, component: &Component, path: &[&str], value: &Scalar, input: &StreamType) {
-        if value.reads_event_time() && input.event_time.is_none() {
+        if value.reads_event_time() {
             let span = component.node.span_at(path);
-            self.found.push(no_event_time(span, "`event_time()`"));
+            self.check_timed(span, "`event_time()`", [input]);
         }
     }
 

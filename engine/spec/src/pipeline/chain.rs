@@ -20,6 +20,10 @@ use crate::node::{Entry, Node, Value};
 
 /// Steps one after the other, without naming each: the first reads the chain's input, each other the step before it, and
 /// whoever reads the chain reads the last.
+///
+/// `NAME.errors` has the rows that failed in any of the steps; its column `step` says in which: the last is `NAME`, the
+/// others are `NAME.1`, `NAME.2` and so on, or as their `name` says. The payload is the row as it came to that step, as JSON
+/// text, so that steps with different columns agree. The errors of one step are read as `NAME.1.errors`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "chain")]
@@ -35,12 +39,13 @@ pub struct ChainConfig {
     pub steps: Vec<Node>,
 }
 
-/// The operators with each chain replaced by its steps.
+/// The operators with each chain replaced by its steps, and the names of each chain's steps.
 pub(super) fn expand(
     operators: IndexMap<String, Component>,
     broken: &mut IndexSet<String>,
     diagnostics: &mut Diagnostics,
-) -> IndexMap<String, Component> {
+) -> (IndexMap<String, Component>, IndexMap<String, Vec<String>>) {
+    let mut chains = IndexMap::new();
     let mut expanded: IndexMap<String, Component> = IndexMap::with_capacity(operators.len());
     let mut taken: Vec<(Component, Span)> = Vec::new();
     for (name, component) in operators {
@@ -50,6 +55,7 @@ pub(super) fn expand(
         }
         match steps(&component, diagnostics) {
             Some(steps) => {
+                chains.insert(name, steps.iter().map(|step| step.name.clone()).collect());
                 for step in steps {
                     match expanded.get(&step.name) {
                         Some(first) => taken.push((step, first.name_span)),
@@ -75,7 +81,7 @@ pub(super) fn expand(
             .help("state, metrics and tests go by names: give this one another"),
         );
     }
-    expanded
+    (expanded, chains)
 }
 
 fn steps(chain: &Component, diagnostics: &mut Diagnostics) -> Option<Vec<Component>> {
