@@ -262,3 +262,104 @@ sinks:
     let undecoded: serde_json::Value = serde_json::from_str(&read("undecoded.jsonl")).expect("one row");
     assert_eq!(undecoded["payload"], r#"{"id":3,"n":"bad","s":"c"}"#);
 }
+
+/// The errors of a chain are those of all its steps, each with the step's name.
+#[test]
+fn the_errors_of_a_chain_are_those_of_all_its_steps() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let lines = r#"{"id":1,"n":2,"s":"7"}
+{"id":2,"n":0,"s":"7"}
+{"id":3,"n":5,"s":"x"}
+{"id":4,"n":10,"s":"0"}
+"#;
+    std::fs::write(folder.join("rows.jsonl"), lines).expect("written");
+    let pipeline = "
+version: 1
+pipeline: chained
+sources:
+  rows: { type: file, path: rows.jsonl, format: json, schema: { id: int64, n: int64, s: string } }
+operators:
+  c:
+    type: chain
+    input: rows
+    steps:
+      - { type: map, set: { q: 10 / n } }
+      - { type: map, keep: [id, q, s] }
+      - { type: map, name: parsed, set: { s: CAST(s AS int64) } }
+      - { type: filter, where: q / s >= 0 }
+sinks:
+  out: { type: file, input: c, path: out.jsonl, format: json, columns: [id] }
+  failed: { type: file, input: c.errors, path: failed.jsonl, format: json, columns: [step, code, payload] }
+  first: { type: file, input: c.1.errors, path: first.jsonl, format: json, columns: [step] }
+";
+    std::fs::write(folder.join("pipeline.yaml"), pipeline).expect("written");
+    assert!(start(folder, &[]).wait().expect("it ends").success());
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect("it is written");
+    assert_eq!(read("out.jsonl"), "{\"id\":1}\n");
+    assert_eq!(read("first.jsonl"), "{\"step\":\"c.1\"}\n");
+    let failed: BTreeSet<String> = read("failed.jsonl").lines().map(str::to_owned).collect();
+    let expected = [
+        r#"{"step":"c","code":"divide_by_zero","payload":"{\"id\":4,\"q\":1,\"s\":0}"}"#,
+        r#"{"step":"c.1","code":"divide_by_zero","payload":"{\"id\":2,\"n\":0,\"s\":\"7\"}"}"#,
+        r#"{"step":"parsed","code":"cast","payload":"{\"id\":3,\"q\":2,\"s\":\"x\"}"}"#,
+    ];
+    assert_eq!(failed, expected.into_iter().map(str::to_owned).collect());
+    // None of them is in errors.jsonl beside.
+    let beside = folder.join(".engine/chained/errors.jsonl");
+    assert!(!beside.exists() || std::fs::read_to_string(beside).expect("text").is_empty());
+}
+
+/// `on_error: stop`: the run ends with an error that names the row, and the next one reads the row again.
+#[test]
+fn a_row_that_a_model_fails_on_can_stop_the_pipeline() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/risk/model.yaml");
+    let pipeline = format!(
+        "
+version: 1
+pipeline: careful
+sources:
+  rows: {{ type: file, path: rows.jsonl, format: json, schema: {{ id: int64, x: float32 | null }} }}
+models:
+  risk: {}
+operators:
+  scored:
+    type: predict
+    input: rows
+    model: risk
+    features: [x, x, x, x, x, x, x, x]
+    outputs: [score]
+    on_error: stop
+sinks:
+  out: {{ type: file, input: scored, path: out.jsonl, format: json, columns: [id] }}
+",
+        models.display()
+    );
+    std::fs::write(folder.join("pipeline.yaml"), pipeline).expect("written");
+    std::fs::write(folder.join("rows.jsonl"), "{\"id\":1,\"x\":0.5}\n{\"id\":2,\"x\":null}\n").expect("written");
+    let run = || {
+        let child = Command::new(engine())
+            .args(["run", "pipeline.yaml", "--state", "state", "--no-metrics"])
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the engine starts");
+        let output = child.wait_with_output().expect("it ends");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for _ in 0..2 {
+        let (code, log) = run();
+        assert_eq!(code, Some(1), "{log}");
+        let told = "step `scored`: the feature `x` is null, and the model has no default (the row rows/0/";
+        assert!(log.contains(told), "{log}");
+    }
+    // Mended, it goes on from there.
+    std::fs::write(folder.join("rows.jsonl"), "{\"id\":1,\"x\":0.5}\n{\"id\":2,\"x\":0.50}\n").expect("written");
+    let (code, log) = run();
+    assert_eq!(code, Some(0), "{log}");
+    let out = std::fs::read_to_string(folder.join("out.jsonl")).expect("it is written");
+    assert!(out.lines().any(|line| line == "{\"id\":2}"), "{out}");
+}

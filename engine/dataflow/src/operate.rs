@@ -1,5 +1,6 @@
 //! The operators that run steps: a fused chain of row-wise ones, and one that acts at an epoch's close.
 
+use crate::control::Control;
 use crate::cuts::{CutBoard, Events, Seen};
 use crate::errors::{SourceNames, error_rows};
 use crate::exchange::ByKey;
@@ -28,6 +29,8 @@ pub struct StepShared {
     pub names: SourceNames,
     /// Where keyed steps note the event times they saw.
     pub board: Arc<CutBoard>,
+    /// Told where a row stops the pipeline.
+    pub control: Arc<Control>,
 }
 
 /// A row-wise step on its way into a chain.
@@ -119,6 +122,9 @@ fn run_links<C: CapabilityTrait<u64>>(
     let mut out = StepOutput::new(1 + link.sides.len());
     link.step.step(rows, &mut out);
     measure(&*link.meter, rows_in, &out, start_ns, shared);
+    if stops(&out, shared) {
+        return;
+    }
     give_errors(&mut link.errors, out.errors, cap, &shared.names);
     let mut ports = out.ports.into_iter();
     let passed = ports.next().unwrap_or_default();
@@ -150,6 +156,14 @@ fn measure(meter: &dyn Meter, rows_in: u64, out: &StepOutput, start_ns: u64, sha
         // Rows of a batch came together: the first stands for all.
         meter.latency(now_ns.saturating_sub(rows.ingest_ns.get(0)).max(0) as u64, rows.num_rows() as u64);
     }
+}
+
+/// Stops the pipeline where a row asks for it. No cut is committed from then on, so the row is read again by the next run.
+fn stops(out: &StepOutput, shared: &StepShared) -> bool {
+    let Some(row) = &out.fatal else { return false };
+    let position = shared.names.describe(&row.position);
+    shared.control.fail(format!("step `{}`: {} (the row {position}; `on_error: stop`)", row.step, row.error.reason));
+    true
 }
 
 fn give_errors<C: CapabilityTrait<u64>>(output: &mut Output, errors: Vec<ErrorRow>, cap: &C, names: &SourceNames) {
@@ -237,6 +251,9 @@ pub fn keyed<'scope>(
                 let mut out = StepOutput::new(ports);
                 step.close(Epoch(epoch), inputs, &mut out);
                 measure(&*meter, rows_in, &out, start_ns, &shared);
+                if stops(&out, &shared) {
+                    return;
+                }
                 give_errors(&mut errors_out, out.errors, &closing.caps[ports], &shared.names);
                 for ((output, batches), cap) in outs.iter_mut().zip(out.ports).zip(&closing.caps) {
                     let mut output = output.activate();

@@ -12,6 +12,8 @@ pub struct StepOutput {
     pub errors: Vec<ErrorRow>,
     /// Rows that came too late for the step's state. They are also at its `late` port.
     pub late: u64,
+    /// A row for which the pipeline is to stop (`on_error: stop`). What else came of its batch goes nowhere.
+    pub fatal: Option<ErrorRow>,
     /// Rows by what became of them, for a step that knows several ends: of a prediction `ok` or `fallback`.
     pub outcomes: Vec<(&'static str, u64)>,
 }

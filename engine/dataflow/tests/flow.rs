@@ -205,7 +205,8 @@ fn check(setup: Setup) -> Outcome {
         committed: Arc::new(Committed::default()),
         pulse: Arc::new(Unmetered),
     };
-    let steps = StepShared { clock: clock.clone(), names: names.clone(), board: board.clone() };
+    let steps =
+        StepShared { clock: clock.clone(), names: names.clone(), board: board.clone(), control: control.clone() };
     let sinks = SinkShared { control: control.clone(), clock, names, resume: Arc::default() };
     let (good, bad): (Collected, Collected) = Default::default();
     let last_cut = Arc::new(Mutex::new((BTreeMap::new(), None)));

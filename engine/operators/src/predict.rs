@@ -145,7 +145,8 @@ enum OnError {
     /// It goes to `NAME.errors`.
     #[default]
     DeadLetter,
-    /// Not built yet: the pipeline stops.
+    /// The pipeline stops with an error that names the row, and reads it again when it is started again: for models that
+    /// must not fail, where a row that is left out would do harm.
     Stop,
     /// It goes on with these values: for each new column a number, a list of numbers, or null.
     Fallback(IndexMap<String, Literal>),
@@ -184,6 +185,8 @@ pub struct PredictPlan {
     outputs: Vec<OutputColumn>,
     /// Whether a row that can't be scored goes on with the fallbacks of `outputs`.
     falls_back: bool,
+    /// Whether such a row stops the pipeline.
+    stops: bool,
     status: String,
     digest: String,
     max_rows: usize,
@@ -230,12 +233,17 @@ impl Planned for PredictPlan {
             let from = &self.model.outputs()[output.output];
             format!("{}: {} ({})", output.field.name(), types::column_text(&output.field), from.name)
         });
+        let on_error = match (self.falls_back, self.stops) {
+            (true, _) => "fallback",
+            (false, true) => "stop",
+            (false, false) => "dead_letter",
+        };
         let digest = self.model.digest();
         let mut facts = vec![
             ("model".to_owned(), format!("{} ({})", self.model.name(), digest.get(..12).unwrap_or(digest))),
             ("features".to_owned(), features.collect::<Vec<_>>().join("; ")),
             ("outputs".to_owned(), outputs.collect::<Vec<_>>().join(", ")),
-            ("on_error".to_owned(), if self.falls_back { "fallback" } else { "dead_letter" }.to_owned()),
+            ("on_error".to_owned(), on_error.to_owned()),
         ];
         facts.push(match self.model.batch_invariant() {
             true => ("batch".to_owned(), format!("up to {} rows", self.max_rows)),
@@ -281,6 +289,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         }
         OnError::DeadLetter | OnError::Stop => false,
     };
+    let stops = matches!(config.on_error, OnError::Stop);
     let [status, digest] = own_columns(cx);
     let mut fields: Vec<FieldRef> = input.schema.fields().iter().cloned().collect();
     fields.extend(outputs.iter().map(|output| output.field.clone()));
@@ -302,11 +311,20 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     let stream = input.with_columns(fields);
     Some(PlannedOperator {
         outputs: vec![Output { port: String::new(), stream }],
-        can_fail: !falls_back,
+        can_fail: !falls_back && !stops,
         exchange: None,
         state: None,
         look_back_ns: 0,
-        planned: Arc::new(PredictPlan { model, inputs: features, outputs, falls_back, status, digest, max_rows }),
+        planned: Arc::new(PredictPlan {
+            model,
+            inputs: features,
+            outputs,
+            falls_back,
+            stops,
+            status,
+            digest,
+            max_rows,
+        }),
     })
 }
 
@@ -358,13 +376,6 @@ fn refuse(cx: &mut Cx<'_>, config: &PredictConfig) {
     }
     if config.batch.max_wait.is_some() {
         check::not_built(cx, &["batch"], "max_wait", "an inline model takes what is there, without waiting");
-    }
-    if matches!(config.on_error, OnError::Stop) {
-        let span = cx.span(&["on_error"]);
-        cx.push(
-            Diagnostic::error(spec_codes::NOT_BUILT, span, "`on_error: stop` is not built yet")
-                .help("use `dead_letter`, and an objective on `error_rate` to be told"),
-        );
     }
 }
 
@@ -789,6 +800,27 @@ mod tests {
     }
 
     #[test]
+    fn a_row_that_fails_can_stop_the_pipeline() {
+        let keys = "p: { type: predict, input: rows, model: risk, features: [x, n], outputs: [score], on_error: stop }";
+        let given = predict(keys, &[("p", &["id", "score"])]);
+        let good = LINES.lines().take(2).collect::<Vec<_>>().join("\n");
+        check(&given, &good, r#"p {"id":0,"score":2.5}"#);
+        // One batch: nothing of it goes on. Row by row: those before it have.
+        let whole = given.run(LINES, &[]);
+        let fatal = "1 panic: the model `risk` panicked: a feature of -1";
+        assert_eq!(whole["p stops"], [fatal]);
+        assert!(!whole.contains_key("p"), "{whole:?}");
+        let each = given.run(LINES, &[1]);
+        assert_eq!(each["p stops"][0], fatal);
+        assert_eq!(each["p"][0], r#"{"id":0,"score":2.5}"#);
+        let (plan, problems) = given.plan();
+        let plan = plan.expect(&problems);
+        let step = plan.find("p").expect("the step");
+        assert!(!step.can_fail);
+        assert!(step.facts.contains(&("on_error".to_owned(), "stop".to_owned())));
+    }
+
+    #[test]
     fn nulls_and_lists_of_the_wrong_length_fail() {
         check(
             &predict(
@@ -933,10 +965,8 @@ mod tests {
     fn what_is_not_built_is_said() {
         problems(
             "model: risk, features: [x, n], outputs: [score], timeout: 50ms, on_error: stop",
-            "
-            E0143 `timeout` `timeout` is not built yet | models run inline, on the worker: a row has its score when the call returns; leave this out
-            E0143 `stop` `on_error: stop` is not built yet | use `dead_letter`, and an objective on `error_rate` to be told
-            ",
+            "E0143 `timeout` `timeout` is not built yet \
+             | models run inline, on the worker: a row has its score when the call returns; leave this out",
         );
         problems(
             "model: moody, features: [x, n], outputs: [score], batch: { max_rows: 8 }",

@@ -225,6 +225,10 @@ impl<'a> Run<'a> {
         }
         let mut out = StepOutput::new(step.row_outputs().len());
         self.steps[id.0 as usize][input].step(rows, &mut out);
+        if let Some(row) = &out.fatal {
+            let name = format!("{} stops", step.name);
+            self.read.entry(name).or_default().push(format!("{} {}", row.position.offset, row.error));
+        }
         for (port, batches) in out.ports.into_iter().enumerate() {
             for rows in batches {
                 self.give(id, port, rows);

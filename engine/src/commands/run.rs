@@ -131,7 +131,12 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
             committed: committed.clone(),
             pulse: instruments.clone(),
         },
-        steps: StepShared { clock: clock.clone(), names: names.clone(), board: board.clone() },
+        steps: StepShared {
+            clock: clock.clone(),
+            names: names.clone(),
+            board: board.clone(),
+            control: control.clone(),
+        },
         sinks: SinkShared {
             control: control.clone(),
             clock: clock.clone(),

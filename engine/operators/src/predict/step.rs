@@ -85,6 +85,7 @@ pub(super) fn render(plan: &PredictPlan, cx: &RenderCx<'_>) -> Result<Box<dyn Ro
         inputs,
         outputs,
         falls_back: plan.falls_back,
+        stops: plan.stops,
         columns,
         schema: Arc::new(Schema::new(fields)),
         event_time: wanted.contains(hidden::EVENT_TIME),
@@ -116,6 +117,7 @@ struct Predict {
     scores: Vec<Vec<f32>>,
     outputs: Vec<Output>,
     falls_back: bool,
+    stops: bool,
     columns: Vec<Column>,
     schema: SchemaRef,
     event_time: bool,
@@ -278,6 +280,11 @@ impl Predict {
             return;
         }
         let failed: Vec<(usize, RowError)> = failed.into_iter().collect();
+        if self.stops {
+            fail(&self.step, &rows, failed, out);
+            out.fatal = out.errors.drain(..).next();
+            return;
+        }
         out.give(0, scored.filter(&sound(count, &failed)));
         fail(&self.step, &rows, failed, out);
     }
