@@ -44,6 +44,11 @@ fn every_example_is_valid() {
 /// Whether a source, operator or sink beside sound others is valid.
 #[track_caller]
 fn check(section: &str, component: Value, valid: bool) {
+    check_named(section, "tried", component, valid);
+}
+
+#[track_caller]
+fn check_named(section: &str, name: &str, component: Value, valid: bool) {
     thread_local!(static VALIDATOR: jsonschema::Validator = jsonschema::validator_for(&schema()).expect("a schema"));
     let mut pipeline = json!({
         "version": 1,
@@ -52,7 +57,7 @@ fn check(section: &str, component: Value, valid: bool) {
         "operators": {},
         "sinks": { "out": { "type": "blackhole", "input": "rows" } },
     });
-    pipeline[section]["tried"] = component;
+    pipeline[section][name] = component;
     let problems = VALIDATOR.with(|validator| problems(validator, &pipeline));
     assert_eq!(problems.is_empty(), valid, "{}\n{pipeline:#}", problems.join("\n"));
 }
@@ -81,6 +86,29 @@ fn a_type_has_its_own_keys() {
     check("sources", json!({ "type": "file", "format": "json", "schema": "rows.yaml" }), false);
     check("sinks", json!({ "type": "blackhole", "input": "rows", "columns": ["a"], "where": "a > 1" }), true);
     check("sinks", json!({ "type": "blackhole", "input": "rows", "columns": { "b": "a + 1" } }), true);
+}
+
+/// What dry-run refuses by its form alone, the schema refuses too.
+#[test]
+fn what_is_not_built_is_not_in_the_schema() {
+    let rolling = |key: &str, value: Value| {
+        let mut step =
+            json!({ "type": "rolling", "input": "rows", "key": "a", "over": "5m", "columns": { "n": "count(*)" } });
+        step[key] = value;
+        step
+    };
+    check("operators", rolling("order", json!("arrival")), true);
+    check("operators", rolling("order", json!("event_time")), false);
+    check("operators", rolling("over", json!({ "rows": 5 })), false);
+    let sink = |key: &str, value: &str| json!({ "type": "stdout", "input": "rows", key: value });
+    check("sinks", sink("format", "csv"), true);
+    check("sinks", sink("format", "parquet"), false);
+    check("sinks", sink("delivery", "at_least_once"), true);
+    check("sinks", sink("delivery", "exactly_once"), false);
+    let filter = json!({ "type": "filter", "input": "rows", "where": true });
+    for (name, valid) in [("b_2", true), ("a-b", true), ("1f", false), ("a.b", false), ("a b", false)] {
+        check_named("operators", name, filter.clone(), valid);
+    }
 }
 
 #[test]

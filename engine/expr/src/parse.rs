@@ -25,6 +25,8 @@ const MAX_NESTING: usize = 40;
 /// `position(a IN b)` is tried in two ways at each level; beyond this many it is an ordinary call.
 const MAX_POSITIONS: usize = 4;
 /// Marks the one token that stands for a dotted name.
+/// The name of the type `timestamp` with a unit and a zone, which nobody can write.
+pub(crate) const TIMESTAMP_IN: &str = "\u{1}timestamp";
 const DOTTED: char = '\u{1}';
 
 /// A text, its tree and its places.
@@ -101,7 +103,7 @@ impl Parsed<'_> {
                 Token::LParen | Token::Lt => depth += 1,
                 Token::RParen | Token::Gt if depth == 0 => break,
                 Token::RParen | Token::Gt => depth -= 1,
-                Token::Word(_) | Token::Number(..) | Token::Comma => {}
+                Token::Word(_) | Token::Number(..) | Token::Comma | Token::SingleQuotedString(_) => {}
                 _ => break,
             }
             range = Some(range.map_or(at.start, |range| range.start)..at.end);
@@ -195,6 +197,7 @@ pub(crate) fn parse(text: &str) -> Result<Parsed<'_>, ExprError> {
     check_brackets(&tokens)?;
     check_foreign(&tokens)?;
     plain_words(&mut tokens);
+    timestamp_types(&mut tokens);
     let kept = tokens.iter().map(|(token, range)| (token.token.clone(), range.clone())).collect();
     let mut parsed = Parsed { text, tree: Expr::value(Value::Null), tokens: kept, places, dotted: Vec::new() };
     let joined = join_names(&mut parsed, tokens)?;
@@ -499,6 +502,35 @@ fn plain_words(tokens: &mut [(TokenWithSpan, Range<usize>)]) {
         if !keep {
             word.keyword = Keyword::NoKeyword;
         }
+    }
+}
+
+/// Makes a type with arguments of `timestamp(ms)` and `timestamp(ms, "Europe/Berlin")`, as the language writes them: SQL
+/// knows a number of digits there.
+fn timestamp_types(tokens: &mut [(TokenWithSpan, Range<usize>)]) {
+    for at in 1..tokens.len() {
+        let (before, rest) = tokens.split_at_mut(at);
+        let in_type = match before.last().map(|(token, _)| &token.token) {
+            Some(Token::DoubleColon | Token::Lt) => true,
+            Some(token) => keyword(token) == Keyword::AS,
+            None => false,
+        };
+        let [(name, _), (open, _), (unit, _), behind @ ..] = rest else { return };
+        let (Token::Word(name), Token::LParen, Token::Word(unit)) = (&mut name.token, &open.token, &mut unit.token)
+        else {
+            continue;
+        };
+        if !in_type || name.keyword != Keyword::TIMESTAMP || name.quote_style.is_some() {
+            continue;
+        }
+        if let [(comma, _), (zone, _), ..] = behind
+            && comma.token == Token::Comma
+            && let Token::Word(Word { value, quote_style: Some('"'), .. }) = &zone.token
+        {
+            zone.token = Token::SingleQuotedString(value.clone());
+        }
+        *name = Word { value: TIMESTAMP_IN.to_owned(), quote_style: None, keyword: Keyword::NoKeyword };
+        unit.keyword = Keyword::NoKeyword;
     }
 }
 

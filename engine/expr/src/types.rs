@@ -1,5 +1,6 @@
 //! The names of types: Arrow's as the language writes them, and SQL's as Arrow has them.
 
+use crate::parse::TIMESTAMP_IN;
 use arrow::datatypes::{DataType, Field, TimeUnit};
 use datafusion_sql::sqlparser::ast::{self, ArrayElemTypeDef, ExactNumberInfo, TimezoneInfo};
 use std::sync::Arc;
@@ -140,6 +141,21 @@ pub(crate) fn cast_type(written: &ast::DataType) -> Option<DataType> {
             "duration" => DataType::Duration(TimeUnit::Nanosecond),
             _ => return None,
         },
+        Sql::Custom(name, arguments) if name.to_string() == TIMESTAMP_IN => {
+            let unit = match arguments.first()?.as_str() {
+                "s" => TimeUnit::Second,
+                "ms" => TimeUnit::Millisecond,
+                "us" => TimeUnit::Microsecond,
+                "ns" => TimeUnit::Nanosecond,
+                _ => return None,
+            };
+            let zone = match arguments.get(1..)? {
+                [] => UTC,
+                [zone] if zone.parse::<arrow::array::timezone::Tz>().is_ok() => zone,
+                _ => return None,
+            };
+            DataType::Timestamp(unit, Some(zone.into()))
+        }
         _ => return None,
     })
 }

@@ -6,6 +6,7 @@ use engine_spec::{Assignments, Expression, Input, Node, TimeSpan};
 use indexmap::IndexMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
+use serde_json::json;
 
 /// A key of every source.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -129,13 +130,15 @@ pub(crate) enum Delivery {
     /// It reaches the sink, perhaps more than once.
     AtLeastOnce,
     /// It reaches the sink once. Not built yet.
+    #[schemars(skip)]
     ExactlyOnce,
 }
 
 fn format_form(_: &mut SchemaGenerator) -> Schema {
+    let name = json!({ "type": "string", "not": { "enum": crate::language::FORMATS_NOT_BUILT } });
     json_schema!({ "anyOf": [
-        { "type": "string" },
-        { "type": "object", "properties": { "type": { "type": "string" } }, "required": ["type"] }
+        name,
+        { "type": "object", "properties": { "type": name }, "required": ["type"] }
     ] })
 }
 

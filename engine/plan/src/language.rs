@@ -52,6 +52,9 @@ pub const SINKS: &[&str] = &[
 pub const CONNECTIONS: &[&str] =
     &["http", "kafka", "kinesis", "mqtt", "nats", "postgres", "pubsub", "redis", "smtp", "sqlite"];
 
+/// Formats of the language that are not built yet.
+pub const FORMATS_NOT_BUILT: &[&str] = &["avro", "protobuf", "parquet", "debezium"];
+
 /// The kinds of model.
 pub const MODELS: &[&str] = &["candle", "embedding", "onnx", "remote", "trees"];
 

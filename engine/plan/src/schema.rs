@@ -238,6 +238,7 @@ impl Writer {
         let mut rest = Value::Object(root);
         substitutable_below(&mut rest);
         defs.insert(SUBSTITUTION.to_owned(), substitution());
+        names_of_components(&mut rest);
         let mut whole = Object::new();
         whole.insert("$schema".into(), json!("https://json-schema.org/draft/2020-12/schema"));
         if let Value::Object(rest) = rest {
@@ -245,6 +246,17 @@ impl Writer {
         }
         prune_definitions(&mut whole, defs);
         Value::Object(whole)
+    }
+}
+
+/// What a component, a model or a parameter can be named.
+const NAME: &str = "^[A-Za-z_][A-Za-z0-9_-]*$";
+
+/// Holds the keys of the sections to what can be a name.
+fn names_of_components(root: &mut Value) {
+    for section in ["parameters", "connections", "sources", "models", "operators", "sinks"] {
+        let Some(section) = root.pointer_mut(&format!("/properties/{section}")) else { continue };
+        section["propertyNames"] = json!({ "pattern": NAME });
     }
 }
 

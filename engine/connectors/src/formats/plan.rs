@@ -9,6 +9,7 @@ use super::{RecordDecoder, RecordEncoder, Timestamps};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use engine_base::Diagnostic;
 use engine_base::codes::{connector as codes, spec};
+use engine_plan::language::FORMATS_NOT_BUILT;
 use engine_plan::{Cx, SinkCommon, SourceCommon};
 use engine_spec::{Node, Value};
 use schemars::JsonSchema;
@@ -52,8 +53,6 @@ struct NoOptions {}
 /// The formats that can be read, then those that can be written.
 const DECODED: &[&str] = &["json", "csv", "raw"];
 const ENCODED: &[&str] = &["json", "csv"];
-/// Formats of the language that are not built yet.
-const NOT_BUILT: &[&str] = &["avro", "protobuf", "parquet", "debezium"];
 
 /// A planned `format:` of a source.
 #[derive(Clone, Debug)]
@@ -240,7 +239,7 @@ fn format(cx: &mut Cx<'_>, node: Option<&Node>, built: &[&str]) -> Option<Format
         return None;
     };
     match name {
-        _ if NOT_BUILT.contains(&name) => {
+        _ if FORMATS_NOT_BUILT.contains(&name) => {
             let found = Diagnostic::error(spec::NOT_BUILT, named_at, format!("the format `{name}` is not built yet"))
                 .help(format!("the formats are {}", list(built)));
             cx.push(found);

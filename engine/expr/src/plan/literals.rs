@@ -3,6 +3,7 @@
 use super::{Planner, internal};
 use crate::error::{ExprError, both};
 use crate::failure::clip;
+use crate::parse::TIMESTAMP_IN;
 use crate::types::{CAST_TYPES, cast_type, type_name};
 use arrow::compute::can_cast_types;
 use arrow::datatypes::{DataType, IntervalMonthDayNano, IntervalUnit};
@@ -102,12 +103,14 @@ impl Planner<'_> {
 
     fn cast_type(&self, written: &ast::DataType) -> Result<DataType, ExprError> {
         cast_type(written).ok_or_else(|| {
-            let name = written.to_string();
+            let name = written.to_string().replace(TIMESTAMP_IN, "timestamp");
             let base: String = name.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
             let error =
                 ExprError::new(codes::UNKNOWN_TYPE, format!("there is no type `{}`", clip(&name.to_lowercase(), 40)));
             match written {
                 ast::DataType::Timestamp(..) => error.help("a timestamp's precision is 0, 3, 6 or 9"),
+                ast::DataType::Custom(name, _) if name.to_string() == TIMESTAMP_IN => error
+                    .help("it has a unit, s, ms, us or ns, and may have a zone: `timestamp(ms, \"Europe/Berlin\")`"),
                 ast::DataType::Decimal(_) | ast::DataType::Numeric(_) => {
                     error.help("a decimal has 1 to 38 digits: `decimal(18, 2)`")
                 }

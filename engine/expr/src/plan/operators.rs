@@ -127,6 +127,9 @@ impl Planner<'_> {
         let (left_value, right_value) = both(self.plan(left), self.plan(right))?;
         let (left_value, right_value) = self.spans(left_value, right_value, node)?;
         let types = (self.type_of(&left_value), self.type_of(&right_value));
+        if operator == Operator::Divide && quotient_never_fits(&types.0, &types.1) {
+            return Err(misfit(operator, &types.0, &types.1).at(self.place(node)));
+        }
         let expr = Expr::BinaryExpr(BinaryExpr::new(Box::new(left_value), operator, Box::new(right_value)));
         self.settle(expr, node, |_, _| misfit(operator, &types.0, &types.1))
     }
@@ -535,6 +538,21 @@ fn not_text(what: &str, left: &DataType, right: &DataType) -> ExprError {
         .help("turn a value into text: `CAST(x AS string)`")
 }
 
+/// Whether a quotient of decimals has too many digits for any value from 1 on: Arrow computes it with the places of the
+/// dividend, four more, and those of the divisor.
+fn quotient_never_fits(left: &DataType, right: &DataType) -> bool {
+    const MORE_PLACES: i16 = 4;
+    const MOST_DIGITS: i16 = 38;
+    let places = |data_type: &DataType| match data_type {
+        DataType::Decimal128(_, places) => Some(i16::from(*places)),
+        _ => None,
+    };
+    match (places(left), places(right)) {
+        (Some(left), Some(right)) => (left + MORE_PLACES).min(MOST_DIGITS) + right > MOST_DIGITS,
+        _ => false,
+    }
+}
+
 /// Arithmetic that doesn't exist.
 fn misfit(operator: Operator, left: &DataType, right: &DataType) -> ExprError {
     let (l, r) = (with_article(left), with_article(right));
@@ -547,6 +565,17 @@ fn misfit(operator: Operator, left: &DataType, right: &DataType) -> ExprError {
         other => format!("`{other}` takes whole numbers, not {l} and {r}"),
     };
     let error = ExprError::new(codes::OPERANDS, message);
+    if left.is_decimal() && right.is_decimal() {
+        let why = match operator {
+            Operator::Multiply => "a product has the decimal places of both sides",
+            _ => {
+                "a quotient has the decimal places of the dividend and four more, and is computed with those of the divisor"
+            }
+        };
+        return error
+            .help(format!("{why}, and a decimal has at most 38 digits"))
+            .help("take fewer: `CAST(x AS decimal(18, 4))`, or compute with `CAST(x AS float64)`");
+    }
     let text = |data_type: &DataType| matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
     let time = |data_type: &DataType| matches!(data_type, DataType::Timestamp(..) | DataType::Date32);
     if (time(left) || time(right)) && (left.is_numeric() || right.is_numeric() || text(left) || text(right)) {

@@ -47,6 +47,7 @@ enum Over {
     /// A span of event time.
     Time(TimeSpan),
     /// A number of rows of the key. Not built yet.
+    #[schemars(skip)]
     Rows(#[expect(dead_code, reason = "named in the language, refused by the plan")] RowCount),
 }
 
@@ -67,6 +68,7 @@ enum Order {
     #[default]
     Arrival,
     /// By event time. Not built yet.
+    #[schemars(skip)]
     EventTime,
 }
 
