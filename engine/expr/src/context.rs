@@ -87,7 +87,8 @@ impl Scope {
 }
 
 impl Context {
-    /// A context with these parameters: name, type, whether it may be null, value.
+    /// A context with these parameters: name, type, whether it may be null, value. One of type null is declared and wrong: it
+    /// is of no known type.
     pub fn new(params: Vec<(String, DataType, bool, ParamValue)>) -> Self {
         let params = params.into_iter().map(|(name, data_type, nullable, value)| {
             let value = typed(&name, &data_type, nullable, value);

@@ -348,8 +348,14 @@ impl Planner<'_> {
     }
 }
 
-/// The parameters as expressions know them. One whose value is known only in a run is null of its type.
+/// The parameters as expressions know them. One whose value is known only in a run is null of its type; one that is wrong is
+/// of no known type.
 fn parameters(pipeline: &Pipeline) -> Vec<(String, arrow::datatypes::DataType, bool, ParamValue)> {
+    let declared = pipeline.root.get("parameters").map(Node::entries).unwrap_or_default();
+    let wrong = declared
+        .iter()
+        .filter(|entry| !pipeline.parameters.contains_key(&entry.key))
+        .map(|entry| (entry.key.clone(), arrow::datatypes::DataType::Null, true, ParamValue::Null));
     pipeline
         .parameters
         .values()
@@ -358,6 +364,7 @@ fn parameters(pipeline: &Pipeline) -> Vec<(String, arrow::datatypes::DataType, b
             let value = value.map_or(ParamValue::Null, param_value);
             (parameter.name.clone(), types::data_type(&parameter.ty.ty), parameter.ty.nullable, value)
         })
+        .chain(wrong)
         .collect()
 }
 

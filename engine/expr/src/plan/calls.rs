@@ -176,14 +176,11 @@ impl Planner<'_> {
 
     /// The problem of a call, and those of its arguments.
     fn with_arguments(&mut self, mut problem: ExprError, written: &Written<'_>) -> ExprError {
-        // What an unknown function would take, a row or many, can't be told: a column may stand there.
-        let mode = std::mem::replace(&mut self.mode, Mode::Within);
-        for arg in written.values().unwrap_or_default() {
-            if let Err(error) = self.plan(arg) {
-                problem = problem.and(error);
-            }
+        let errors = written.values().unwrap_or_default().into_iter().filter_map(|arg| self.plan(arg).err());
+        // Whether an unknown function would take a row or many can't be told: a column may stand there.
+        for error in errors.flat_map(ExprError::all).filter(|error| error.code != codes::OUTSIDE_AGGREGATE) {
+            problem = problem.and(error);
         }
-        self.mode = mode;
         problem
     }
 

@@ -134,6 +134,9 @@ impl Planner<'_> {
                 false => error.did_you_mean(&name.value, known.iter().copied()).known("the parameters are", known),
             });
         };
+        if param.data_type.is_null() {
+            return Err(ExprError::follows());
+        }
         Ok(match &param.value {
             Ok(value) => Expr::Literal(value.clone(), None),
             // Checked without the value, as a dry-run may: what needs it would fail.

@@ -101,7 +101,7 @@ impl Planner<'_> {
                     vec![step.id]
                 } else {
                     // The step may be there and wrong, which is noted.
-                    if !self.failed.contains(name) {
+                    if !self.failed.contains(name) && !self.pipeline.broken.contains(name) {
                         self.found.push(self.unknown_target(name, *span, what, objective.measure));
                     }
                     return None;

@@ -34,18 +34,18 @@ impl Planner<'_> {
         let config = component.node.without(&part.kind.shared_keys());
         let set: Option<SetKeys> = component.node.only(&["set"]).decode(&mut self.found);
         let event_time: Option<SourceTimeKeys> = component.node.only(&["event_time"]).decode(&mut self.found);
-        let (common, sound) = match kind.decodes {
+        let (common, readable) = match kind.decodes {
             true => self.decoding(component, kind),
             false => (SourceCommon { schema: None, extra_error: false, format: None, metadata: Vec::new() }, true),
         };
-        let sound = sound && !self.names_failed(component);
+        let sound = readable && !self.names_failed(component);
         let mut found = Diagnostics::new();
         let planned = (kind.plan)(&mut self.cx(component, config, &mut found), &common);
         let plans = planned.is_some() && !found.has_errors();
         self.take(found, sound);
         let planned = match planned {
-            Some(planned) => planned,
-            None => PlannedSource {
+            Some(planned) if readable => planned,
+            _ => PlannedSource {
                 schema: told_schema(&common),
                 replayable: true,
                 finite: true,
