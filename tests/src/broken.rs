@@ -8,7 +8,7 @@
 //! The subject `spec` is blessed by the tests of the crate `spec`, which knows no kinds: there the binary must say all that
 //! stands in the file, and may say more.
 
-use crate::engine;
+use crate::{engine, package};
 use engine_base::codes;
 use std::collections::BTreeSet;
 use std::fs;
@@ -32,7 +32,7 @@ const CASES_MIN: usize = 80;
 const LARGE_BYTES: usize = 10 << 20;
 
 fn corpus() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("cases/broken")
+    package().join("cases/broken")
 }
 
 fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {

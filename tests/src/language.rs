@@ -1,8 +1,8 @@
 //! The JSON Schema that editors use, against pipelines that are right and some that are not.
 
-use crate::engine;
+use crate::{engine, package};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 fn schema() -> Value {
@@ -12,7 +12,7 @@ fn schema() -> Value {
 }
 
 fn examples() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pipelines");
+    let folder = package().join("../pipelines");
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
         .into_iter()
         .flatten()

@@ -19,3 +19,9 @@ fn engine() -> PathBuf {
     assert!(engine.is_file(), "{} is not there: run `cargo build --release -p engine` first", engine.display());
     engine
 }
+
+/// The folder of this package: where cargo says it is now, since a binary of another clone may be found in a shared build
+/// folder.
+fn package() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}

@@ -51,9 +51,15 @@ fn shown_one(text: &str, error: &ExprError) -> String {
     shown
 }
 
+/// The folder of this package: where cargo says it is now, since a binary of another clone may be found in a shared build
+/// folder.
+fn package() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
 /// Runs every block of a file through `outcome` and compares what stands below it.
 pub(crate) fn check_file(name: &str, outcome: impl Fn(&str) -> String) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/tests").join(name);
+    let path = package().join("src/tests").join(name);
     let written = std::fs::read_to_string(&path).expect("the file of cases");
     let mut filled = String::new();
     let mut lines = written.lines().peekable();

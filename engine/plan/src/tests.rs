@@ -262,10 +262,16 @@ fn planned(text: &str) -> Plan {
     plan.unwrap_or_else(|| panic!("{}", problems.join("\n")))
 }
 
+/// The folder of this package: where cargo says it is now, since a binary of another clone may be found in a shared build
+/// folder.
+fn package() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
 /// A text that stands in `tests/NAME`; `BLESS=1` writes it.
 #[track_caller]
 fn expect(name: &str, found: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tests").join(name);
+    let path = package().join("src/tests").join(name);
     if std::env::var_os("BLESS").is_some() {
         std::fs::write(&path, found).expect("a file");
     }

@@ -12,11 +12,12 @@ use xtask::Result;
 
 type Rule = fn(&Repository) -> Vec<String>;
 
-const RULES: [Rule; 10] = [
+const RULES: [Rule; 11] = [
     small_files,
     no_unfinished_code,
     modules_say_what_they_do,
     no_machine_paths,
+    no_built_in_paths,
     clean_lines,
     committed_lock_file,
     borders_between_crates,
@@ -236,6 +237,20 @@ fn no_machine_paths(repository: &Repository) -> Vec<String> {
         let official = "source = \"registry+https://github.com/rust-lang/crates.io-index\"";
         let other = lock.lines().filter(|(_, line)| line.starts_with("source = ") && *line != official);
         findings.extend(other.map(|(number, line)| format!("Cargo.lock:{number}: not the official registry: {line}")));
+    }
+    findings
+}
+
+/// A build folder may be shared by clones, so a test asks where its package is now, and what was built in is the way out.
+fn no_built_in_paths(repository: &Repository) -> Vec<String> {
+    let built_in = concat!("env!(\"CARGO_MANIFEST", "_DIR\")");
+    let mut findings = Vec::new();
+    for file in repository.files.iter().filter(|file| file.path.ends_with(".rs")) {
+        for (number, line) in file.lines() {
+            if line.contains(built_in) && !line.contains("var_os(") {
+                findings.push(format!("{}:{number}: ask `std::env::var_os` before `{built_in}`", file.path));
+            }
+        }
     }
     findings
 }
