@@ -1,9 +1,12 @@
 //! A failed row as JSON text: what an error output carries of it.
 
-use arrow::array::{RecordBatch, UInt32Array};
+use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take;
-use arrow::json::writer::{LineDelimited, WriterBuilder};
+use arrow::datatypes::{FieldRef, Float32Type, Float64Type};
+use arrow::error::ArrowError;
+use arrow::json::writer::{Encoder, EncoderFactory, EncoderOptions, LineDelimited, NullableEncoder, WriterBuilder};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use std::sync::Arc;
 
 /// The most bytes that a failed row takes in the error output. Of a larger one, the columns that fit are there, and
 /// `@left_out` names the others.
@@ -36,11 +39,53 @@ fn pick(batch: &RecordBatch, indices: &UInt32Array) -> Option<RecordBatch> {
 
 /// Every row of a batch as a line; `None` where a column is of a type that JSON has no form for.
 fn lines(batch: &RecordBatch) -> Option<Vec<Vec<u8>>> {
-    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
+    let builder = WriterBuilder::new().with_explicit_nulls(true).with_encoder_factory(Arc::new(Words));
+    let mut writer = builder.build::<_, LineDelimited>(Vec::new());
     writer.write(batch).ok()?;
     writer.finish().ok()?;
     // A line end inside of a text is written as \n, so that each line is a row.
     Some(writer.into_inner().split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect())
+}
+
+/// Floats that are not finite as `"NaN"`, `"Infinity"` and `"-Infinity"`, as sinks write them; Arrow would say null.
+#[derive(Debug)]
+struct Words;
+
+impl EncoderFactory for Words {
+    fn make_default_encoder<'a>(
+        &self,
+        _field: &'a FieldRef,
+        array: &'a dyn Array,
+        _options: &'a EncoderOptions,
+    ) -> Result<Option<NullableEncoder<'a>>, ArrowError> {
+        let values: Vec<f64> = if let Some(floats) = array.as_primitive_opt::<Float64Type>() {
+            floats.values().to_vec()
+        } else if let Some(floats) = array.as_primitive_opt::<Float32Type>() {
+            // By way of its text, so that 0.1 stays 0.1.
+            floats.values().iter().map(|value| value.to_string().parse().unwrap_or(f64::NAN)).collect()
+        } else {
+            return Ok(None);
+        };
+        if values.iter().all(|value| value.is_finite()) {
+            return Ok(None);
+        }
+        Ok(Some(NullableEncoder::new(Box::new(WithWords(values)), array.nulls().cloned())))
+    }
+}
+
+struct WithWords(Vec<f64>);
+
+impl Encoder for WithWords {
+    fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
+        let value = self.0[row];
+        let text = match value {
+            value if value.is_finite() => format!("{value:?}"),
+            value if value.is_nan() => "\"NaN\"".to_owned(),
+            value if value > 0.0 => "\"Infinity\"".to_owned(),
+            _ => "\"-Infinity\"".to_owned(),
+        };
+        out.extend_from_slice(text.as_bytes());
+    }
 }
 
 /// One row column by column, as far as the columns fit.
@@ -96,9 +141,8 @@ fn member(batch: &RecordBatch, column: usize, row: usize) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{ArrayRef, Float64Array, IntervalMonthDayNanoArray, StringArray};
+    use arrow::array::{ArrayRef, Float32Array, Float64Array, IntervalMonthDayNanoArray, StringArray};
     use arrow::datatypes::IntervalMonthDayNano;
-    use std::sync::Arc;
 
     fn check(columns: Vec<(&str, ArrayRef)>, row: usize, expected: &str) {
         let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, a)| (n, a, true))).unwrap();
@@ -113,8 +157,12 @@ mod tests {
     fn rows_are_objects() {
         let texts: ArrayRef = Arc::new(StringArray::from(vec![Some("a\n\"b\""), None]));
         let numbers: ArrayRef = Arc::new(Float64Array::from(vec![1.5, f64::NAN]));
+        let singles: ArrayRef = Arc::new(Float32Array::from(vec![Some(0.1), Some(f32::NEG_INFINITY), None]));
+        check(vec![("n", singles.clone())], 0, r#"{"n":0.1}"#);
+        check(vec![("n", singles.clone())], 1, r#"{"n":"-Infinity"}"#);
+        check(vec![("n", singles)], 2, r#"{"n":null}"#);
         check(vec![("t", texts.clone()), ("n", numbers.clone())], 0, r#"{"t":"a\n\"b\"","n":1.5}"#);
-        check(vec![("t", texts), ("n", numbers)], 1, r#"{"t":null,"n":null}"#);
+        check(vec![("t", texts), ("n", numbers)], 1, r#"{"t":null,"n":"NaN"}"#);
         let none = RecordBatch::new_empty(Arc::new(arrow::datatypes::Schema::empty()));
         assert_eq!(json_rows(&none, &[0]), [b"{}"]);
     }

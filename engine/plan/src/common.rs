@@ -31,7 +31,8 @@ pub(crate) struct DecodingKeys {
     /// The columns: the path of a schema file, or a map of column to type, such as `amount: float64` or `note: string | null`.
     #[schemars(with = "Option<engine_spec::SchemaSpec>")]
     pub(crate) schema: Option<Node>,
-    /// How a record is read: a name such as `json` or `csv`, or a map with `type` and the format's own keys.
+    /// How a record is read: a name such as `json` or `csv`, or a map with `type` and the format's own keys. In JSON a float
+    /// may also be the string `"NaN"`, `"Infinity"` or `"-Infinity"`, as sinks write what is not finite.
     #[schemars(schema_with = "format_form")]
     pub(crate) format: Option<Node>,
     /// What the system knows of each record, as columns: column to `key`, `headers['name']`, `timestamp`, `path` and so on.
@@ -115,7 +116,8 @@ pub(crate) struct SinkKeys {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct EncodingKeys {
-    /// How a row is written: a name such as `json` or `csv`, or a map with `type` and the format's own keys.
+    /// How a row is written: a name such as `json` or `csv`, or a map with `type` and the format's own keys. Floats that are
+    /// not finite are `"NaN"`, `"Infinity"` and `"-Infinity"`, which JSON has no numbers for.
     #[schemars(schema_with = "format_form")]
     pub(crate) format: Option<Node>,
     /// How JSON and CSV write a timestamp.

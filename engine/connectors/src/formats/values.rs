@@ -180,7 +180,7 @@ impl Values {
                 }
                 out.extend_from_slice(if fields.is_empty() { b"{}" } else { b"}" });
             }
-            Kind::Float32(values) if !values[row].is_finite() => out.extend_from_slice(b"null"),
+            Kind::Float32(values) if !values[row].is_finite() => write_word(out, f64::from(values[row])),
             _ => self.write_plain(row, out),
         }
     }
@@ -204,8 +204,8 @@ impl Values {
             Kind::Float64(values) if values[row].is_finite() => {
                 out.extend_from_slice(zmij::Buffer::new().format_finite(values[row]).as_bytes());
             }
-            Kind::Float32(values) => write_unbounded(out, f64::from(values[row])),
-            Kind::Float64(values) => write_unbounded(out, values[row]),
+            Kind::Float32(values) => out.extend_from_slice(word(f64::from(values[row])).as_bytes()),
+            Kind::Float64(values) => out.extend_from_slice(word(values[row]).as_bytes()),
             Kind::Decimal(values, scale) => text::write_decimal(out, values[row], *scale),
             Kind::Date(values) => text::write_date(out, i64::from(values[row])),
             Kind::Time(values, unit, zone) => text::write_timestamp(out, values[row], *unit, zone.as_ref()),
@@ -383,22 +383,30 @@ impl Short {
     }
 }
 
-/// JSON has no word for what is not finite.
 #[inline(always)]
 fn write_double(out: &mut Vec<u8>, value: f64) {
     if value.is_finite() {
         out.extend_from_slice(zmij::Buffer::new().format_finite(value).as_bytes());
     } else {
-        out.extend_from_slice(b"null");
+        write_word(out, value);
     }
 }
 
-fn write_unbounded(out: &mut Vec<u8>, value: f64) {
-    out.extend_from_slice(match value {
-        value if value.is_nan() => b"NaN",
-        value if value > 0.0 => b"inf",
-        _ => b"-inf",
-    });
+/// JSON has no number for what is not finite: a string stands for it, as in the JSON of protocol buffers.
+#[cold]
+fn write_word(out: &mut Vec<u8>, value: f64) {
+    out.push(b'"');
+    out.extend_from_slice(word(value).as_bytes());
+    out.push(b'"');
+}
+
+/// The name of what is not finite.
+fn word(value: f64) -> &'static str {
+    match value {
+        value if value.is_nan() => "NaN",
+        value if value > 0.0 => "Infinity",
+        _ => "-Infinity",
+    }
 }
 
 fn values<T: ArrowPrimitiveType>(array: &ArrayRef) -> ScalarBuffer<T::Native> {

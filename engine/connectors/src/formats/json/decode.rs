@@ -5,7 +5,7 @@
 //! | type | JSON |
 //! |---|---|
 //! | integers | a whole number in range; `5.0` and `1e3` are whole |
-//! | `float32`, `float64` | a number; one too large for the type is an error |
+//! | `float32`, `float64` | a number; one too large for the type is an error; `"NaN"`, `"Infinity"`, `"-Infinity"` |
 //! | `decimal(p, s)` | a number, or a number in a string; digits that don't fit are an error, never rounded |
 //! | `string` | a string |
 //! | `binary` | a string in base64 |
@@ -318,6 +318,7 @@ fn other_value(shape: &mut Shape, column: &mut Column, cursor: &mut Cursor<'_>, 
             let number = cursor.number()?;
             column.push_float(float(&number).ok_or_else(|| column.wrong_text(number.text, "does not fit float32"))?);
         }
+        (Kind::Float32 | Kind::Float64, _) if string => with_text(column, cursor, push_word)?,
         (Kind::Decimal { .. }, _) if number => column.push_decimal(cursor.number()?.text)?,
         (Kind::Decimal { .. }, _) if string => with_text(column, cursor, Column::push_decimal)?,
         (Kind::Binary, _) if string => with_text(column, cursor, Column::push_base64)?,
@@ -433,6 +434,21 @@ fn with_text(column: &mut Column, cursor: &mut Cursor<'_>, push: fn(&mut Column,
         return push(column, &text);
     }
     push(column, quoted.raw)
+}
+
+/// Appends a float that is not finite, which no JSON number can be: its name in a string, as the encoder writes it.
+fn push_word(column: &mut Column, text: &[u8]) -> Result<()> {
+    let value = match text {
+        b"NaN" => f64::NAN,
+        b"Infinity" => f64::INFINITY,
+        b"-Infinity" => f64::NEG_INFINITY,
+        _ => return Err(column.wrong(format!("should be {}, and is a string", column.type_name()))),
+    };
+    match column.kind() {
+        Kind::Float32 => column.push_float(value as f32),
+        _ => column.push_double(value),
+    }
+    Ok(())
 }
 
 /// The whole number that a number is, if it is one that fits.

@@ -268,13 +268,28 @@ fn timestamps_may_be_milliseconds() {
 }
 
 #[test]
-fn what_is_not_finite_is_null() {
+fn what_is_not_finite_is_a_string_that_is_read_again() {
     let values = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1.5];
     let floats: ArrayRef = Arc::new(arrow::array::Float64Array::from(values.to_vec()));
     let singles: ArrayRef = Arc::new(arrow::array::Float32Array::from(values.map(|value| value as f32).to_vec()));
     let batch = RecordBatch::try_from_iter([("a", floats), ("b", singles)]).unwrap();
-    let null = json!({"a": null, "b": null});
-    assert_eq!(encoded(&batch, Timestamps::Rfc3339), [null.clone(), null.clone(), null, json!({"a": 1.5, "b": 1.5})]);
+    let both = |word: &str| json!({"a": word, "b": word});
+    let written = [both("NaN"), both("Infinity"), both("-Infinity"), json!({"a": 1.5, "b": 1.5})];
+    assert_eq!(encoded(&batch, Timestamps::Rfc3339), written);
+    for float in [DataType::Float64, DataType::Float32] {
+        for word in ["NaN", "Infinity", "-Infinity"] {
+            let record = json!({ "x": word }).to_string();
+            assert_eq!(one(float.clone(), false, record.as_bytes()), Ok(json!(word)));
+        }
+        for text in ["1.5", "nan", "inf", "+Infinity", ""] {
+            let record = json!({ "x": text }).to_string();
+            let expected =
+                Err(format!("schema: `x`: should be {}, and is a string", format!("{float}").to_lowercase()));
+            assert_eq!(one(float.clone(), false, record.as_bytes()), expected);
+        }
+    }
+    let list = DataType::new_list(DataType::Float64, false);
+    assert_eq!(one(list, false, b"{\"x\":[1,\"NaN\"]}"), Ok(json!([1.0, "NaN"])));
 }
 
 #[test]
