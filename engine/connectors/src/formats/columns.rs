@@ -134,6 +134,11 @@ impl Column {
         self.field.name()
     }
 
+    /// Whether a value may be null.
+    pub fn is_nullable(&self) -> bool {
+        self.field.is_nullable()
+    }
+
     /// What its values mean.
     #[inline(always)]
     pub fn kind(&self) -> &Kind {

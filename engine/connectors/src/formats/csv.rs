@@ -3,10 +3,13 @@
 //! An empty field is null in a column of any type but `string`, where it is the empty text. `null: TEXT` names a text that
 //! is null in every column. Lists, maps and structs have no form in CSV and are refused by the plan when read; they are
 //! written as JSON.
+//!
+//! A header that does not fit the schema fails the file rather than each of its records: one mistake, told once, and also
+//! where no record follows.
 
 use super::columns::{Column, Kind};
 use super::values::Values;
-use super::{RecordDecoder, RecordEncoder, RecordError, Timestamps, reasons};
+use super::{RecordDecoder, RecordEncoder, RecordError, Timestamps};
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder, Terminator};
@@ -32,19 +35,23 @@ impl Default for CsvOptions {
     }
 }
 
+/// How many names a sentence holds at most.
+const NAMES_SHOWN: usize = 8;
+
 /// Decodes records into the wanted columns of a schema.
 pub struct CsvDecoder {
     reader: Reader,
     options: CsvOptions,
-    /// The names that a header may hold, where `extra: error` forbids others.
-    known: Option<Vec<String>>,
+    /// All the names of the schema, and whether a header may hold no others.
+    known: Vec<String>,
+    extra_error: bool,
     columns: Vec<Column>,
     /// The column of each field of a record.
     targets: Vec<Option<usize>>,
     /// Columns that the header does not have.
     missing: Vec<usize>,
-    /// What is wrong with the header, and so with every record below it.
-    wrong_header: Option<RowError>,
+    /// Those of the last header that a warning told of: files of a pattern are mostly alike.
+    told: Vec<usize>,
     rows: usize,
     /// Room for the fields of a record, and where each ends.
     fields: Vec<u8>,
@@ -61,21 +68,23 @@ impl CsvDecoder {
     ) -> Result<Self, String> {
         let mut builder = ReaderBuilder::new();
         builder.delimiter(options.delimiter).quote(options.quote).terminator(Terminator::Any(b'\n'));
-        let names = || schema.fields().iter().map(|field| field.name().clone());
+        let known: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
+        let names = known.clone();
         let mut decoder = CsvDecoder {
             reader: builder.build(),
             options,
-            known: extra_error.then(|| names().collect()),
+            known,
+            extra_error,
             columns: columns.iter().map(Column::new).collect::<Result<_, _>>()?,
             targets: Vec::new(),
             missing: Vec::new(),
-            wrong_header: None,
+            told: Vec::new(),
             rows: 0,
             fields: Vec::new(),
             ends: Vec::new(),
         };
         // Without a header, or before one has come, fields stand in the order of the schema.
-        decoder.set_targets(names());
+        decoder.set_targets(names.into_iter());
         Ok(decoder)
     }
 
@@ -124,7 +133,10 @@ impl CsvDecoder {
         if found != self.targets.len() {
             let whose = if self.options.header { "header" } else { "schema" };
             let plural = |count: usize| if count == 1 { "1 field".to_owned() } else { format!("{count} fields") };
-            let what = format!("it has {}, and the {whose} has {}", plural(found), plural(self.targets.len()));
+            let mut what = format!("it has {}, and the {whose} has {}", plural(found), plural(self.targets.len()));
+            if has_bare_return(record, self.options.quote) {
+                what.push_str(", and there are carriage returns in it without line feeds, which end no line");
+            }
             return Err(Box::new(RecordError::Syntax { what, at: record.len() }));
         }
         let mut start = 0;
@@ -153,9 +165,6 @@ impl CsvDecoder {
 
 impl RecordDecoder for CsvDecoder {
     fn decode(&mut self, record: &[u8]) -> Result<(), RowError> {
-        if let Some(error) = &self.wrong_header {
-            return Err(error.clone());
-        }
         match self.record(record) {
             Ok(()) => {
                 self.rows += 1;
@@ -168,30 +177,51 @@ impl RecordDecoder for CsvDecoder {
         }
     }
 
-    fn header(&mut self, record: &[u8]) {
-        let wrong = |what: String| Some(RowError::new(reasons::SCHEMA, format!("the header of the file {what}")));
-        self.wrong_header = None;
-        let count = match self.split(record) {
-            Ok(count) => count,
-            Err(error) => {
-                self.wrong_header = wrong(format!("is {}", error.into_row_error("CSV").reason));
-                return;
-            }
-        };
+    fn header(&mut self, record: &[u8]) -> Result<(), String> {
+        if has_bare_return(record, self.options.quote) {
+            return Err("the lines end with carriage returns alone, and LF or CR LF is due; convert the file: \
+                        `tr '\\r' '\\n' < old.csv > new.csv`"
+                .to_owned());
+        }
+        let count =
+            self.split(record).map_err(|error| format!("the header is {}", error.into_row_error("CSV").reason))?;
         let mut names: Vec<String> = Vec::with_capacity(count);
         let mut start = 0;
         for end in &self.ends[..count] {
             let name = String::from_utf8_lossy(&self.fields[start..*end]).into_owned();
             start = *end;
             if names.contains(&name) {
-                self.wrong_header = wrong(format!("names `{name}` twice"));
-            } else if self.known.as_ref().is_some_and(|known| !known.contains(&name)) {
-                self.wrong_header =
-                    wrong(format!("names `{name}`, which is not in the schema, which says `extra: error`"));
+                return Err(format!("the header names `{name}` twice; a column is found by its name"));
+            }
+            if self.extra_error && !self.known.contains(&name) {
+                return Err(format!(
+                    "the header names `{name}`, which is not in the schema, which says `extra: error`"
+                ));
             }
             names.push(name);
         }
-        self.set_targets(names.into_iter());
+        self.set_targets(names.iter().cloned());
+        let strange = !names.iter().any(|name| self.known.contains(name)) && !self.known.is_empty();
+        let lacks: Vec<&Column> = self.missing.iter().map(|at| &self.columns[*at]).collect();
+        let due: Vec<&Column> = lacks.iter().copied().filter(|column| !column.is_nullable()).collect();
+        if strange || !due.is_empty() {
+            let missing = match strange {
+                true => "none of the schema's columns".to_owned(),
+                false => format!("no {}", quoted(due.iter().map(|column| column.name()))),
+            };
+            return Err(format!(
+                "the header names {missing}: it names {}; correct the schema or the `delimiter`, let a column that may be \
+                 missing be null (`T | null`), or say `header: false` where the first line is a record",
+                quoted(names.iter().map(String::as_str))
+            ));
+        }
+        if self.told != self.missing {
+            for column in lacks {
+                tracing::warn!("the header of a CSV file has no column `{}`: it is null in each row", column.name());
+            }
+            self.told.clone_from(&self.missing);
+        }
+        Ok(())
     }
 
     fn rows(&self) -> usize {
@@ -202,6 +232,24 @@ impl RecordDecoder for CsvDecoder {
         self.rows = 0;
         self.columns.iter_mut().map(Column::finish).collect()
     }
+}
+
+/// Names in a sentence.
+fn quoted<'a>(mut names: impl Iterator<Item = &'a str>) -> String {
+    let mut shown: Vec<String> = names.by_ref().take(NAMES_SHOWN).map(|name| format!("`{name}`")).collect();
+    shown.extend(names.next().map(|_| "…".to_owned()));
+    shown.join(", ")
+}
+
+/// Whether a carriage return stands in a record outside of quotes, and not as a part of its line end.
+fn has_bare_return(record: &[u8], quote: u8) -> bool {
+    let record = record.strip_suffix(b"\n").unwrap_or(record);
+    let record = record.strip_suffix(b"\r").unwrap_or(record);
+    let mut quoted = false;
+    record.iter().any(|byte| {
+        quoted ^= *byte == quote;
+        *byte == b'\r' && !quoted
+    })
 }
 
 /// Encodes rows as CSV records.

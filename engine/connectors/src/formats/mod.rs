@@ -42,8 +42,11 @@ pub trait RecordDecoder: Send {
     /// Appends a record to the columns.
     fn decode(&mut self, record: &[u8]) -> Result<(), RowError>;
 
-    /// Takes the first record of a file, for a format that has its columns' names there.
-    fn header(&mut self, _record: &[u8]) {}
+    /// Takes the first record of a file, for a format that has its columns' names there. A sentence, to be read after the
+    /// place, where nothing below it could be read.
+    fn header(&mut self, _record: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
 
     /// How many records the columns hold.
     fn rows(&self) -> usize;

@@ -33,7 +33,8 @@ pub struct CsvConfig {
     /// The character around fields that hold delimiters, quotes or line ends; `"` unless said. Inside it is doubled.
     quote: String,
     /// Whether the first record of a file names the columns. Columns are then found by name, in any order, and others are
-    /// ignored; without a header they stand in the order of the schema.
+    /// ignored; a file whose header lacks a column that may not be null stops the source. Without a header columns stand in
+    /// the order of the schema.
     header: bool,
     /// A field with this text is null, in a column of any type. An empty field is null anyway, except in a `string` column.
     null: Option<String>,

@@ -189,6 +189,8 @@ pub struct StreamReader {
     /// The first record of each file is its header.
     has_header: bool,
     header_due: bool,
+    /// Line ends before the chunk, counted as long as the header is due.
+    lines: usize,
     /// A batch must not mix files, since somebody reads the path.
     by_file: bool,
     /// The chunk that is being read, and how far it is.
@@ -271,6 +273,7 @@ impl StreamReader {
             from,
             has_header: stream.decoding.has_header(),
             header_due: stream.decoding.has_header(),
+            lines: 0,
             chunk: Vec::new(),
             chunk_len: 0,
             at: 0,
@@ -298,8 +301,21 @@ impl StreamReader {
             let Some(split) = self.splitter.next(chunk, &mut self.at) else { break };
             self.next_byte = self.chunk_byte + self.at as u64;
             let record = Record { split, step: &self.name, origin: self.origin, ingest_ns: self.chunk_ns };
-            record.take(&mut self.decoder, &mut self.header_due, &mut self.next, &mut self.batch, out);
+            let taken = record.take(&mut self.decoder, &mut self.header_due, &mut self.next, &mut self.batch, out);
+            if let Err(what) = taken {
+                self.end = Some(End::Failed(self.at_header(&what)));
+                return;
+            }
         }
+    }
+
+    /// A sentence on the header that ends at this place of the chunk.
+    fn at_header(&self, what: &str) -> String {
+        let file = self.file.as_ref().map_or("the input".to_owned(), |file| format!("`{}`", file.path));
+        let chunk = &self.chunk[..self.at];
+        let chunk = chunk.strip_suffix(b"\n").unwrap_or(chunk);
+        let line = self.lines + memchr::memchr_iter(b'\n', chunk).count() + 1;
+        format!("{file}, line {line}: {what}")
     }
 
     /// Takes the next piece. False if there is none now, or none that may be taken yet.
@@ -315,7 +331,7 @@ impl StreamReader {
                         return false;
                     }
                     self.close(out);
-                    self.end = Some(End::Done);
+                    self.end.get_or_insert(End::Done);
                     return false;
                 }
             },
@@ -323,6 +339,9 @@ impl StreamReader {
         match piece {
             Piece::Bytes { buffer, len, read_ns } => {
                 self.chunk_byte += self.chunk_len as u64;
+                if self.header_due {
+                    self.lines += memchr::memchr_iter(b'\n', &self.chunk[..self.chunk_len]).count();
+                }
                 self.buffers.give(std::mem::replace(&mut self.chunk, buffer));
                 (self.chunk_len, self.at, self.chunk_ns) = (len, 0, read_ns);
                 if std::mem::take(&mut self.file_start) && self.chunk[..len].starts_with(b"\xef\xbb\xbf") {
@@ -344,6 +363,7 @@ impl StreamReader {
                 (self.chunk_len, self.at, self.chunk_byte, self.next_byte) = (0, 0, from, from);
                 self.file_start = from == 0;
                 self.header_due = self.has_header;
+                self.lines = 0;
                 if self.has_header && from > 0 {
                     self.header_due = false;
                     self.read_header(&head);
@@ -362,7 +382,10 @@ impl StreamReader {
         self.next_byte = self.chunk_byte + self.chunk_len as u64;
         if let Some(split) = self.splitter.end() {
             let record = Record { split, step: &self.name, origin: self.origin, ingest_ns: self.chunk_ns };
-            record.take(&mut self.decoder, &mut self.header_due, &mut self.next, &mut self.batch, out);
+            let taken = record.take(&mut self.decoder, &mut self.header_due, &mut self.next, &mut self.batch, out);
+            if let Err(what) = taken {
+                self.end = Some(End::Failed(self.at_header(&what)));
+            }
         }
     }
 
@@ -370,8 +393,10 @@ impl StreamReader {
         let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
         let mut splitter = self.splitter.fresh();
         let mut at = 0;
-        if let Some(Split::Record(header)) = splitter.next(head, &mut at) {
-            self.decoder.header(header);
+        if let Some(Split::Record(header)) = splitter.next(head, &mut at)
+            && let Err(what) = self.decoder.header(header)
+        {
+            self.end = Some(End::Failed(self.at_header(&what)));
         }
     }
 
@@ -423,6 +448,7 @@ struct Record<'a> {
 }
 
 impl Record<'_> {
+    /// An error is a sentence on the header, without which the file can't be read.
     #[inline]
     fn take(
         self,
@@ -431,13 +457,12 @@ impl Record<'_> {
         next: &mut u64,
         batch: &mut Batch,
         out: &mut SourceRows,
-    ) {
+    ) -> Result<(), String> {
         let (error, payload, bytes) = match self.split {
             Split::Record(record) => {
                 if std::mem::take(header_due) {
-                    decoder.header(record);
                     out.bytes += record.len() as u64 + 1;
-                    return;
+                    return decoder.header(record);
                 }
                 let row = decoder.rows();
                 match decoder.decode(record) {
@@ -449,13 +474,17 @@ impl Record<'_> {
                         *next += 1;
                         out.bytes += record.len() as u64 + 1;
                         out.records += 1;
-                        return;
+                        return Ok(());
                     }
                     Err(error) => (error, record, record.len() as u64),
                 }
             }
             Split::TooLarge { head, bytes } => {
-                // A header that large leaves the next record as the header, which will fail the file's records.
+                // A file whose line ends are not known is one record, and the start of it tells.
+                if std::mem::take(header_due) {
+                    decoder.header(head)?;
+                    return Err(format!("the header has {bytes} bytes, more than `max_record`"));
+                }
                 (
                     RowError::new(reasons::TOO_LARGE, format!("the record has {bytes} bytes, more than `max_record`")),
                     head,
@@ -467,6 +496,7 @@ impl Record<'_> {
         *next += 1;
         out.bytes += bytes + 1;
         out.records += 1;
+        Ok(())
     }
 }
 
