@@ -6,6 +6,7 @@
 mod adapted;
 mod extreme;
 mod fail;
+mod fold;
 mod geo;
 mod ieee;
 mod json;
@@ -119,6 +120,7 @@ impl Functions {
                 Some(updated) => Arc::new(updated),
                 None => function,
             })
+            .map(|function| fold::exact(&function).unwrap_or(function))
             .map(adapted::adapted);
         for function in theirs.chain(ours) {
             for name in function.aliases().iter().map(String::as_str).chain([function.name()]) {
