@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod broken;
+mod edges;
 mod language;
 mod receiver;
 mod running;

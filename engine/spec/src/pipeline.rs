@@ -23,7 +23,7 @@ use serde::Deserialize;
 
 use crate::types::FieldSpec;
 use crate::value::{Size, TimeSpan};
-use crate::{Files, Node, yaml};
+use crate::{Files, Node, Value, yaml};
 
 pub use chain::ChainConfig;
 pub use frame::{AnyComponent, ComponentMap, Delivery, ObjectiveConfig, PipelineFile};
@@ -214,6 +214,7 @@ pub fn load(
 
     let parameters = parameters::read(&mut root, files, options, &command_line, diagnostics);
     let values = crate::substitute::Values { files, parameters: Some(&parameters), required: options.secrets_required };
+    stand_in_for_unused(&mut root, &values, diagnostics);
     values.replace_in(&mut root, diagnostics);
 
     let frame = frame::read(&root, complete, diagnostics);
@@ -258,6 +259,48 @@ pub fn load(
         root,
         profiles,
     })
+}
+
+/// A run can do without what only a connection of another profile needs.
+fn stand_in_for_unused(root: &mut Node, values: &crate::substitute::Values<'_>, diagnostics: &mut Diagnostics) {
+    if !values.required {
+        return;
+    }
+    let mut used = Vec::new();
+    for section in ["sources", "operators", "sinks", "models"] {
+        root.get(section).into_iter().for_each(|section| named_connections(section, &mut used));
+    }
+    // A name that is put together stands for any.
+    if used.iter().any(|name| name.contains("${")) {
+        return;
+    }
+    let optional = crate::substitute::Values { required: false, ..*values };
+    let Value::Map(sections) = &mut root.value else { return };
+    for section in sections.iter_mut().filter(|section| section.key == "connections") {
+        let Value::Map(connections) = &mut section.value.value else { continue };
+        for connection in connections.iter_mut().filter(|connection| !used.contains(&connection.key)) {
+            let mut found = Diagnostics::new();
+            optional.replace_in(&mut connection.value, &mut found);
+            // What is missing is not needed: nothing to warn of.
+            found.iter().filter(|problem| problem.code != codes::MISSING_ENV).for_each(|problem| {
+                diagnostics.push(problem.clone());
+            });
+        }
+    }
+}
+
+/// The values of all keys `connection`.
+fn named_connections(node: &Node, names: &mut Vec<String>) {
+    match &node.value {
+        Value::Map(entries) => {
+            for entry in entries {
+                names.extend(entry.value.as_str().filter(|_| entry.key == "connection").map(str::to_owned));
+                named_connections(&entry.value, names);
+            }
+        }
+        Value::List(items) => items.iter().for_each(|item| named_connections(item, names)),
+        _ => {}
+    }
 }
 
 /// `models`: the cards, read from their files or inline.

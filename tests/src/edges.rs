@@ -1,0 +1,53 @@
+//! What a user runs into at the edges of a machine: secrets that are not there, files that are none, output that is closed.
+
+use crate::engine;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// Runs a command of the engine in a folder with this pipeline.
+fn engine_in(folder: &Path, pipeline: &str, arguments: &[&str]) -> Output {
+    std::fs::write(folder.join("pipeline.yaml"), pipeline).expect("written");
+    command(folder, arguments).output().expect("the engine starts")
+}
+
+fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(engine());
+    command.current_dir(folder).args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+const RUN: [&str; 4] = ["run", "pipeline.yaml", "--no-metrics", "--quiet"];
+
+#[test]
+fn a_secret_that_only_another_profile_needs_may_be_missing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let pipeline = r#"
+version: 1
+pipeline: profiles
+connections:
+  bank:
+    type: kafka
+    brokers: "127.0.0.1:1"
+    security: { protocol: SASL_SSL, sasl: { mechanism: PLAIN, username: "${env:EDGES_NOBODY}", password: "${secret:edges-none}" } }
+sources:
+  rows: { type: file, path: rows.jsonl, format: json, schema: { id: int64 } }
+sinks:
+  out: { type: file, input: rows, path: out.jsonl }
+profiles:
+  live:
+    sources: { rows: { type: kafka, connection: bank, topic: t } }
+"#;
+    std::fs::write(folder.join("rows.jsonl"), "{\"id\":1}\n").expect("written");
+    let output = engine_in(folder, pipeline, &RUN);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(!said(&output).contains("EDGES_NOBODY"), "{}", said(&output));
+    assert_eq!(std::fs::read_to_string(folder.join("out.jsonl")).expect("written"), "{\"id\":1}\n");
+    let output = engine_in(folder, pipeline, &[&RUN[..], &["--profile", "live"]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("E0130") && said(&output).contains("edges-none"), "{}", said(&output));
+}
