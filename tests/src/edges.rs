@@ -51,3 +51,15 @@ profiles:
     assert_eq!(output.status.code(), Some(1));
     assert!(said(&output).contains("E0130") && said(&output).contains("edges-none"), "{}", said(&output));
 }
+
+#[test]
+fn a_log_filter_that_is_none_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = |filter: &str| command(folder.path(), &["run", "p.yaml", "--log", filter]).output().expect("it starts");
+    for filter in ["foo=bar=baz", "engine=info,foo=debug=x", "foo=loud"] {
+        assert_eq!(log(filter).status.code(), Some(2), "{filter}");
+    }
+    for filter in ["debug", "engine_connectors=debug", "info,engine[span{a=1}]=trace"] {
+        assert_eq!(log(filter).status.code(), Some(1), "{filter}: there is no p.yaml");
+    }
+}

@@ -204,6 +204,20 @@ fn plan_format(cx: &mut Cx<'_>, common: &SinkCommon) -> Option<Encoding> {
     Some(encoding)
 }
 
+/// Warns of a password that stands in the URL as it is.
+fn warn_password(cx: &mut Cx<'_>, url: &Url) {
+    let written = cx.component.node.get("url").is_some_and(|node| !node.substituted);
+    if written && url.password().is_some() {
+        let span = cx.span(&["url"]);
+        let found = Diagnostic::warning(codes::PASSWORD_IN_FILE, span, "a password stands in the URL in the file");
+        cx.push(
+            found.help(
+                "write `url: \"https://user:${secret:NAME}@host/path\"` and set the secret where the engine runs",
+            ),
+        );
+    }
+}
+
 /// Checks the URL and gives what may be shown of it.
 fn plan_url(cx: &mut Cx<'_>, url: &Secret) -> Option<String> {
     if cx.component.node.get("url").is_some_and(|node| node.is_placeholder()) {
@@ -213,8 +227,11 @@ fn plan_url(cx: &mut Cx<'_>, url: &Secret) -> Option<String> {
         Ok(url) if !matches!(url.scheme(), "http" | "https") => {
             format!("a webhook can't be sent over `{}:`", url.scheme())
         }
-        Ok(url) => match url.host_str() {
-            Some(_) => return Some(url.origin().ascii_serialization()),
+        Ok(parsed) => match parsed.host_str() {
+            Some(_) => {
+                warn_password(cx, &parsed);
+                return Some(parsed.origin().ascii_serialization());
+            }
             None => "the URL names no host".to_owned(),
         },
         Err(error) => format!("this is not a URL: {error}"),

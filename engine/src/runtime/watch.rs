@@ -58,6 +58,16 @@ enum LogFormat {
 
 /// Checks `--log`.
 fn log_filter(text: &str) -> Result<String, String> {
+    // Below brackets stand the fields of spans, which may be compared; outside of them the parser passes over what follows
+    // a second `=`.
+    let mut depth = 0;
+    let outside = text.chars().filter(|c| {
+        depth += i32::from(matches!(c, '[' | '{')) - i32::from(matches!(c, ']' | '}'));
+        depth == 0
+    });
+    if outside.collect::<String>().split(',').any(|directive| directive.matches('=').count() > 1) {
+        return Err("a directive is `level`, `target` or `target=level`".to_owned());
+    }
     EnvFilter::builder().parse(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 

@@ -314,6 +314,14 @@ fn check_key(cx: &mut Cx<'_>, key: &[String], schema: &SchemaRef) -> bool {
         let listed = ["key", place.as_str()];
         let path: &[&str] = if cx.component.node.at(&listed).is_some() { &listed } else { &["key"] };
         let span = cx.span(path);
+        if key[..at].contains(name) {
+            cx.push(
+                Diagnostic::error(plan_codes::COLUMN_TAKEN, span, format!("`{name}` is named twice"))
+                    .help("name each column once"),
+            );
+            sound = false;
+            continue;
+        }
         match schema.field_with_name(name) {
             Ok(field) if !can_be_key(field.data_type()) => {
                 let ty = engine_expr::type_name(field.data_type());
