@@ -3,7 +3,8 @@
 /// The candidate nearest to `wrong`, if one is near enough to be a likely slip.
 ///
 /// Case-insensitive equality wins; otherwise Damerau–Levenshtein distance of at most a third of the length (at least one),
-/// and less than the length of the longer one: a word of which nothing is left is no slip.
+/// and less than the length of the longer one: a word of which nothing is left is no slip. Of equally near ones, that with
+/// the same letters in another order is likelier: `int46` is `int64`.
 pub fn nearest<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = wrong.to_lowercase();
     let length = wrong.chars().count();
@@ -13,8 +14,15 @@ pub fn nearest<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -
         .filter(|candidate| *candidate != wrong)
         .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
         .filter(|(distance, candidate)| *distance <= allowed && *distance < length.max(candidate.chars().count()))
-        .min_by(|a, b| a.0.cmp(&b.0).then(a.1.cmp(b.1)))
+        .min_by_key(|(distance, candidate)| (*distance, letters(candidate) != letters(wrong), *candidate))
         .map(|(_, candidate)| candidate)
+}
+
+/// The letters of a word in order.
+fn letters(word: &str) -> Vec<char> {
+    let mut letters: Vec<char> = word.to_lowercase().chars().collect();
+    letters.sort_unstable();
+    letters
 }
 
 #[cfg(test)]
@@ -28,5 +36,9 @@ mod tests {
         assert_eq!(nearest("zebra", ["amount", "card"]), None);
         assert_eq!(nearest("x", ["a", "b"]), None);
         assert_eq!(nearest("X", ["a", "x"]), Some("x"));
+        assert_eq!(nearest("int46", ["int16", "int32", "int64", "int8"]), Some("int64"));
+        assert_eq!(nearest("z", ["l", "id"]), None);
+        assert_eq!(nearest("", ["b", "id"]), None);
+        assert_eq!(nearest("a.i", ["b", "id"]), None);
     }
 }
