@@ -17,7 +17,7 @@ use crate::delivery::{
     Delivery, DeliveryKeys, Failure, FailureKind, Health, OnError, Outcome, Time, TokioTimer, WhileOpen,
     parse_retry_after,
 };
-use crate::formats::{Encoding, RecordEncoder};
+use crate::formats::{Encoding, RecordEncoder, first_columns};
 use crate::queue::{self, Events, Popped, Receiver, Sender};
 use crate::tickets::Tickets;
 use crate::{SinkEntry, SinkHandle, SinkStart, SinkStats, delivery, runtime, texts};
@@ -49,6 +49,7 @@ pub const ENTRY: SinkEntry = SinkEntry {
         summary: "Rows as JSON to an HTTP endpoint, one request a row, or batches.",
         config_schema: |generator| delivery::schema_with_keys::<WebhookKeys>(generator),
         encodes: true,
+        sees_all: true,
         plan,
     },
     open: |planned, start| open(planned, start),
@@ -81,7 +82,8 @@ struct WebhookKeys {
     #[serde(default)]
     headers: IndexMap<String, Secret>,
     /// What identifies a row: sent as the header `Idempotency-Key`, the same when the row is sent again, so that the
-    /// receiver can tell. It must not be null by its type, and not change with time or chance.
+    /// receiver can tell. It must not be null by its type, and not change with time or chance. It sees the columns that
+    /// `columns` gives, and those of the input that it leaves out.
     idempotency_key: Option<Expression>,
     /// Send several rows in one request, as a JSON array. Without it a request is one row, as a JSON object.
     batch: Option<BatchKeys>,
@@ -128,7 +130,8 @@ struct WebhookPlan {
     batch: Option<Batch>,
     delivery: DeliveryKeys,
     encoding: Encoding,
-    schema: SchemaRef,
+    /// The columns of a body.
+    columns: SchemaRef,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -139,8 +142,9 @@ struct Batch {
 
 impl Planned for WebhookPlan {
     fn reads(&self, _wanted: &[Columns]) -> Vec<Columns> {
-        let mut reads: Columns = self.schema.fields().iter().map(|field| field.name().clone()).collect();
+        let mut reads: Columns = self.columns.fields().iter().map(|field| field.name().clone()).collect();
         if let Some(key) = &self.key {
+            reads.extend(key.columns().iter().cloned());
             engine_plan::rowwise::reads_event_time(key, &mut reads);
         }
         vec![reads]
@@ -185,7 +189,7 @@ fn plan(cx: &mut Cx<'_>, input: &StreamType, common: &SinkCommon) -> Option<Plan
         batch: batch?,
         delivery,
         encoding: encoding?,
-        schema: input.schema.clone(),
+        columns: common.columns.clone(),
     };
     Some(PlannedSink { can_fail, timeout_ns: Some(timeout_ns), planned: Arc::new(planned) })
 }
@@ -383,6 +387,7 @@ fn open(planned: &dyn Planned, start: SinkStart) -> Result<Box<dyn SinkHandle>, 
         key,
         batch: plan.batch,
         encoding: plan.encoding.clone(),
+        columns: plan.columns.clone(),
         schema: start.schema,
         max_in_flight: plan.delivery.max_in_flight,
         tasks: Mutex::new(Vec::new()),
@@ -403,6 +408,8 @@ struct Webhook {
     key: Option<Scalar>,
     batch: Option<Batch>,
     encoding: Encoding,
+    /// The columns of a body, and all that come with a row.
+    columns: SchemaRef,
     schema: SchemaRef,
     max_in_flight: usize,
     /// The dispatchers of the writers.
@@ -457,7 +464,8 @@ impl SinkHandle for Webhook {
             line,
             dispatcher: abort,
             queue: sender,
-            encoder: self.encoding.encoder(&self.schema),
+            encoder: self.encoding.encoder(&self.columns),
+            body_columns: self.columns.fields().len(),
             // It was compiled once when the sink was opened, so this does not fail.
             key: self.key.as_ref().and_then(|key| key.compile(&self.schema).ok()),
         })
@@ -518,6 +526,7 @@ struct WebhookWriter {
     dispatcher: AbortHandle,
     encoder: Box<dyn RecordEncoder>,
     key: Option<Program>,
+    body_columns: usize,
 }
 
 /// A writer goes when all its tickets are acknowledged, or when the pipeline has failed and nobody waits for them any more:
@@ -534,7 +543,9 @@ impl Writer for WebhookWriter {
             return Err(rows);
         }
         let (mut bytes, mut ends) = (Vec::new(), Vec::new());
-        if let Err(problem) = self.encoder.encode(&rows.batch, &mut bytes, Some(&mut ends)) {
+        let encoded = first_columns(&rows.batch, self.body_columns)
+            .and_then(|batch| self.encoder.encode(&batch, &mut bytes, Some(&mut ends)));
+        if let Err(problem) = encoded {
             lock(&self.line.answers).fatal = Some(problem);
             self.line.waker.wake();
             return Ok(());

@@ -311,6 +311,7 @@ pub(crate) fn registries() -> Registries {
         summary: "",
         config_schema: no_keys,
         encodes: false,
+        sees_all: false,
         plan: |_, input: &StreamType, _: &SinkCommon| {
             let names = input.schema.fields().iter().map(|field| field.name().clone()).collect();
             Some(PlannedSink { can_fail: false, timeout_ns: None, planned: Arc::new(All(names)) })

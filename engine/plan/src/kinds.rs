@@ -487,6 +487,9 @@ pub struct SinkKind {
     pub config_schema: fn(&mut SchemaGenerator) -> Schema,
     /// Whether it encodes rows, and so takes `format` and `timestamps`.
     pub encodes: bool,
+    /// Whether it has expressions of its own, such as a record's key. They see the columns that `columns` gives and beside
+    /// them those it leaves out: `input` of `plan` has both, and [`SinkCommon::columns`] the ones that are put out.
+    pub sees_all: bool,
     /// Checks a component and plans it. `None` only with an error noted.
     pub plan: fn(&mut Cx<'_>, input: &StreamType, common: &SinkCommon) -> Option<PlannedSink>,
 }
@@ -498,6 +501,8 @@ pub struct SinkCommon {
     pub format: Option<Node>,
     /// The node of `timestamps:`, where it was given.
     pub timestamps: Option<Node>,
+    /// The columns that are put out. The rows that come have them first; behind them stand those that the sink reads beside.
+    pub columns: SchemaRef,
 }
 
 /// What a sink's `plan` gives.

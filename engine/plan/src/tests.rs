@@ -188,6 +188,7 @@ static OUT: SinkKind = SinkKind {
     summary: "Rows leave.",
     config_schema: nothing_schema,
     encodes: true,
+    sees_all: false,
     plan: |cx: &mut Cx<'_>, input: &StreamType, _: &SinkCommon| {
         cx.config::<Nothing>()?;
         Some(PlannedSink {

@@ -67,6 +67,14 @@ pub trait RecordEncoder: Send {
     fn encode(&mut self, batch: &RecordBatch, out: &mut Vec<u8>, ends: Option<&mut Vec<usize>>) -> Result<(), String>;
 }
 
+/// The columns that are put out, which stand before those that are only read beside them.
+pub fn first_columns(batch: &RecordBatch, count: usize) -> Result<RecordBatch, String> {
+    if batch.num_columns() <= count {
+        return Ok(batch.clone());
+    }
+    batch.project(&(0..count).collect::<Vec<_>>()).map_err(|error| error.to_string())
+}
+
 /// How timestamps are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]

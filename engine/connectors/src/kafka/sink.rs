@@ -13,7 +13,7 @@
 use super::check_topic;
 use super::connection::{Connection, Context};
 use crate::delivery::OnError;
-use crate::formats::{Encoding, RecordEncoder};
+use crate::formats::{Encoding, RecordEncoder, first_columns};
 use crate::tickets::Tickets;
 use crate::{SinkEntry, SinkHandle, SinkStart, SinkStats, texts};
 use arrow::datatypes::SchemaRef;
@@ -45,6 +45,7 @@ pub const ENTRY: SinkEntry = SinkEntry {
         summary: "Rows as records of a Kafka topic.",
         config_schema: |generator| KafkaSinkKeys::json_schema(generator),
         encodes: true,
+        sees_all: true,
         plan,
     },
     open: |planned, start| open(planned, start),
@@ -76,7 +77,8 @@ struct KafkaSinkKeys {
     /// The topic; or `{ expression: ... }`, which gives each row's.
     topic: TopicKey,
     /// What records are put into partitions by: those of one key stay in their order. Partitions are chosen as Java's clients
-    /// do. Without a key, or where it is null, they are spread.
+    /// do. Without a key, or where it is null, they are spread. It sees the columns that `columns` gives, and those of the
+    /// input that it leaves out.
     key: Option<Expression>,
     /// Headers of each record: name and expression. A header that is null is left out.
     #[serde(default)]
@@ -116,7 +118,8 @@ struct KafkaSink {
     timeout: Option<TimeSpan>,
     on_error: OnError,
     encoding: Encoding,
-    schema: SchemaRef,
+    /// The columns of a record's value.
+    columns: SchemaRef,
 }
 
 #[derive(Clone, Debug)]
@@ -137,8 +140,9 @@ impl KafkaSink {
 
 impl Planned for KafkaSink {
     fn reads(&self, _wanted: &[Columns]) -> Vec<Columns> {
-        let mut reads: Columns = self.schema.fields().iter().map(|field| field.name().clone()).collect();
+        let mut reads: Columns = self.columns.fields().iter().map(|field| field.name().clone()).collect();
         for expression in self.expressions() {
+            reads.extend(expression.columns().iter().cloned());
             engine_plan::rowwise::reads_event_time(expression, &mut reads);
         }
         vec![reads]
@@ -165,7 +169,7 @@ fn plan(cx: &mut Cx<'_>, input: &StreamType, common: &SinkCommon) -> Option<Plan
     let keys: Option<KafkaSinkKeys> = cx.config.decode(cx.diagnostics);
     let encoding = Encoding::plan(cx, common);
     let encoding = encoding.filter(|encoding| {
-        let has_header = !encoding.encoder(&input.schema).header().is_empty();
+        let has_header = !encoding.encoder(&common.columns).header().is_empty();
         if has_header {
             let found = Diagnostic::error(
                 codes::FORMAT_NOT_CARRIED,
@@ -204,7 +208,7 @@ fn plan(cx: &mut Cx<'_>, input: &StreamType, common: &SinkCommon) -> Option<Plan
         timeout: keys.timeout,
         on_error: keys.on_error,
         encoding: encoding?,
-        schema: input.schema.clone(),
+        columns: common.columns.clone(),
     };
     let (can_fail, timeout_ns) = (keys.on_error == OnError::DeadLetter, keys.timeout.map(TimeSpan::ns));
     sound.then(|| PlannedSink { can_fail, timeout_ns, planned: Arc::new(planned) })
@@ -306,6 +310,7 @@ fn open(planned: &dyn Planned, start: SinkStart) -> Result<Box<dyn SinkHandle>, 
             key: plan.key.clone(),
             headers: plan.headers.clone(),
             encoding: plan.encoding.clone(),
+            columns: plan.columns.clone(),
             schema: start.schema,
         },
         producer,
@@ -369,6 +374,8 @@ struct Planner {
     key: Option<Scalar>,
     headers: Vec<(String, Scalar)>,
     encoding: Encoding,
+    /// The columns of a record's value, and all that come with a row.
+    columns: SchemaRef,
     schema: SchemaRef,
 }
 
@@ -588,12 +595,13 @@ impl SinkHandle for Handle {
         });
         lines.push(line.clone());
         drop(lines);
-        let Planner { topic, key, headers, encoding, schema } = &self.plan;
+        let Planner { topic, key, headers, encoding, columns, schema } = &self.plan;
         let compiled = Compiled::of(topic, key.as_ref(), headers, schema);
         let compiled = compiled.map_err(|problem| self.shared.fail(problem)).ok();
         Box::new(KafkaWriter {
             compiled,
-            encoder: encoding.encoder(schema),
+            encoder: encoding.encoder(columns),
+            value_columns: columns.fields().len(),
             producer: self.producer.clone(),
             shared: self.shared.clone(),
             line,
@@ -629,6 +637,7 @@ struct KafkaWriter {
     /// `None` where the sink has failed.
     compiled: Option<Compiled>,
     encoder: Box<dyn RecordEncoder>,
+    value_columns: usize,
     producer: Arc<BaseProducer<Reports>>,
     shared: Arc<Shared>,
     line: Arc<Line>,
@@ -665,7 +674,9 @@ impl Writer for KafkaWriter {
         let count = rows.num_rows();
         self.bytes.clear();
         self.ends.clear();
-        if let Err(problem) = self.encoder.encode(&rows.batch, &mut self.bytes, Some(&mut self.ends)) {
+        let encoded = first_columns(&rows.batch, self.value_columns)
+            .and_then(|batch| self.encoder.encode(&batch, &mut self.bytes, Some(&mut self.ends)));
+        if let Err(problem) = encoded {
             self.shared.fail(problem);
             return Err(rows);
         }

@@ -20,6 +20,7 @@ pub(crate) const ENTRY: SinkEntry = SinkEntry {
         summary: "Takes rows and drops them, for trials and measurements.",
         config_schema: |generator: &mut SchemaGenerator| generator.subschema_for::<BlackholeConfig>(),
         encodes: false,
+        sees_all: false,
         plan,
     },
     open,

@@ -47,6 +47,7 @@ pub(crate) const ENTRY: SinkEntry = SinkEntry {
         summary: "Rows as lines of JSON or CSV in a file.",
         config_schema: |generator: &mut SchemaGenerator| generator.subschema_for::<FileConfig>(),
         encodes: true,
+        sees_all: false,
         plan,
     },
     open,

@@ -23,6 +23,7 @@ pub(crate) const ENTRY: SinkEntry = SinkEntry {
         summary: "Rows as lines of JSON or CSV on standard output.",
         config_schema: |generator: &mut SchemaGenerator| generator.subschema_for::<StdoutConfig>(),
         encodes: true,
+        sees_all: false,
         plan,
     },
     open,

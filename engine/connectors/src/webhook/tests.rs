@@ -175,6 +175,36 @@ fn rows_go_out_as_json_with_headers_and_key() {
     sink.close().unwrap();
 }
 
+/// `columns` is about what is sent; a key may be made of what is not.
+#[test]
+fn a_key_sees_the_columns_that_are_left_out() {
+    let server = Server::start(|_, _| OK);
+    let yaml = format!(
+        "sources:\n  rows:\n    type: stdin\n    schema: {{ id: int64, card: string, note: string | null }}\nsinks:\n  hook:\n    \
+         type: webhook\n    input: rows\n    url: http://{}/alert\n    columns: {{ number: id + 1 }}\n    \
+         idempotency_key: concat(card, ':', number)\n",
+        server.address
+    );
+    let plan = plan(&yaml).unwrap();
+    let schema = sink_schema(&plan, "hook");
+    assert_eq!(schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>(), ["number", "card"]);
+    let numbers = Arc::new(Int64Array::from(vec![2, 3]));
+    let cards = Arc::new(StringArray::from(vec!["a", "b"]));
+    let batch = RecordBatch::try_new(schema, vec![numbers, cards]).unwrap();
+    let sink = open(&plan, "hook");
+    let bell = Bell::default();
+    let mut writer = sink.writer(0, bell.waker());
+    assert_eq!(write_all(&mut *writer, &bell, vec![rows(batch, 0)]).unwrap().len(), 0);
+    let mut seen: Vec<(String, String)> = server
+        .requests()
+        .into_iter()
+        .map(|request| (request.body, request.headers["idempotency-key"].clone()))
+        .collect();
+    seen.sort();
+    let expected = [(r#"{"number":2}"#, "a:2"), (r#"{"number":3}"#, "b:3")];
+    assert_eq!(seen, expected.map(|(body, key)| (body.to_owned(), key.to_owned())));
+}
+
 #[test]
 fn nothing_secret_is_shown() {
     let yaml = "sources:\n  rows:\n    type: stdin\n    schema: { id: int64 }\nsinks:\n  hook:\n    type: webhook\n    \

@@ -4,8 +4,8 @@ use super::wiring::{Part, PartKind, Reference};
 use super::{Incoming, NewStep, Placed, Planner, list, needs_no_types, timed};
 use crate::common::{DecodingKeys, Delivery, EncodingKeys, SetKeys, SinkKeys, SourceTimeKeys};
 use crate::kinds::{
-    EventTime, OperatorKind, Output, PlannedOperator, PlannedSource, SinkCommon, SinkKind, SourceCommon, SourceKind,
-    StreamKind, StreamType, Unplanned,
+    Columns, EventTime, OperatorKind, Output, PlannedOperator, PlannedSource, SinkCommon, SinkKind, SourceCommon,
+    SourceKind, StreamKind, StreamType, Unplanned,
 };
 use crate::language;
 use crate::plan::{ERRORS, Edge, Role};
@@ -14,6 +14,7 @@ use crate::types;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use engine_base::codes::{FOLLOWS, plan as codes, spec as spec_codes};
 use engine_base::{Diagnostic, Diagnostics, SourceId};
+use engine_expr::Scalar;
 use engine_spec::Component;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -244,20 +245,44 @@ impl Planner<'_> {
             };
             input = self.imply_filter(component, name, &["where"], filter, &input);
         }
+        let mut assigned = None;
         match &keys {
             Some(SinkKeys { columns: Some(columns), .. }) => {
-                input = self.imply_columns(component, columns, &input);
+                assigned = self.sink_columns(component, columns, &input);
+                if assigned.is_none() {
+                    sound = false;
+                    input.stream = StreamType::unknown();
+                }
             }
             Some(_) => {}
             None => input.stream = StreamType::unknown(),
         }
         sound &= self.check_append(component, std::slice::from_ref(&input.stream));
         let encoding = encoding.unwrap_or_default();
-        let common = SinkCommon { format: encoding.format, timestamps: encoding.timestamps };
+        let given = |columns: &[(Field, Option<Scalar>)]| {
+            input.stream.with_columns(columns.iter().map(|(field, _)| field.clone()).collect::<Vec<_>>())
+        };
+        let columns =
+            assigned.as_deref().map_or_else(|| input.stream.schema.clone(), |assigned| given(assigned).schema);
+        let common = SinkCommon { format: encoding.format, timestamps: encoding.timestamps, columns: columns.clone() };
+        let mut all = assigned.clone().unwrap_or_default();
+        if kind.sees_all && assigned.is_some() {
+            all.extend(self.columns_beside(&columns, &input));
+        }
+        let stream = if assigned.is_some() { given(&all) } else { input.stream.clone() };
         let mut found = Diagnostics::new();
-        let planned = (kind.plan)(&mut self.cx(component, config, &mut found), &input.stream, &common);
+        let planned = (kind.plan)(&mut self.cx(component, config, &mut found), &stream, &common);
         sound &= !found.has_errors();
         self.take(found, true);
+        if let Some(assigned) = assigned {
+            // Planned behind the sink that reads it: of the columns beside, only those that it does read are there.
+            let reads = planned.as_ref().map(|planned| planned.planned.reads(&[]));
+            let reads = reads.into_iter().flatten().flatten().collect::<Columns>();
+            let wanted = |(field, _): &(Field, Option<Scalar>)| reads.contains(field.name());
+            let beside = all.split_off(assigned.len()).into_iter().filter(wanted);
+            let columns = assigned.into_iter().chain(beside).collect();
+            input = self.imply_map(component, format!("{}.columns", component.name), columns, &input);
+        }
         let Some(planned) = planned else { return false };
         if sound {
             let timed = timed(&*planned.planned, &[], std::slice::from_ref(&input.stream));

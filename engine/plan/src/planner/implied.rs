@@ -7,7 +7,7 @@ use crate::kinds::{Cx, EventTime, Output, Planned, StreamType, Unplanned};
 use crate::plan::{Edge, Role};
 use crate::rowwise::{FilterPlan, MapPlan};
 use crate::types;
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::{DataType, Field, Schema};
 use engine_base::codes::{plan as codes, spec as spec_codes};
 use engine_base::{Diagnostic, Diagnostics};
 use engine_expr::{Scalar, Scope};
@@ -56,7 +56,12 @@ impl Planner<'_> {
     }
 
     /// `columns:` of a sink: a list of columns, or a map of new column to expression.
-    pub(super) fn imply_columns(&mut self, component: &Component, keys: &Node, input: &Incoming) -> Incoming {
+    pub(super) fn sink_columns(
+        &mut self,
+        component: &Component,
+        keys: &Node,
+        input: &Incoming,
+    ) -> Option<Vec<(Field, Option<Scalar>)>> {
         let mut columns = Vec::new();
         let mut sound = true;
         match &keys.value {
@@ -101,11 +106,14 @@ impl Planner<'_> {
             );
             sound = false;
         }
-        if !sound {
-            self.failed.insert(component.name.clone());
-            return Incoming { edge: input.edge, stream: StreamType::unknown() };
-        }
-        self.imply_map(component, format!("{}.columns", component.name), columns, input)
+        sound.then_some(columns)
+    }
+
+    /// The columns of an input that are not among `columns`, as they are.
+    pub(super) fn columns_beside(&mut self, columns: &Schema, input: &Incoming) -> Vec<(Field, Option<Scalar>)> {
+        let schema = input.stream.schema.clone();
+        let others = schema.fields().iter().filter(|field| columns.field_with_name(field.name()).is_err());
+        others.map(|field| (field.as_ref().clone(), self.column(field.name(), &input.stream))).collect()
     }
 
     /// `event_time:` of a source. Where it is wrong, that is noted, and the step that fails is left out.
@@ -231,7 +239,7 @@ impl Planner<'_> {
         (field, Some(value))
     }
 
-    fn imply_map(
+    pub(super) fn imply_map(
         &mut self,
         component: &Component,
         name: String,

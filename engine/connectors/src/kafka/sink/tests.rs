@@ -65,6 +65,31 @@ fn rows_become_records_with_key_and_headers() {
     assert!(last.values().map(|(partition, _)| partition).collect::<BTreeSet<_>>().len() > 1);
 }
 
+/// `columns` is about a record's value; key and headers may be made of what is not in it.
+#[test]
+fn a_key_sees_the_columns_that_are_left_out() {
+    let Some(brokers) = brokers() else { return };
+    let topic = topic(&brokers, "beside", 1);
+    let keys = format!("    topic: {topic}\n    key: card\n    headers: {{ note: note }}\n");
+    let plan =
+        plan(&text(&brokers, &keys).replace("columns: [id, card, note]", "columns: { number: id + 1 }")).unwrap();
+    let schema = sink_schema(&plan, "out");
+    assert_eq!(
+        schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>(),
+        ["number", "card", "note"]
+    );
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from(vec![2])),
+        Arc::new(StringArray::from(vec!["a"])),
+        Arc::new(StringArray::from(vec!["n"])),
+    ];
+    let sent = send(&plan, vec![rows(RecordBatch::try_new(schema, columns).unwrap(), 0)]);
+    assert_eq!(sent.unwrap().len(), 0);
+    let Some(Stored { key, value, headers, .. }) = consume(&brokers, &topic, 1).pop() else { panic!("no record") };
+    assert_eq!((key.as_deref(), value.as_str()), (Some("a"), r#"{"number":2}"#));
+    assert_eq!(headers, [("note".to_owned(), "n".to_owned())]);
+}
+
 #[test]
 fn the_topic_may_be_chosen_by_row() {
     let Some(brokers) = brokers() else { return };
