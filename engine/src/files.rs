@@ -2,6 +2,7 @@
 
 use engine_spec::Files;
 use std::io::{self, Read};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -21,13 +22,17 @@ pub(crate) struct RealFiles;
 
 impl Files for RealFiles {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        // Opening a pipe waits for a writer, which may never come; one that the shell opened (`<(...)`) has its own.
+        if fs::metadata(path)?.file_type().is_fifo() && !is_open_already(path) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a pipe (FIFO), and a file is due"));
+        }
         let file = fs::File::open(path)?;
         let data = file.metadata()?;
         if data.is_dir() {
             return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder"));
         }
-        // What has no end (a device, a pipe) must not be read for ever.
-        let is_text = path.extension().is_none_or(|extension| extension != "safetensors");
+        // What has no end (a device) must not be read for ever.
+        let is_text = !data.is_file() || path.extension().is_none_or(|extension| extension != "safetensors");
         let most = if is_text { TEXT_BYTES_MAX } else { FILE_BYTES_MAX };
         let mut bytes = Vec::with_capacity(usize::try_from(data.len().min(most)).unwrap_or(0));
         file.take(most + 1).read_to_end(&mut bytes)?;
@@ -36,6 +41,15 @@ impl Files for RealFiles {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
         }
         Ok(bytes)
+    }
+
+    fn check_readable(&self, path: &Path) -> io::Result<()> {
+        let kind = fs::metadata(path)?.file_type();
+        if kind.is_dir() {
+            return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder"));
+        }
+        // Opening a pipe waits, and takes from it.
+        if kind.is_fifo() { Ok(()) } else { fs::File::open(path).map(drop) }
     }
 
     fn env(&self, name: &str) -> Option<String> {
@@ -70,6 +84,11 @@ impl Files for RealFiles {
         // In the order of names, as `glob` gives them.
         found.map(|path| path.map_err(Into::into)).collect()
     }
+}
+
+/// Whether a path names a file that this process was given open.
+fn is_open_already(path: &Path) -> bool {
+    ["/dev/fd", "/dev/stdin", "/proc/self/fd"].iter().any(|given| path.starts_with(given))
 }
 
 /// The variable of a secret: upper case, with `_` for whatever is neither letter nor digit.

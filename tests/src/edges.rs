@@ -63,3 +63,29 @@ fn a_log_filter_that_is_none_is_refused() {
         assert_eq!(log(filter).status.code(), Some(1), "{filter}: there is no p.yaml");
     }
 }
+
+#[test]
+fn what_is_no_file_is_told_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let made = Command::new("mkfifo").arg(folder.join("pipe.yaml")).status();
+    assert!(made.is_ok_and(|status| status.success()));
+    let told = |arguments: &[&str], what: &str| {
+        let output = command(folder, arguments).output().expect("the engine starts");
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(said(&output).contains(what), "{}", said(&output));
+    };
+    told(&["dry-run", "pipe.yaml"], "it is a pipe (FIFO)");
+    told(&["dry-run", "."], "it is a folder");
+    told(&["dry-run", "/dev/zero"], "E0101");
+    // A pipe that the shell has opened is read like a file.
+    let mut child = command(folder, &["dry-run", "/dev/stdin"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the engine starts");
+    drop(child.stdin.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert!(!said(&output).contains("FIFO"), "{}", said(&output));
+}

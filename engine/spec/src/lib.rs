@@ -34,6 +34,10 @@ pub trait Files {
     fn secret_help(&self, _name: &str) -> String {
         "set it where the engine runs".to_owned()
     }
+    /// Whether a file can be opened to be read, without reading it.
+    fn check_readable(&self, _path: &Path) -> io::Result<()> {
+        Ok(())
+    }
     /// The files that a glob pattern matches, sorted by name.
     fn glob(&self, pattern: &Path) -> io::Result<Vec<std::path::PathBuf>>;
 }

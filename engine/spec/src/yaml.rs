@@ -266,5 +266,6 @@ pub(crate) fn tidy(path: &Path) -> PathBuf {
             part => tidied.push(part),
         }
     }
-    tidied
+    // Of `.` nothing would be left.
+    if tidied.as_os_str().is_empty() { path.to_owned() } else { tidied }
 }

@@ -114,7 +114,8 @@ pattern must be well-formed, and a sink writes to one file, which is no pattern.
         title: "no such file now",
         explanation: "\
 A warning: when the pipeline was checked, nothing was there that the `path` of a source names. `engine run` stops with an error
-if that is still so, except with `follow: true`, which waits for the file.
+if that is still so, except with `follow: true`, which waits for the file. The same is said of a file that is there and can't be
+read: a folder, or one that the engine's user may not open.
 
 Paths are relative to the folder of the file that names them, not to the folder where `engine` is started.",
     },

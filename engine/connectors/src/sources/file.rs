@@ -10,7 +10,8 @@
 //! * its name means another file now: after `rename` and `create` the old one is read to its end, then the new one;
 //! * the pattern has a file with a later name: this one is read to its end, and left.
 //!
-//! A file that appears under an earlier name is never read behind the others' backs: the source stops and says so.
+//! A file that appears under an earlier name is never read behind the others' backs: the source stops and says so. A link
+//! of a pattern that leads nowhere, and a file that is gone when its turn comes, are passed over with a warning.
 
 use super::bytes::{Buffers, Fingerprint, Known, OpenFile, Piece, Place, QUEUE_BYTES, Stream, StreamReader};
 use crate::formats::Decoding;
@@ -75,6 +76,9 @@ const RECORD_MAX_MOST: u64 = 1 << 30;
 pub(super) fn record_max() -> Size {
     Size(RECORD_MAX)
 }
+
+/// How many files of a pattern a dry-run looks at.
+const CHECKED_MAX: usize = 1_000;
 
 /// How long the thread sleeps at the end of a followed file: from the least, twice as long each time, up to the most.
 const PACE_LEAST: Duration = Duration::from_millis(1);
@@ -255,7 +259,19 @@ fn warn_if_missing(cx: &mut Cx<'_>, config: &FileConfig, span: engine_base::Span
         true => cx.component.base_dir.join(&config.path),
         false => cx.component.base_dir.join(glob::Pattern::escape(&config.path)),
     };
-    if cx.files.glob(&pattern).is_ok_and(|found| found.is_empty()) {
+    let found = cx.files.glob(&pattern).unwrap_or_default();
+    // A folder among the files of a pattern is passed over.
+    let files = found.iter().take(CHECKED_MAX).filter(|file| !is_pattern(&config.path) || !file.is_dir());
+    let unreadable = files.map(|file| (file, cx.files.check_readable(file))).find(|(_, checked)| checked.is_err());
+    if let Some((file, Err(error))) = unreadable {
+        let name = file.strip_prefix(&cx.component.base_dir).unwrap_or(file).display().to_string();
+        cx.push(
+            Diagnostic::warning(codes::NO_FILE, span, format!("`{name}` can't be read now: {error}"))
+                .help("let the engine's user read it, or leave it out of the path"),
+        );
+        return;
+    }
+    if found.is_empty() {
         let message = match is_pattern(&config.path) {
             true => format!("no file matches `{}` now", config.path),
             false => format!("there is no file `{}` now", config.path),
@@ -313,6 +329,23 @@ impl Listing {
 
     /// The files that are there now, in the order of their names. A single name is listed whether it is there or not.
     fn files(&self) -> Result<Vec<PathBuf>, String> {
+        let mut files = self.entries()?;
+        if is_pattern(&self.written) {
+            files.retain(|file| !leads_nowhere(file));
+        }
+        Ok(files)
+    }
+
+    /// Warns of the links that lead nowhere.
+    fn warn_of_links(&self) -> Result<(), String> {
+        for file in self.entries()?.iter().filter(|file| is_pattern(&self.written) && leads_nowhere(file)) {
+            tracing::warn!("`{}` is a link that leads nowhere, and is passed over", self.name(file));
+        }
+        Ok(())
+    }
+
+    /// What the path names, links that lead nowhere among it.
+    fn entries(&self) -> Result<Vec<PathBuf>, String> {
         let path = self.base_dir.join(&self.written);
         if !is_pattern(&self.written) {
             return Ok(vec![path]);
@@ -409,6 +442,11 @@ impl Listing {
     }
 }
 
+/// Whether a path is a link to nothing.
+fn leads_nowhere(file: &Path) -> bool {
+    std::fs::metadata(file).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
 /// The first bytes of a file, as many as there are.
 fn read_head(file: &mut File, bytes: usize) -> io::Result<Vec<u8>> {
     file.seek(SeekFrom::Start(0))?;
@@ -487,6 +525,7 @@ impl Job {
     }
 
     fn read_files(&mut self, sender: &Sender<Piece>) -> Result<(), Stop> {
+        self.listing.warn_of_links()?;
         let place = self.place.take();
         let mut from = place.as_ref().map_or(0, |place| place.byte);
         let mut before = place.as_ref().map_or(0, |place| place.before);
@@ -553,6 +592,10 @@ impl Job {
         let before = Before { files: before, bytes: passed.values().sum() };
         let name = self.listing.name(path);
         let problem = |error: io::Error| Stop::Failed(format!("can't read `{name}`: {error}"));
+        if !self.follow && from == 0 && is_pattern(&self.listing.written) && leads_nowhere(path) {
+            tracing::warn!("`{name}` is gone, and is passed over");
+            return Ok((self.after(path)?, 0));
+        }
         let mut file = self.open(sender, path)?;
         let mut at = from;
         let mut opened = false;

@@ -441,7 +441,7 @@ fn a_header_that_does_not_fit_the_schema_stops_the_source() {
         let plan = file_plan(folder.path(), &format!("x.csv\", {keys}"));
         let bell = Bell::default();
         let mut reader = begun(&plan, Marks::new(), &bell);
-        let error = read_until(&mut *reader, &bell, None, |_, _| false).err().expect("it fails");
+        let error = read_until(&mut *reader, &bell, None, |_, _| false).expect_err("it fails");
         let path = folder.path().join("x.csv");
         let error = error.strip_prefix(&format!("`{}`, line {line}: ", path.display())).expect("the place").to_owned();
         assert!(error.starts_with(expected), "{error}");
@@ -483,7 +483,7 @@ fn extra_columns_of_csv_are_refused_where_the_schema_says_so() {
     let plan = file_plan(folder.path(), &format!("x.csv\", format: csv, {schema}"));
     let bell = Bell::default();
     let mut reader = begun(&plan, Marks::new(), &bell);
-    let csv = read_until(&mut *reader, &bell, None, |_, _| false).err().expect("it fails");
+    let csv = read_until(&mut *reader, &bell, None, |_, _| false).expect_err("it fails");
     assert!(csv.ends_with("the header names `b`, which is not in the schema, which says `extra: error`"), "{csv}");
     let json = read_all(&file_plan(folder.path(), &format!("x.jsonl\", format: json, {schema}")));
     assert_eq!(json, ["schema: `b`: is not in the schema, which says `extra: error`"]);
