@@ -89,3 +89,33 @@ fn what_is_no_file_is_told_at_once() {
     let output = child.wait_with_output().expect("it ends");
     assert!(!said(&output).contains("FIFO"), "{}", said(&output));
 }
+
+#[test]
+fn a_renamed_source_does_not_start_from_the_beginning_in_silence() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let pipeline = |sources: &[&str]| {
+        let source = |name: &&str| format!("  {name}: {{ type: file, path: {name}.jsonl, schema: {{ id: int64 }} }}\n");
+        let sink = |name: &&str| format!("  to_{name}: {{ type: file, input: {name}, path: out.{name}.jsonl }}\n");
+        let (sources, sinks): (String, String) =
+            (sources.iter().map(source).collect(), sources.iter().map(sink).collect());
+        format!("version: 1\npipeline: renamed\nsources:\n{sources}sinks:\n{sinks}")
+    };
+    for name in ["orders", "bookings", "returns"] {
+        std::fs::write(folder.join(format!("{name}.jsonl")), "{\"id\":1}\n").expect("written");
+    }
+    let run = |sources: &[&str]| engine_in(folder, &pipeline(sources), &[&RUN[..], &["--state", "state"]].concat());
+    assert!(run(&["orders", "returns"]).status.success());
+    let renamed = run(&["bookings", "returns"]);
+    assert_eq!(renamed.status.code(), Some(1), "{}", said(&renamed));
+    for part in ["sources `orders`, `returns`", "no `orders`", "`bookings` would start", "old name", "another --state"]
+    {
+        assert!(said(&renamed).contains(part), "{part}: {}", said(&renamed));
+    }
+    assert!(!folder.join("out.bookings.jsonl").exists());
+    // One that is gone for good is told of, and one that is new starts from its beginning.
+    let without = run(&["returns"]);
+    assert!(without.status.success() && said(&without).contains("marks of `orders`"), "{}", said(&without));
+    assert!(run(&["orders", "returns", "bookings"]).status.success());
+    assert_eq!(std::fs::read_to_string(folder.join("out.bookings.jsonl")).expect("written"), "{\"id\":1}\n");
+}

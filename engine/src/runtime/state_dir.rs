@@ -133,12 +133,7 @@ impl StateDir {
             ));
         }
         let names: Vec<String> = plan.sources().map(|step| step.name.clone()).collect();
-        for gone in stored.cut.keys().filter(|known| !names.contains(known)) {
-            tracing::warn!(
-                "the state directory knows a source `{gone}` which the pipeline no longer has; one that was renamed starts \
-                 where its configuration says"
-            );
-        }
+        check_sources(&stored, &names).map_err(|problem| format!("the state directory {shown} {problem}"))?;
         let look_back_ns = plan.steps.iter().map(|step| step.look_back_ns).max().unwrap_or(0);
         Ok(StateDir { path: path.to_owned(), _lock: lock, stored, look_back_ns, names })
     }
@@ -277,3 +272,27 @@ pub(crate) fn lossy_sources(plan: &Plan) -> Vec<&str> {
         .map(|step| step.name.as_str())
         .collect()
 }
+/// Refuses a source that may be one of the state's under another name: it would start from the beginning, and everything
+/// would come twice. One that is gone, and in whose place nothing came, is only told of.
+fn check_sources(stored: &Stored, names: &[String]) -> Result<(), String> {
+    let known: Vec<&String> =
+        stored.cut.iter().filter(|(_, marks)| marks.values().any(|mark| mark.next > 0)).map(|(name, _)| name).collect();
+    let gone: Vec<&String> = known.iter().copied().filter(|known| !names.contains(known)).collect();
+    let new: Vec<&String> = names.iter().filter(|name| !stored.cut.contains_key(*name)).collect();
+    let listed = |names: &[&String]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    if gone.is_empty() {
+        return Ok(());
+    }
+    if new.is_empty() {
+        tracing::warn!("the state directory holds marks of {}, which the pipeline no longer has", listed(&gone));
+        return Ok(());
+    }
+    Err(format!(
+        "holds marks of the sources {}; the pipeline has no {}, and {} would start from the beginning: if it was renamed, \
+         give it its old name back; if all is to start from the beginning, give another --state or delete this one",
+        listed(&known),
+        listed(&gone),
+        listed(&new)
+    ))
+}
+
