@@ -4,6 +4,7 @@ mod cli;
 mod commands;
 mod files;
 mod load;
+mod process;
 mod runtime;
 
 use clap::Parser;

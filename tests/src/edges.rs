@@ -119,3 +119,81 @@ fn a_renamed_source_does_not_start_from_the_beginning_in_silence() {
     assert!(run(&["orders", "returns", "bookings"]).status.success());
     assert_eq!(std::fs::read_to_string(folder.join("out.bookings.jsonl")).expect("written"), "{\"id\":1}\n");
 }
+
+/// A pipeline that copies lines to a file `out.jsonl`.
+const COPY: &str = "
+version: 1
+pipeline: copy
+sources:
+  rows: { type: file, path: rows.jsonl, format: json, schema: { id: int64 } }
+sinks:
+  out: { type: file, input: rows, path: out.jsonl }
+";
+
+fn lines(count: u64) -> String {
+    (0..count).map(|id| format!("{{\"id\":{id}}}\n")).collect()
+}
+
+/// Runs the engine by way of a shell, which closes or limits something first.
+fn in_shell(folder: &Path, first: &str, arguments: &[&str]) -> Output {
+    Command::new("sh")
+        .current_dir(folder)
+        .args(["-c", &format!("{first} exec \"$0\" \"$@\"")])
+        .arg(engine())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the shell starts")
+}
+
+#[test]
+fn output_that_nobody_can_take_is_an_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    std::fs::write(folder.join("rows.jsonl"), lines(10)).expect("written");
+    let pipeline = COPY.replace("type: file, input: rows, path: out.jsonl", "type: stdout, input: rows");
+    std::fs::write(folder.join("pipeline.yaml"), pipeline).expect("written");
+    let output = in_shell(folder, "exec >&-;", &RUN);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("sink `out`: standard output is closed"), "{}", said(&output));
+    // Thrown away on purpose it may be, also where it can be read.
+    assert!(in_shell(folder, "exec 1<>/dev/null;", &RUN).status.success());
+}
+
+#[test]
+fn a_file_that_may_not_grow_is_an_error_and_its_half_line_is_cut_off() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    std::fs::write(folder.join("rows.jsonl"), lines(200_000)).expect("written");
+    std::fs::write(folder.join("pipeline.yaml"), COPY).expect("written");
+    let state = ["run", "pipeline.yaml", "--no-metrics", "--quiet", "--state", "state"];
+    // In blocks of 512 bytes.
+    let limited = in_shell(folder, "ulimit -f 100;", &state);
+    assert_eq!(limited.status.code(), Some(1), "{:?} {}", limited.status, said(&limited));
+    assert!(said(&limited).contains("out.jsonl"), "{}", said(&limited));
+    let torn = std::fs::read_to_string(folder.join("out.jsonl")).expect("written");
+    assert!(!torn.is_empty() && !torn.ends_with('\n'), "the limit is in the middle of a line");
+    let output = command(folder, &state).output().expect("the engine starts");
+    assert!(output.status.success(), "{}", said(&output));
+    let text = std::fs::read_to_string(folder.join("out.jsonl")).expect("written");
+    let ids: Vec<u64> = text
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).expect("a whole line")["id"].as_u64().expect("an id")
+        })
+        .collect();
+    assert_eq!(ids.into_iter().collect::<std::collections::BTreeSet<u64>>().len(), 200_000);
+}
+
+#[test]
+fn after_a_fault_the_summary_tells_what_is_in_the_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    std::fs::write(folder.join("rows.jsonl"), format!("{}nonsense\n", lines(900))).expect("written");
+    // Error rows can't be kept: that is the fault.
+    std::fs::create_dir_all(folder.join("state/errors.jsonl")).expect("made");
+    let output = engine_in(folder, COPY, &[&RUN[..], &["--state", "state"]].concat());
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let written = std::fs::read_to_string(folder.join("out.jsonl")).expect("written").lines().count();
+    assert!(said(&output).contains(&format!("out: {written} rows acknowledged")), "{written}: {}", said(&output));
+}

@@ -93,6 +93,8 @@ pub struct SinkStart {
     pub clock: Arc<dyn Clock>,
     /// The pipeline goes on from recorded marks: what a former run delivered stays.
     pub resumed: bool,
+    /// A former run with the same state has begun, whether it recorded marks or not: half a line at the end of a file is its.
+    pub begun: bool,
 }
 
 /// An open sink, shared by the workers of a process.
@@ -100,8 +102,9 @@ pub trait SinkHandle: Send + Sync {
     /// The end of one worker. The waker is called when `acknowledged` has news or a full queue has room.
     fn writer(&self, worker: usize, waker: Waker) -> Box<dyn Writer>;
 
-    /// Called once after the last writer is gone: sends what is left, makes it durable and joins the sink's threads.
-    fn close(self: Box<Self>) -> Result<(), String>;
+    /// Called once after the last writer is gone: sends what is left, makes it durable and joins the sink's threads. The
+    /// last figures.
+    fn close(self: Box<Self>) -> Result<SinkStats, String>;
 
     /// Figures for the metrics, at any time.
     fn stats(&self) -> SinkStats;

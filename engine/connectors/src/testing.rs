@@ -70,6 +70,7 @@ pub(crate) fn open(plan: &Plan, name: &str) -> Box<dyn SinkHandle> {
         schema: sink_schema(plan, name),
         clock: SystemClock::shared(),
         resumed: false,
+        begun: false,
     };
     (entry.open)(&*sink.planned, start).expect("it opens")
 }

@@ -471,7 +471,7 @@ impl SinkHandle for Webhook {
         })
     }
 
-    fn close(self: Box<Self>) -> Result<(), String> {
+    fn close(self: Box<Self>) -> Result<SinkStats, String> {
         let tasks = std::mem::take(&mut *lock(&self.tasks));
         let ended = self.runtime.block_on(async {
             let mut ended = Ok(());
@@ -480,7 +480,8 @@ impl SinkHandle for Webhook {
             }
             ended
         });
-        ended.map_err(|error| format!("a dispatcher of `{}` ended badly: {error}", self.shared.name))
+        ended.map_err(|error| format!("a dispatcher of `{}` ended badly: {error}", self.shared.name))?;
+        Ok(self.stats())
     }
 
     fn stats(&self) -> SinkStats {
@@ -525,8 +526,8 @@ struct WebhookWriter {
     queue: Sender<Vec<Item>>,
     dispatcher: AbortHandle,
     encoder: Box<dyn RecordEncoder>,
-    key: Option<Program>,
     body_columns: usize,
+    key: Option<Program>,
 }
 
 /// A writer goes when all its tickets are acknowledged, or when the pipeline has failed and nobody waits for them any more:

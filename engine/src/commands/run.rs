@@ -5,6 +5,7 @@
 
 use crate::cli::PipelineArgs;
 use crate::load::load_plan;
+use crate::process;
 use crate::runtime::errors_file::ErrorsFile;
 use crate::runtime::graph::{GraphShared, SharedSink, build, pruned};
 use crate::runtime::state_dir::{Resume, StateDir, lossy_sources};
@@ -94,6 +95,12 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
     let control = Arc::new(Control::default());
     stop_on_signals(&control, args.drain_timeout)?;
     exit_on_panic();
+    process::survive_file_size_limit();
+    if process::stdout_is_closed()
+        && let Some(step) = plan.sinks().find(|step| step.kind == "stdout")
+    {
+        return Err(format!("sink `{}`: standard output is closed", step.name));
+    }
 
     let mut state = args.state.as_deref().map(|path| StateDir::open(path, &plan)).transpose()?;
     let resume = state.as_ref().map(StateDir::resume).unwrap_or_default();
@@ -109,9 +116,11 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
         Some(state) => state.errors_path(),
         None => PathBuf::from(".engine").join(&plan.name).join("errors.jsonl"),
     };
-    let errors = ErrorsFile::new(errors_path);
+    let begun = state.as_ref().is_some_and(StateDir::begun);
+    let errors = ErrorsFile::new(errors_path, state.is_some());
     let instruments = Instruments::new(&plan, usize::from(args.workers), budget_bytes(&plan), clock.clone());
-    let handles = open_sinks(&plan, &clock, &resume)?;
+    let handles = open_sinks(&plan, &clock, &resume, begun)?;
+    state.as_mut().map_or(Ok(()), |state| state.begin(&plan))?;
     let board = Arc::new(CutBoard::starting_at(resume.acknowledged.clone()));
     if args.record_cuts.is_some() {
         board.record();
@@ -176,7 +185,7 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
     let durable = committer.map_or(Ok(()), |committer| {
         committer.join().unwrap_or_else(|_| Err("the thread that commits cuts panicked".to_owned()))
     });
-    let closed = close_sinks(&plan, &handles);
+    let closed = close_sinks(&plan, &handles, &instruments, outcome.is_err());
     if let Some(path) = &args.record_cuts {
         let text = board.recorded().to_text();
         std::fs::write(path, text).map_err(|error| format!("{} can't be written: {error}", path.display()))?;
@@ -243,7 +252,12 @@ fn say_how_it_starts(plan: &Plan, resume: &Resume, has_state: bool) {
     }
 }
 
-fn open_sinks(plan: &Plan, clock: &Arc<dyn Clock>, resume: &Resume) -> Result<HashMap<StepId, SharedSink>, String> {
+fn open_sinks(
+    plan: &Plan,
+    clock: &Arc<dyn Clock>,
+    resume: &Resume,
+    begun: bool,
+) -> Result<HashMap<StepId, SharedSink>, String> {
     let resumed = resume.acknowledged != Acknowledged::default();
     let mut handles = HashMap::new();
     for step in plan.sinks() {
@@ -255,6 +269,7 @@ fn open_sinks(plan: &Plan, clock: &Arc<dyn Clock>, resume: &Resume) -> Result<Ha
             schema: pruned(plan.step(input.from), input.port),
             clock: clock.clone(),
             resumed,
+            begun,
         };
         let handle = (entry.open)(&*step.planned, start).map_err(|error| format!("sink `{}`: {error}", step.name))?;
         handles.insert(step.id, Arc::new(Mutex::new(Some(handle))));
@@ -262,15 +277,21 @@ fn open_sinks(plan: &Plan, clock: &Arc<dyn Clock>, resume: &Resume) -> Result<Ha
     Ok(handles)
 }
 
-fn close_sinks(plan: &Plan, handles: &HashMap<StepId, SharedSink>) -> Result<(), String> {
+/// Closes the sinks. After a fault nobody heard what systems took last, so the summary goes by the sinks' own figures.
+fn close_sinks(
+    plan: &Plan,
+    handles: &HashMap<StepId, SharedSink>,
+    instruments: &Instruments,
+    faulted: bool,
+) -> Result<(), String> {
     let mut outcome = Ok(());
     for step in plan.steps.iter().filter(|step| matches!(step.role, Role::Sink { .. })) {
         let handle =
             handles.get(&step.id).and_then(|handle| handle.lock().unwrap_or_else(PoisonError::into_inner).take());
-        if let Some(handle) = handle
-            && let Err(error) = handle.close()
-        {
-            outcome = outcome.and(Err(format!("sink `{}`: {error}", step.name)));
+        match handle.map(|handle| handle.close()) {
+            Some(Ok(stats)) if faulted => instruments.taken(&step.name, stats.rows),
+            Some(Err(error)) => outcome = outcome.and(Err(format!("sink `{}`: {error}", step.name))),
+            _ => {}
         }
     }
     outcome

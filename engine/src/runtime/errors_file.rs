@@ -6,7 +6,7 @@ use arrow::datatypes::TimestampNanosecondType;
 use engine_dataflow::{Acknowledged, Rows, Writer};
 use serde_json::{Map, Value, json};
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,14 +15,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Debug)]
 pub(crate) struct ErrorsFile {
     path: PathBuf,
+    /// Nobody else writes to it, since it stands in a state directory, which is locked.
+    locked: bool,
     file: Mutex<Option<File>>,
     written: AtomicU64,
 }
 
 impl ErrorsFile {
     /// The file at `path`, to be appended to.
-    pub(crate) fn new(path: PathBuf) -> Arc<Self> {
-        Arc::new(ErrorsFile { path, file: Mutex::new(None), written: AtomicU64::new(0) })
+    pub(crate) fn new(path: PathBuf, locked: bool) -> Arc<Self> {
+        Arc::new(ErrorsFile { path, locked, file: Mutex::new(None), written: AtomicU64::new(0) })
     }
 
     /// Where it is.
@@ -48,7 +50,9 @@ impl ErrorsFile {
                 if let Some(folder) = self.path.parent() {
                     std::fs::create_dir_all(folder)?;
                 }
-                guard.insert(OpenOptions::new().create(true).append(true).open(&self.path)?)
+                let mut file = OpenOptions::new().create(true).read(true).append(true).open(&self.path)?;
+                self.mend(&mut file)?;
+                guard.insert(file)
             }
         };
         file.write_all(&encode(rows))?;
@@ -56,6 +60,32 @@ impl ErrorsFile {
         file.sync_data()?;
         self.written.fetch_add(rows.num_rows() as u64, Ordering::Relaxed);
         Ok(())
+    }
+}
+
+impl ErrorsFile {
+    /// What a killed run left of a line is cut off: the row was not acknowledged, and comes again. Where others may be
+    /// writing, it is ended instead.
+    fn mend(&self, file: &mut File) -> std::io::Result<()> {
+        const STEP: u64 = 64 * 1024;
+        let size = file.metadata()?.len();
+        let mut end = size;
+        while end > 0 {
+            let start = end.saturating_sub(STEP);
+            let mut part = Vec::new();
+            file.seek(SeekFrom::Start(start))?;
+            (&*file).take(end - start).read_to_end(&mut part)?;
+            if let Some(at) = part.iter().rposition(|byte| *byte == b'\n') {
+                end = start + at as u64 + 1;
+                break;
+            }
+            end = start;
+        }
+        match end < size {
+            true if self.locked => file.set_len(end),
+            true => file.write_all(b"\n"),
+            false => Ok(()),
+        }
     }
 }
 
@@ -119,7 +149,7 @@ mod tests {
     #[test]
     fn error_rows_are_lines_of_json_and_appended() {
         let folder = tempfile::tempdir().unwrap();
-        let file = ErrorsFile::new(folder.path().join("state/errors.jsonl"));
+        let file = ErrorsFile::new(folder.path().join("state/errors.jsonl"), true);
         let row = |reason: &str| ErrorRow {
             step: "valid".into(),
             error: RowError::new("cast", reason),
@@ -143,10 +173,22 @@ mod tests {
     }
 
     #[test]
+    fn half_a_line_is_cut_off_or_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        for (locked, expected) in [(true, "{}\n"), (false, "{}\n{\"ste\n")] {
+            let path = folder.path().join("errors.jsonl");
+            std::fs::write(&path, "{}\n{\"ste").unwrap();
+            let file = ErrorsFile::new(path.clone(), locked);
+            file.writer().write(Rows::default(), 1).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
+        }
+    }
+
+    #[test]
     fn a_file_that_cannot_be_written_is_fatal() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("file"), "").unwrap();
-        let file = ErrorsFile::new(folder.path().join("file/errors.jsonl"));
+        let file = ErrorsFile::new(folder.path().join("file/errors.jsonl"), true);
         let mut writer = file.writer();
         writer.write(Rows::default(), 1).unwrap();
         let answer = writer.acknowledged();

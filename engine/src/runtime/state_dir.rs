@@ -42,6 +42,8 @@ pub(crate) struct StateDir {
     path: PathBuf,
     /// Locked while it is open.
     _lock: File,
+    /// A former run has begun with it.
+    begun: bool,
     stored: Stored,
     look_back_ns: i64,
     names: Vec<String>,
@@ -119,7 +121,9 @@ impl StateDir {
                 "another engine runs on the state directory {shown}; stop it, or give another --state"
             ));
         }
-        let stored = match fs::read(path.join("cut.json")) {
+        let found = fs::read(path.join("cut.json"));
+        let begun = found.is_ok();
+        let stored = match found {
             Ok(bytes) => read(&bytes).map_err(|error| {
                 format!("{shown}/cut.json can't be read: {error}; move the file away to start from the beginning")
             })?,
@@ -135,7 +139,22 @@ impl StateDir {
         let names: Vec<String> = plan.sources().map(|step| step.name.clone()).collect();
         check_sources(&stored, &names).map_err(|problem| format!("the state directory {shown} {problem}"))?;
         let look_back_ns = plan.steps.iter().map(|step| step.look_back_ns).max().unwrap_or(0);
-        Ok(StateDir { path: path.to_owned(), _lock: lock, stored, look_back_ns, names })
+        Ok(StateDir { path: path.to_owned(), _lock: lock, begun, stored, look_back_ns, names })
+    }
+
+    /// Whether a former run has begun with it: what is half written at the end of a sink's file is that run's.
+    pub(crate) fn begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Notes that a run has begun. Called when the sinks are open and nothing is written yet.
+    pub(crate) fn begin(&mut self, plan: &Plan) -> Result<(), String> {
+        if self.begun {
+            return Ok(());
+        }
+        self.stored =
+            Stored { format: FORMAT, pipeline: plan.name.clone(), digest: plan.digest.clone(), ..Stored::default() };
+        self.store().map_err(|error| format!("the state directory {} can't be written: {error}", self.path.display()))
     }
 
     /// Where error rows go.
@@ -196,6 +215,11 @@ impl StateDir {
             origin: self.named(&acknowledged.origin),
             earlier,
         };
+        self.store()
+    }
+
+    /// Writes `cut.json`.
+    fn store(&self) -> io::Result<()> {
         let side = self.path.join("cut.json.new");
         let mut file = File::create(&side)?;
         serde_json::to_writer(&mut file, &self.stored)?;
@@ -257,21 +281,6 @@ impl StateDir {
     }
 }
 
-fn read(bytes: &[u8]) -> Result<Stored, String> {
-    let stored: Stored = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    if stored.format != FORMAT {
-        return Err(format!("it has format {}, this engine reads format {FORMAT}", stored.format));
-    }
-    Ok(stored)
-}
-
-/// Sources that can't be read again: what a restart would lose of them.
-pub(crate) fn lossy_sources(plan: &Plan) -> Vec<&str> {
-    plan.sources()
-        .filter(|step| matches!(step.role, Role::Source { replayable: false, .. }))
-        .map(|step| step.name.as_str())
-        .collect()
-}
 /// Refuses a source that may be one of the state's under another name: it would start from the beginning, and everything
 /// would come twice. One that is gone, and in whose place nothing came, is only told of.
 fn check_sources(stored: &Stored, names: &[String]) -> Result<(), String> {
@@ -296,3 +305,18 @@ fn check_sources(stored: &Stored, names: &[String]) -> Result<(), String> {
     ))
 }
 
+fn read(bytes: &[u8]) -> Result<Stored, String> {
+    let stored: Stored = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    if stored.format != FORMAT {
+        return Err(format!("it has format {}, this engine reads format {FORMAT}", stored.format));
+    }
+    Ok(stored)
+}
+
+/// Sources that can't be read again: what a restart would lose of them.
+pub(crate) fn lossy_sources(plan: &Plan) -> Vec<&str> {
+    plan.sources()
+        .filter(|step| matches!(step.role, Role::Source { replayable: false, .. }))
+        .map(|step| step.name.as_str())
+        .collect()
+}

@@ -130,6 +130,13 @@ impl Instruments {
         plan.steps.iter().map(meter).collect()
     }
 
+    /// A sink's system has taken so many rows in all, more perhaps than its answers told before a fault.
+    pub(crate) fn taken(&self, sink: &str, rows: u64) {
+        if let Some(sink) = self.metrics.sinks().iter().find(|known| known.name == sink) {
+            sink.acknowledged.add(rows.saturating_sub(sink.acknowledged.get()));
+        }
+    }
+
     /// The meter of `errors.jsonl`.
     pub(crate) fn errors_meter(&self) -> Arc<dyn Meter> {
         Arc::new(StepMeter(self.errors.clone()))

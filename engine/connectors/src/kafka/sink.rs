@@ -611,11 +611,11 @@ impl SinkHandle for Handle {
         })
     }
 
-    fn close(mut self: Box<Self>) -> Result<(), String> {
+    fn close(mut self: Box<Self>) -> Result<SinkStats, String> {
         self.shared.stop.store(true, Ordering::Release);
         match self.thread.take().map(JoinHandle::join) {
             Some(Err(_)) => Err(format!("the thread of `{}` has panicked", self.shared.name)),
-            _ => Ok(()),
+            _ => Ok(self.stats()),
         }
     }
 

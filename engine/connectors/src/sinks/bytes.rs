@@ -100,6 +100,15 @@ impl Shared {
         }
     }
 
+    fn stats(&self) -> SinkStats {
+        SinkStats {
+            rows: self.rows.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            queued_rows: self.queued_rows.load(Ordering::Relaxed),
+            ..SinkStats::default()
+        }
+    }
+
     /// Tells every worker that the sink can't go on.
     fn fail(&self, sentence: &str) {
         let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -164,20 +173,15 @@ impl SinkHandle for StreamSink {
         })
     }
 
-    fn close(self: Box<Self>) -> Result<(), String> {
-        let StreamSink { sender, thread, .. } = *self;
+    fn close(self: Box<Self>) -> Result<SinkStats, String> {
+        let StreamSink { sender, thread, shared, .. } = *self;
         drop(sender);
-        thread.join().unwrap_or_else(|_| Err("the writing thread has panicked".to_owned()))
+        thread.join().unwrap_or_else(|_| Err("the writing thread has panicked".to_owned()))?;
+        Ok(shared.stats())
     }
 
     fn stats(&self) -> SinkStats {
-        SinkStats {
-            rows: self.shared.rows.load(Ordering::Relaxed),
-            bytes: self.shared.bytes.load(Ordering::Relaxed),
-            queued_rows: self.shared.queued_rows.load(Ordering::Relaxed),
-            queued_bytes: self.sender.level().1 as u64,
-            ..SinkStats::default()
-        }
+        SinkStats { queued_bytes: self.sender.level().1 as u64, ..self.shared.stats() }
     }
 }
 

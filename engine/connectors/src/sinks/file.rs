@@ -1,8 +1,8 @@
 //! Rows as lines of a file.
 //!
 //! A line is acknowledged when the disk has it (`fdatasync`, for all that gathered meanwhile at once). A process that is
-//! killed may leave half a line behind, of rows that were not acknowledged and so come again: a run that goes on from
-//! recorded marks cuts it off. Devices and pipes are written without any of that.
+//! killed may leave half a line behind, of rows that were not acknowledged and so come again: the next run with the same
+//! state cuts it off. Devices and pipes are written without any of that.
 
 use super::bytes::{StreamSink, Target};
 use crate::formats::Encoding;
@@ -116,7 +116,7 @@ fn plan(cx: &mut Cx<'_>, input: &StreamType, common: &SinkCommon) -> Option<Plan
 fn open(planned: &dyn Planned, start: SinkStart) -> Result<Box<dyn SinkHandle>, String> {
     let Some(sink) = planned.downcast::<FileSink>() else { return Err("this is no file sink".to_owned()) };
     let (target, empty) =
-        FileTarget::open(sink, start.resumed).map_err(|error| format!("can't write to `{}`: {error}", sink.written))?;
+        FileTarget::open(sink, &start).map_err(|error| format!("can't write to `{}`: {error}", sink.written))?;
     Ok(Box::new(StreamSink::open(start, &sink.encoding, Box::new(target), empty)?))
 }
 
@@ -129,7 +129,7 @@ struct FileTarget {
 
 impl FileTarget {
     /// Opens or makes the file. Whether it is empty.
-    fn open(sink: &FileSink, resumed: bool) -> io::Result<(Self, bool)> {
+    fn open(sink: &FileSink, start: &SinkStart) -> io::Result<(Self, bool)> {
         let path = sink.base_dir.join(&sink.written);
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
@@ -140,18 +140,19 @@ impl FileTarget {
             return Ok((FileTarget { file, name: sink.written.clone(), regular: false }, true));
         }
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
-        if sink.existing == Existing::Replace && !resumed {
+        if sink.existing == Existing::Replace && !start.resumed {
             file.set_len(0)?;
         }
         let whole = whole_lines(&mut file)?;
         let size = file.seek(SeekFrom::End(0))?;
         if whole < size {
-            if resumed {
+            if start.begun {
                 file.set_len(whole)?;
                 file.seek(SeekFrom::Start(whole))?;
             } else {
-                // Not ours to cut; but our first line must not run into it.
+                // Not ours to cut; but our first line must not run into it, nor be taken for a part of it later.
                 file.write_all(b"\n")?;
+                file.sync_data()?;
             }
         }
         let empty = file.stream_position()? == 0;
