@@ -120,7 +120,8 @@ pub(crate) struct EncodingKeys {
     /// not finite are `"NaN"`, `"Infinity"` and `"-Infinity"`, which JSON has no numbers for.
     #[schemars(schema_with = "format_form")]
     pub(crate) format: Option<Node>,
-    /// How JSON and CSV write a timestamp.
+    /// How JSON and CSV write a timestamp: `rfc3339` (the default), or `epoch_ms`. RFC 3339 ends with the year 9999; beyond it a
+    /// year has a sign, as in ISO 8601: `+10000-01-01T00:00:00Z`.
     #[schemars(schema_with = "timestamps_form")]
     pub(crate) timestamps: Option<Node>,
 }

@@ -66,13 +66,14 @@ fn date_prefix(text: &[u8]) -> Option<(i64, &[u8])> {
     Some((days(two(text, 0)? * 100 + two(text, 2)?, two(text, 5)?, two(text, 8)?)?, &text[10..]))
 }
 
-/// A date with a sign and four to nine digits of the year, as ISO 8601 has them and [`write_date`] writes them.
+/// A date with a sign and four to twelve digits of the year, as ISO 8601 has them and [`write_date`] writes them: as many as
+/// the seconds of a `timestamp(s)` can count.
 #[cold]
 fn far_date_prefix(text: &[u8]) -> Option<(i64, &[u8])> {
     let (sign, rest) = text.split_first()?;
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let (year, rest) = rest.split_at(digits);
-    if !(4..=9).contains(&digits) || rest.first() != Some(&b'-') || rest.get(3) != Some(&b'-') {
+    if !(4..=12).contains(&digits) || rest.first() != Some(&b'-') || rest.get(3) != Some(&b'-') {
         return None;
     }
     let year = year.iter().fold(0, |year, digit| year * 10 + i64::from(digit - b'0'));
@@ -94,6 +95,7 @@ pub fn parse_date(text: &[u8]) -> Option<i64> {
 /// Without a zone it is taken as a time of `zone`, and of UTC where there is none.
 pub fn parse_timestamp(text: &[u8], unit: TimeUnit, zone: Option<&Tz>) -> Result<i64, &'static str> {
     const FORM: &str = "is not a time such as `2026-01-01T10:00:00Z`";
+    const FAR: &str = "is a time too far off for the column's unit";
     let (date, clock) = date_prefix(text).ok_or(FORM)?;
     let form =
         matches!(clock.first(), Some(b'T' | b't' | b' ')) && clock.get(3) == Some(&b':') && clock.get(6) == Some(&b':');
@@ -115,16 +117,16 @@ pub fn parse_timestamp(text: &[u8], unit: TimeUnit, zone: Option<&Tz>) -> Result
         nanos = digits.chain(std::iter::repeat(0)).take(9).fold(0, |nanos, digit| nanos * 10 + digit);
         rest = &fraction[count..];
     }
-    let local = date * 86_400 + hour * 3_600 + minute * 60 + second;
+    let local = i128::from(date) * 86_400 + i128::from(hour * 3_600 + minute * 60 + second);
     let seconds = match rest {
         b"Z" | b"z" => local,
-        b"" => local - local_offset(local, zone)?,
-        _ => local - written_offset(rest).ok_or(FORM)?,
+        b"" => local - i128::from(local_offset(i64::try_from(local).map_err(|_| FAR)?, zone)?),
+        _ => local - i128::from(written_offset(rest).ok_or(FORM)?),
     };
     let ticks = per_second(unit);
     // Before 1970 the whole seconds may lie below what the fraction brings back into range.
-    let value = i128::from(seconds) * i128::from(ticks) + i128::from(nanos / (NS_PER_SECOND / ticks));
-    i64::try_from(value).map_err(|_| "is a time too far off for the column's unit")
+    let value = seconds * i128::from(ticks) + i128::from(nanos / (NS_PER_SECOND / ticks));
+    i64::try_from(value).map_err(|_| FAR)
 }
 
 /// `+01:00`, `-0530` or `+01` in seconds.
@@ -414,7 +416,7 @@ mod tests {
             "1970-01-01T00:00:00Z ",
             "1970/01/01T00:00:00Z",
             "+970-01-01T00:00:00Z",
-            "+1234567890-01-01T00:00:00Z",
+            "+1234567890123-01-01T00:00:00Z",
             "-0001-13-31T23:59:59Z",
             "-0001-12-31",
             "+",
@@ -423,8 +425,10 @@ mod tests {
         }
         assert!(parse_timestamp(b"2300-01-01T00:00:00Z", TimeUnit::Nanosecond, None).is_err());
         for least_or_greatest in [i64::MIN, i64::MAX] {
-            let written = text(|out| write_timestamp(out, least_or_greatest, TimeUnit::Nanosecond, None));
-            assert_eq!(parse_timestamp(written.as_bytes(), TimeUnit::Nanosecond, None), Ok(least_or_greatest));
+            for unit in [TimeUnit::Second, TimeUnit::Millisecond, TimeUnit::Microsecond, TimeUnit::Nanosecond] {
+                let written = text(|out| write_timestamp(out, least_or_greatest, unit, None));
+                assert_eq!(parse_timestamp(written.as_bytes(), unit, None), Ok(least_or_greatest), "{written}");
+            }
         }
     }
 
