@@ -1,6 +1,7 @@
 //! What a user runs into at the edges of a machine: secrets that are not there, files that are none, output that is closed.
 
 use crate::engine;
+use crate::running::Running;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -196,4 +197,77 @@ fn after_a_fault_the_summary_tells_what_is_in_the_file() {
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     let written = std::fs::read_to_string(folder.join("out.jsonl")).expect("written").lines().count();
     assert!(said(&output).contains(&format!("out: {written} rows acknowledged")), "{written}: {}", said(&output));
+}
+
+#[test]
+fn files_that_cannot_be_read_are_told_and_links_to_nothing_passed_over() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let socket = std::os::unix::net::UnixListener::bind(folder.join("b.jsonl")).expect("a socket");
+    let output = engine_in(folder, &COPY.replace("rows.jsonl", "b.jsonl"), &["dry-run", "pipeline.yaml"]);
+    assert!(output.status.success() && said(&output).contains("E0408"), "{}", said(&output));
+    assert!(said(&output).contains("`b.jsonl` can't be read now"), "{}", said(&output));
+    drop(socket);
+    std::fs::remove_file(folder.join("b.jsonl")).expect("it was there");
+    std::fs::write(folder.join("a.jsonl"), "{\"id\":1}\n").expect("written");
+    std::os::unix::fs::symlink("nowhere", folder.join("b.jsonl")).expect("a link");
+    std::fs::write(folder.join("c.jsonl"), "{\"id\":2}\n").expect("written");
+    std::fs::write(folder.join("pipeline.yaml"), COPY.replace("path: rows.jsonl", "path: \"[abc].jsonl\""))
+        .expect("written");
+    let output = command(folder, &RUN).output().expect("the engine starts");
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("`b.jsonl` is a link that leads nowhere"), "{}", said(&output));
+    assert_eq!(std::fs::read_to_string(folder.join("out.jsonl")).expect("written"), "{\"id\":1}\n{\"id\":2}\n");
+}
+
+/// Of every step, what it was given is what it put out, what failed, and what nothing reads.
+#[test]
+fn rows_can_be_accounted_for_and_late_ones_are_told_of() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let pipeline = r#"
+version: 1
+pipeline: accounts
+sources:
+  rows:
+    type: file
+    path: rows.jsonl
+    follow: true
+    format: json
+    schema: { id: int64, at: int64 }
+    event_time: { column: at, unit: s, max_delay: 1s }
+operators:
+  odd: { type: filter, input: rows, where: id % 2 = 1 }
+  even: { type: filter, input: rows, where: id % 2 = 0 }
+  inverse: { type: map, input: odd, set: { q: 10 / (id - 7) } }
+  by_size: { type: route, input: inverse, cases: { small: id < 20, large: id > 80 }, else: rest }
+  recent: { type: rolling, input: by_size.large, key: id, over: 5s, columns: { n: count(*) } }
+sinks:
+  small: { type: file, input: by_size.small, path: small.jsonl }
+  latest: { type: file, input: recent, path: recent.jsonl }
+  others: { type: file, input: even.rejected, path: others.jsonl }
+"#;
+    std::fs::write(folder.join("pipeline.yaml"), pipeline).expect("written");
+    let mut text: String = (0..100).map(|id| format!("{{\"id\":{id},\"at\":1000}}\n")).collect();
+    text.push_str("{\"id\":99,\"at\":2000}\n{\"id\":99,\"at\":1}\n{\"id\":99,\"at\":2}\n");
+    std::fs::write(folder.join("rows.jsonl"), text).expect("written");
+    let mut running = Running::start(folder, &[], Stdio::null());
+    running.until("all rows are through", |running| {
+        running.metric("engine_sink_acknowledged_rows_total", &["sink=\"others\""]) == Some(53.0)
+            && running.metric("engine_step_late_rows_total", &["step=\"recent\""]) == Some(2.0)
+    });
+    for (step, dropped) in [("odd", 50.0), ("even", 0.0), ("inverse", 0.0), ("by_size", 30.0), ("recent", 2.0)] {
+        let label = format!("step=\"{step}\"");
+        let of = |name: &str| running.metric(name, &[&label]).unwrap_or_default();
+        let (given, put_out) = (of("engine_step_input_rows_total"), of("engine_step_output_rows_total"));
+        let (failed, unread) = (of("engine_step_errors_total"), of("engine_step_dropped_rows_total"));
+        assert_eq!(unread, dropped, "{step}");
+        assert_eq!(given, put_out + failed + unread, "{step}");
+        assert!(given > 0.0, "{step}");
+    }
+    let told = running.log().matches("rows come too late, and nothing reads `recent.late`").count();
+    assert_eq!(told, 1, "{}", running.log());
+    running.interrupt();
+    assert!(running.ended().success(), "{}", running.log());
+    assert!(running.log().contains("recent: 2 rows came too late"), "{}", running.log());
 }

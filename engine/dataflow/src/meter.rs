@@ -13,6 +13,8 @@ pub trait Meter: Send + Sync {
     fn latency(&self, _ns: u64, _rows: u64) {}
     /// Rows came too late.
     fn late(&self, _rows: u64) {}
+    /// Rows were put out nowhere, since nothing reads the output that they belong to.
+    fn dropped(&self, _rows: u64) {}
     /// Rows by what became of them, such as `ok` or `fallback` of a prediction.
     fn outcome(&self, _outcome: &'static str, _rows: u64) {}
     /// A source did not read for so long, because too much was in flight.

@@ -148,6 +148,9 @@ fn measure(meter: &dyn Meter, rows_in: u64, out: &StepOutput, start_ns: u64, sha
     if out.late > 0 {
         meter.late(out.late);
     }
+    if out.dropped > 0 {
+        meter.dropped(out.dropped);
+    }
     for (outcome, rows) in &out.outcomes {
         meter.outcome(outcome, *rows);
     }

@@ -14,6 +14,8 @@ pub struct StepOutput {
     pub late: u64,
     /// A row for which the pipeline is to stop (`on_error: stop`). What else came of its batch goes nowhere.
     pub fatal: Option<ErrorRow>,
+    /// Rows that nobody reads: those a filter rejects, a route's case, or late ones, where nothing reads that output.
+    pub dropped: u64,
     /// Rows by what became of them, for a step that knows several ends: of a prediction `ok` or `fallback`.
     pub outcomes: Vec<(&'static str, u64)>,
 }

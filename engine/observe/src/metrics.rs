@@ -125,6 +125,9 @@ pub struct StepMetrics {
     pub errors: Labelled,
     /// Rows that came too late for its state.
     pub late: Counter,
+    /// Rows that it put out nowhere, since nothing reads the output that they belong to. What it was given is what it put
+    /// out, what failed, and these; only `flatten` puts out another number of rows than it takes.
+    pub dropped: Counter,
     /// Rows by what became of them, where a step knows several ends: `ok`, `fallback` and `shed` of a prediction.
     pub outcomes: Labelled,
     /// Batches it was given.
@@ -146,6 +149,7 @@ impl StepMetrics {
             rows_out: Counter::default(),
             errors: Labelled::default(),
             late: Counter::default(),
+            dropped: Counter::default(),
             outcomes: Labelled::default(),
             batches: Counter::default(),
             busy_ns: Counter::default(),

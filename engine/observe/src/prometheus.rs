@@ -116,6 +116,13 @@ fn steps(metrics: &Metrics, families: &mut Families<'_>) {
     for one in &steps {
         late.add(&[("step", &one.name)], one.late.get() as f64);
     }
+    let mut dropped = families.counter(
+        "engine_step_dropped_rows_total",
+        "Rows that a step put out nowhere, since nothing reads the output that they belong to: input is output, errors and these.",
+    );
+    for one in &steps {
+        dropped.add(&[("step", &one.name)], one.dropped.get() as f64);
+    }
     let mut outcomes = families
         .counter("engine_step_outcomes_total", "Rows by what became of them: of predictions ok, fallback or shed.");
     for one in &steps {

@@ -92,10 +92,11 @@ impl RowStep for Filter {
     fn step(&mut self, rows: Rows, out: &mut StepOutput) {
         let evaluated = evaluate(&mut self.program, &rows);
         let mask = truth(&evaluated.array);
-        if let Some(kept) = &self.kept
-            && mask.true_count() > 0
-        {
-            out.give(0, kept.apply(&rows, Some(&mask)));
+        let kept_rows = mask.true_count();
+        match &self.kept {
+            Some(kept) if kept_rows > 0 => out.give(0, kept.apply(&rows, Some(&mask))),
+            Some(_) => {}
+            None => out.dropped += kept_rows as u64,
         }
         if let Some(rejected) = &self.rejected {
             let failed = sound(rows.num_rows(), &evaluated.errors);
@@ -103,6 +104,8 @@ impl RowStep for Filter {
             if others.true_count() > 0 {
                 out.give(1, rejected.apply(&rows, Some(&others)));
             }
+        } else {
+            out.dropped += (rows.num_rows() - kept_rows - evaluated.errors.len()) as u64;
         }
         fail(&self.step, &rows, evaluated.errors, out);
     }

@@ -188,10 +188,11 @@ impl RowStep for Route {
 }
 
 fn give(port: Option<&Projection>, at: usize, rows: &Rows, mask: BooleanBuffer, out: &mut StepOutput) {
-    if let Some(port) = port
-        && mask.count_set_bits() > 0
-    {
-        out.give(at, port.apply(rows, Some(&BooleanArray::new(mask, None))));
+    let count = mask.count_set_bits();
+    match port {
+        Some(port) if count > 0 => out.give(at, port.apply(rows, Some(&BooleanArray::new(mask, None)))),
+        Some(_) => {}
+        None => out.dropped += count as u64,
     }
 }
 

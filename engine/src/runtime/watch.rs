@@ -120,7 +120,10 @@ impl Instruments {
         let meter = |step: &engine_plan::Step| -> Arc<dyn Meter> {
             match step.role {
                 Role::Source { .. } => Arc::new(SourceMeter(self.metrics.source(&step.name, step.kind))),
-                Role::Operator => Arc::new(StepMeter(self.metrics.step(&step.name, step.kind))),
+                Role::Operator => {
+                    let late_unread = !is_read(plan, &format!("{}.late", step.name));
+                    Arc::new(StepMeter::new(self.metrics.step(&step.name, step.kind), late_unread))
+                }
                 Role::Sink { .. } => Arc::new(SinkMeter {
                     sink: self.metrics.sink(&step.name, step.kind),
                     waiting: (0..self.workers.len()).map(|_| AtomicU64::new(0)).collect(),
@@ -139,7 +142,7 @@ impl Instruments {
 
     /// The meter of `errors.jsonl`.
     pub(crate) fn errors_meter(&self) -> Arc<dyn Meter> {
-        Arc::new(StepMeter(self.errors.clone()))
+        Arc::new(StepMeter::new(self.errors.clone(), false))
     }
 }
 
@@ -182,25 +185,45 @@ impl Meter for SourceMeter {
     }
 }
 
-struct StepMeter(Arc<StepMetrics>);
+struct StepMeter {
+    step: Arc<StepMetrics>,
+    /// Nothing reads its late rows, and the log does not know yet that there are any.
+    late_unsaid: AtomicBool,
+}
+
+impl StepMeter {
+    fn new(step: Arc<StepMetrics>, late_unread: bool) -> Self {
+        StepMeter { step, late_unsaid: AtomicBool::new(late_unread) }
+    }
+}
 
 impl Meter for StepMeter {
     fn batch(&self, rows_in: u64, rows_out: u64, busy_ns: u64) {
-        self.0.arrived(rows_in);
-        self.0.rows_out.add(rows_out);
-        self.0.busy_ns.add(busy_ns);
+        self.step.arrived(rows_in);
+        self.step.rows_out.add(rows_out);
+        self.step.busy_ns.add(busy_ns);
     }
     fn failed(&self, code: &'static str, rows: u64) {
-        self.0.errors.add(code, rows);
+        self.step.errors.add(code, rows);
     }
     fn latency(&self, ns: u64, rows: u64) {
-        self.0.latency.record_n(ns, rows);
+        self.step.latency.record_n(ns, rows);
     }
     fn late(&self, rows: u64) {
-        self.0.late.add(rows);
+        self.step.late.add(rows);
+        if self.late_unsaid.load(Ordering::Relaxed) && self.late_unsaid.swap(false, Ordering::Relaxed) {
+            tracing::warn!(
+                "{}: rows come too late, and nothing reads `{0}.late`; how many, the metric engine_step_late_rows_total tells, \
+                 and the summary at the end",
+                self.step.name
+            );
+        }
+    }
+    fn dropped(&self, rows: u64) {
+        self.step.dropped.add(rows);
     }
     fn outcome(&self, outcome: &'static str, rows: u64) {
-        self.0.outcomes.add(outcome, rows);
+        self.step.outcomes.add(outcome, rows);
     }
 }
 
@@ -230,6 +253,12 @@ impl Meter for SinkMeter {
             self.sink.waiting_since.set(oldest.map(|born| born as i64));
         }
     }
+}
+
+/// Whether a step of the plan reads an output.
+fn is_read(plan: &Plan, output: &str) -> bool {
+    let mut edges = plan.steps.iter().flat_map(|step| &step.inputs);
+    edges.any(|edge| plan.step(edge.from).output_name(edge.port) == output)
 }
 
 /// The readers of a run's instruments; they end with it.
@@ -287,13 +316,7 @@ impl Watch {
             );
         }
         for step in instruments.metrics.steps().iter().filter(|step| step.late.get() > 0) {
-            let read = plan.steps.iter().any(|reader| {
-                reader
-                    .inputs
-                    .iter()
-                    .any(|edge| plan.step(edge.from).output_name(edge.port) == format!("{}.late", step.name))
-            });
-            if !read {
+            if !is_read(plan, &format!("{}.late", step.name)) {
                 tracing::warn!("{}: {} rows came too late and nothing reads `{0}.late`", step.name, step.late.get());
             }
         }

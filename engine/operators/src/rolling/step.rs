@@ -400,6 +400,9 @@ impl Rolling {
             kept.push(row as u32);
         }
         out.late += late.len() as u64;
+        if !self.late_read {
+            out.dropped += late.len() as u64;
+        }
         if self.late_read && !late.is_empty() {
             let mut rows = rows.take(&UInt32Array::from(late));
             rows.batch = rows.batch.project(&self.late_columns).unwrap_or(rows.batch);
