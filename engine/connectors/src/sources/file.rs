@@ -265,10 +265,11 @@ fn warn_if_missing(cx: &mut Cx<'_>, config: &FileConfig, span: engine_base::Span
     let unreadable = files.map(|file| (file, cx.files.check_readable(file))).find(|(_, checked)| checked.is_err());
     if let Some((file, Err(error))) = unreadable {
         let name = file.strip_prefix(&cx.component.base_dir).unwrap_or(file).display().to_string();
-        cx.push(
-            Diagnostic::warning(codes::NO_FILE, span, format!("`{name}` can't be read now: {error}"))
-                .help("let the engine's user read it, or leave it out of the path"),
-        );
+        let help = match error.kind() {
+            io::ErrorKind::IsADirectory => format!("a pattern such as `{name}/*` names the files in it"),
+            _ => "let the engine's user read it, or leave it out of the path".to_owned(),
+        };
+        cx.push(Diagnostic::warning(codes::NO_FILE, span, format!("`{name}` can't be read now: {error}")).help(help));
         return;
     }
     if found.is_empty() {
