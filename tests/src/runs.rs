@@ -315,7 +315,7 @@ sinks:
 fn a_row_that_a_model_fails_on_can_stop_the_pipeline() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/risk/model.yaml");
+    let models = crate::package().join("../models/risk/model.yaml");
     let pipeline = format!(
         "
 version: 1
