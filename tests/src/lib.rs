@@ -9,6 +9,7 @@ mod receiver;
 mod running;
 mod runs;
 mod systems;
+mod windows;
 
 use std::path::{Path, PathBuf};
 

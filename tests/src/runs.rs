@@ -9,16 +9,16 @@ use std::time::Duration;
 
 /// A transaction of the tests' own.
 #[derive(Clone, Debug)]
-struct Row {
-    id: u64,
-    key: u64,
-    at_ms: i64,
-    amount: f64,
-    quantity: i64,
+pub(crate) struct Row {
+    pub(crate) id: u64,
+    pub(crate) key: u64,
+    pub(crate) at_ms: i64,
+    pub(crate) amount: f64,
+    pub(crate) quantity: i64,
 }
 
 /// Rows in some disorder, skewed over keys, from a seed.
-fn rows(count: u64, seed: u64) -> Vec<Row> {
+pub(crate) fn rows(count: u64, seed: u64) -> Vec<Row> {
     let mut random = seed;
     let mut next = move |bound: u64| {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -36,7 +36,7 @@ fn rows(count: u64, seed: u64) -> Vec<Row> {
         .collect()
 }
 
-fn write_rows(path: &Path, rows: &[Row]) {
+pub(crate) fn write_rows(path: &Path, rows: &[Row]) {
     let mut text = String::new();
     for row in rows {
         let Row { id, key, at_ms, amount, quantity } = row;
@@ -124,7 +124,7 @@ fn reference(rows: &[Row]) -> BTreeMap<u64, Expected> {
     expected
 }
 
-fn start(folder: &Path, arguments: &[&str]) -> Child {
+pub(crate) fn start(folder: &Path, arguments: &[&str]) -> Child {
     Command::new(engine())
         .current_dir(folder)
         .args(["run", "pipeline.yaml", "--no-metrics", "--quiet", "--log", "warn"])

@@ -37,10 +37,10 @@ operators:
     tumbling: 30s
     columns: { cards: count(*), n: sum(n) }
 sinks:
-  tumbled: { type: file, input: tumbled, path: tumbled.jsonl, format: json, timestamps: epoch_ms }
-  hopped: { type: file, input: hopped, path: hopped.jsonl, format: json, timestamps: epoch_ms }
-  again: { type: file, input: again, path: again.jsonl, format: json, timestamps: epoch_ms }
-  late: { type: file, input: tumbled.late, path: late.jsonl, format: json, columns: [id] }
+  of_tumbled: { type: file, input: tumbled, path: tumbled.jsonl, format: json, timestamps: epoch_ms }
+  of_hopped: { type: file, input: hopped, path: hopped.jsonl, format: json, timestamps: epoch_ms }
+  of_again: { type: file, input: again, path: again.jsonl, format: json, timestamps: epoch_ms }
+  of_late: { type: file, input: tumbled.late, path: late.jsonl, format: json, columns: [id] }
 ";
 
 const FILES: [&str; 4] = ["tumbled.jsonl", "hopped.jsonl", "again.jsonl", "late.jsonl"];

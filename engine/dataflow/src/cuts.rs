@@ -8,6 +8,7 @@
 //! counted as filtered, or in an error output. That cut may be written down; nothing before it is needed again.
 
 use crate::source::{Mark, Marks};
+use crate::watermark::{Standing, Statement, Timeline};
 use engine_base::{Epoch, SourceId};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -74,6 +75,8 @@ struct Board {
     origin_grew: bool,
     /// Every closed epoch, kept only while recording.
     recorded: Option<BTreeMap<u64, Offsets>>,
+    /// What workers stated of the sources' event time, kept only while recording.
+    stated: BTreeMap<u64, Vec<Statement>>,
 }
 
 impl CutBoard {
@@ -114,6 +117,15 @@ impl CutBoard {
     /// Keeps every cut from now on, for [`CutBoard::recorded`].
     pub fn record(&self) {
         self.board().recorded.get_or_insert_default();
+    }
+
+    /// A worker states where a source stands in event time, at the close of an epoch.
+    pub fn stated(&self, epoch: Epoch, statement: Statement) {
+        let mut board = self.board();
+        if let Some(recorded) = &mut board.recorded {
+            recorded.entry(epoch.0).or_default();
+            board.stated.entry(epoch.0).or_default().push(statement);
+        }
     }
 
     /// A worker closed an epoch: where the partitions of one of its sources stand. Called before the frontier can pass it.
@@ -164,7 +176,10 @@ impl CutBoard {
     pub fn recorded(&self) -> RecordedCuts {
         let board = self.board();
         let epochs = board.recorded.iter().flatten();
-        RecordedCuts { epochs: epochs.map(|(epoch, marks)| (Epoch(*epoch), marks.clone())).collect() }
+        RecordedCuts {
+            epochs: epochs.map(|(epoch, marks)| (Epoch(*epoch), marks.clone())).collect(),
+            times: together(&board.stated),
+        }
     }
 
     fn board(&self) -> std::sync::MutexGuard<'_, Board> {
@@ -173,22 +188,66 @@ impl CutBoard {
     }
 }
 
+/// What the workers stated, as one worker would have: where it changed, by epoch.
+fn together(stated: &BTreeMap<u64, Vec<Statement>>) -> BTreeMap<u64, Vec<Statement>> {
+    let all = || stated.values().flatten();
+    let sources = all().map(|statement| usize::from(statement.source) + 1).max().unwrap_or(0);
+    let workers = all().map(|statement| statement.worker as usize + 1).max().unwrap_or(0);
+    let mut timeline = Timeline::new(sources, workers);
+    let mut last = vec![Standing::Unknown; sources];
+    let mut times = BTreeMap::new();
+    for (epoch, statements) in stated {
+        statements.iter().for_each(|statement| timeline.hear(*statement));
+        let clock_ns = timeline.clock_ns();
+        let moved: Vec<Statement> = (0..sources)
+            .filter_map(|source| {
+                let standing = timeline.standing(source);
+                let moved = std::mem::replace(&mut last[source], standing) != standing;
+                moved.then_some(Statement { worker: 0, source: source as u16, standing, clock_ns })
+            })
+            .collect();
+        if !moved.is_empty() {
+            times.insert(*epoch, moved);
+        }
+    }
+    times
+}
+
 /// The cuts of a run: by epoch, the offset before which each partition was read. What a source follows to cut the same
 /// input the same way again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecordedCuts {
     /// In order of epochs. A partition that is not named in an epoch did not move in it.
     pub epochs: Vec<(Epoch, Offsets)>,
+    /// Where each source stood in event time once an epoch had closed, where it had moved.
+    pub times: BTreeMap<u64, Vec<Statement>>,
 }
 
 impl RecordedCuts {
-    /// One line an epoch: `epoch source/partition=next ...`.
+    /// What is stated at the close of an epoch, for one worker of several to state.
+    pub fn stated(&self, epoch: u64) -> impl Iterator<Item = Statement> {
+        self.times.get(&epoch).into_iter().flatten().copied()
+    }
+
+    /// One line an epoch: `epoch source/partition=next ... source@standing,clock ...`, where a standing is `active:TIME`,
+    /// `idle:TIME`, `idle`, `unknown`, `absent` or `ended`. Times are nanoseconds since 1970 UTC.
     pub fn to_text(&self) -> String {
         let mut text = String::new();
         for (epoch, marks) in &self.epochs {
             text.push_str(&epoch.to_string());
             for ((source, partition), next) in marks {
                 text.push_str(&format!(" {}/{partition}={next}", source.0));
+            }
+            for Statement { source, standing, clock_ns, .. } in self.stated(epoch.0) {
+                let standing = match standing {
+                    Standing::Active(at) => format!("active:{at}"),
+                    Standing::Idle(Some(at)) => format!("idle:{at}"),
+                    Standing::Idle(None) => "idle".to_owned(),
+                    Standing::Unknown => "unknown".to_owned(),
+                    Standing::Absent => "absent".to_owned(),
+                    Standing::Ended => "ended".to_owned(),
+                };
+                text.push_str(&format!(" {source}@{standing},{clock_ns}"));
             }
             text.push('\n');
         }
@@ -198,12 +257,21 @@ impl RecordedCuts {
     /// Reads what [`RecordedCuts::to_text`] wrote; the error names the line.
     pub fn from_text(text: &str) -> Result<Self, String> {
         let mut epochs = Vec::new();
+        let mut times = BTreeMap::<u64, Vec<Statement>>::new();
         for (at, line) in text.lines().enumerate() {
             let bad = || format!("line {}: not `epoch source/partition=next ...`: {line}", at + 1);
             let mut words = line.split_whitespace();
             let epoch = words.next().and_then(|word| word.parse().ok()).ok_or_else(bad)?;
             let mut marks = BTreeMap::new();
             for word in words {
+                if let Some((source, said)) = word.split_once('@') {
+                    let (standing, clock) = said.split_once(',').ok_or_else(bad)?;
+                    let standing = standing_of(standing).ok_or_else(bad)?;
+                    let source = source.parse().map_err(|_| bad())?;
+                    let clock_ns = clock.parse().map_err(|_| bad())?;
+                    times.entry(epoch).or_default().push(Statement { worker: 0, source, standing, clock_ns });
+                    continue;
+                }
                 let (place, next) = word.split_once('=').ok_or_else(bad)?;
                 let (source, partition) = place.split_once('/').ok_or_else(bad)?;
                 let key = (SourceId(source.parse().map_err(|_| bad())?), partition.parse().map_err(|_| bad())?);
@@ -211,8 +279,23 @@ impl RecordedCuts {
             }
             epochs.push((Epoch(epoch), marks));
         }
-        Ok(RecordedCuts { epochs })
+        Ok(RecordedCuts { epochs, times })
     }
+}
+
+fn standing_of(text: &str) -> Option<Standing> {
+    Some(match text.split_once(':') {
+        Some(("active", at)) => Standing::Active(at.parse().ok()?),
+        Some(("idle", at)) => Standing::Idle(Some(at.parse().ok()?)),
+        None => match text {
+            "idle" => Standing::Idle(None),
+            "unknown" => Standing::Unknown,
+            "absent" => Standing::Absent,
+            "ended" => Standing::Ended,
+            _ => return None,
+        },
+        Some(_) => return None,
+    })
 }
 
 /// Marks without what connectors need to seek: for comparing.
@@ -257,5 +340,26 @@ mod tests {
         let recorded = board.recorded();
         assert_eq!(RecordedCuts::from_text(&recorded.to_text()), Ok(recorded));
         assert!(RecordedCuts::from_text("1 0/0=x").is_err());
+        assert!(RecordedCuts::from_text("1 0@active,5").is_err());
+    }
+
+    #[test]
+    fn what_workers_state_is_recorded_as_if_one_had() {
+        let board = CutBoard::default();
+        board.record();
+        let say = |epoch, worker, standing| {
+            board.stated(Epoch(epoch), Statement { worker, source: 1, standing, clock_ns: epoch as i64 });
+        };
+        say(3, 0, Standing::Active(10));
+        say(4, 1, Standing::Active(7));
+        say(5, 1, Standing::Active(8));
+        say(6, 0, Standing::Active(11));
+        say(7, 0, Standing::Idle(None));
+        say(8, 1, Standing::Ended);
+        let recorded = board.recorded();
+        assert_eq!(RecordedCuts::from_text(&recorded.to_text()), Ok(recorded.clone()));
+        let at = |epoch| recorded.stated(epoch).map(|said| said.standing).collect::<Vec<_>>();
+        assert_eq!((at(3), at(4), at(5)), (vec![], vec![Standing::Active(7)], vec![Standing::Active(8)]));
+        assert_eq!((at(6), at(7), at(8)), (vec![], vec![], vec![Standing::Idle(None)]));
     }
 }

@@ -1,6 +1,6 @@
 //! Error rows as a stream like any other: the schema of every `name.errors`.
 
-use crate::rows::{ErrorRow, Positions, RowPosition, Rows, Times};
+use crate::rows::{ErrorRow, Positions, RowPosition, Rows, Times, is_made};
 use arrow::array::{ArrayRef, RecordBatch, StringBuilder, TimestampNanosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use std::sync::{Arc, LazyLock};
@@ -35,9 +35,9 @@ impl SourceNames {
     pub fn describe(&self, position: &RowPosition) -> String {
         let source = (position.origin >> 32) as usize;
         let partition = position.origin as u32;
-        let mut text = match self.0.get(source) {
-            Some(name) => format!("{name}/{partition}/{}", position.offset),
-            None => format!("{source}/{partition}/{}", position.offset),
+        let mut text = match is_made(position.origin) {
+            true => format!("step {partition}/{}", position.offset),
+            false => self.of_source(source, partition, position.offset),
         };
         if !position.suffix.is_empty() {
             text.push('/');
@@ -46,6 +46,13 @@ impl SourceNames {
             }
         }
         text
+    }
+
+    fn of_source(&self, source: usize, partition: u32, offset: u64) -> String {
+        match self.0.get(source) {
+            Some(name) => format!("{name}/{partition}/{offset}"),
+            None => format!("{source}/{partition}/{offset}"),
+        }
     }
 }
 

@@ -4,7 +4,8 @@
 //!            ┌────────────────────────── ingest ───────────────────────────┐
 //!  Reader 0 ─┤ poll ─▶ rows at the open epoch ─▶ output 0                    │
 //!  Reader 1 ─┤ poll ─▶ rows at the open epoch ─▶ output 1                    │
-//!            │ record marks, then downgrade  ─▶ epoch number ─▶ broadcast ──┼─▶ every worker's `heard`
+//!            │ record marks, state watermarks, ─▶ both ─▶ broadcast ────────┼─▶ every worker's `heard` and its
+//!            │ then downgrade                                              │   timed steps
 //!            └──────────────▲──────────────────────────────────────────────┘
 //!                           └ a higher epoch heard: close up to it at once (Lamport's rule)
 //! ```
@@ -17,15 +18,17 @@ use crate::cuts::{CutBoard, RecordedCuts};
 use crate::errors::{SourceNames, error_rows};
 use crate::flight::{Budget, InFlight};
 use crate::meter::{Meter, Pulse, count_failed};
-use crate::rows::Rows;
+use crate::operate::{ChainStep, Link, StepShared, through};
+use crate::rows::{Rows, Times, partition_of};
 use crate::source::{Marks, Polled, Reader, Waker};
+use crate::watermark::{SourceTime, Standing, Statement, TimePolicy};
 use crate::{control::Control, cuts};
 use engine_base::{Clock, Epoch, SourceId};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
 use timely::dataflow::channels::pact::Exchange;
@@ -45,6 +48,10 @@ pub const EPOCH_BYTES_MAX: u64 = 8 << 20;
 /// How much one poll of a reader takes, bytes: small enough to stay in the second-level cache on its way.
 pub const POLL_BYTES: usize = 256 << 10;
 
+/// How far the watermark of a silent source goes in one step, nanoseconds: how often an engine wakes that has windows open
+/// and nothing to read.
+const IDLE_STEP_NS: u64 = 100_000_000;
+
 /// How often readers are asked how far behind they are, nanoseconds.
 const LAG_NS: u64 = 500_000_000;
 
@@ -61,6 +68,10 @@ pub struct SourceInput {
     pub open: OpenReader,
     /// Its instruments.
     pub meter: Arc<dyn Meter>,
+    /// Steps that every row takes at once: those that its own keys imply.
+    pub steps: Vec<ChainStep>,
+    /// How its watermark follows from the event times that those steps give; `None` where nobody asks for it.
+    pub time: Option<TimePolicy>,
 }
 
 /// What the source operators of a process share.
@@ -84,6 +95,8 @@ pub struct IngestShared {
     pub committed: Arc<Committed>,
     /// Who hears of epochs and of what is in flight.
     pub pulse: Arc<dyn Pulse>,
+    /// How much in the steps of all workers waits for time to pass: windows that are open.
+    pub waiting_for_time: Arc<AtomicU64>,
 }
 
 /// The last committed cut, for telling readers.
@@ -116,6 +129,10 @@ pub struct Ingested<'scope> {
     pub rows: Vec<Stream<'scope, u64, Rows>>,
     /// Records that could not be decoded, of each source, as error rows.
     pub errors: Vec<Stream<'scope, u64, Rows>>,
+    /// The failed rows of each step of each source.
+    pub step_errors: Vec<Vec<Stream<'scope, u64, Rows>>>,
+    /// What all workers state of the sources that have a [`TimePolicy`], at each epoch's close.
+    pub statements: StreamVec<'scope, u64, Statement>,
     /// What this worker has in flight; released by the worker's loop.
     pub flight: Rc<RefCell<InFlight>>,
     /// Wakes the source operator on this thread.
@@ -130,6 +147,56 @@ struct Slot {
     noted: Marks,
     /// The places where it starts are noted.
     begun: bool,
+    /// The steps that its rows take here, and the place of their first capability.
+    links: Vec<Link>,
+    links_at: usize,
+    time: Option<SlotTime>,
+}
+
+/// The event time of a source on this worker.
+struct SlotTime {
+    time: SourceTime,
+    ended: bool,
+    stated: Option<Standing>,
+}
+
+impl Slot {
+    /// Where its share of the source stands. `None` where nobody asks.
+    fn standing(&self, now_ns: u64) -> Option<Standing> {
+        let time = self.time.as_ref()?;
+        Some(match &self.reader {
+            _ if time.ended => Standing::Ended,
+            // Of partitions that are not known yet anything may come.
+            Some(reader) if !self.begun || !reader.knows_its_share() => Standing::Unknown,
+            _ => time.time.standing(now_ns),
+        })
+    }
+
+    /// When its standing moves though no row comes, monotonic nanoseconds: at once, later or never (`u64::MAX`).
+    fn moves_at_ns(&mut self, paused: bool, last_closed_ns: u64, now_ns: u64, waiting: &AtomicU64) -> u64 {
+        if let (Some(time), Some(reader)) = (&mut self.time, &self.reader) {
+            time.time.look(now_ns, |partition| !paused && reader.at_end(partition));
+        }
+        let (Some(standing), Some(time)) = (self.standing(now_ns), &self.time) else { return u64::MAX };
+        match (time.stated, standing) {
+            (Some(stated), standing) if stated == standing => time.time.idle_at_ns(now_ns).unwrap_or(u64::MAX),
+            // What moves by the clock alone moves in steps, and only where something waits for it.
+            (Some(Standing::Idle(_)), Standing::Idle(_)) => match waiting.load(Ordering::Relaxed) {
+                0 => u64::MAX,
+                _ => last_closed_ns.saturating_add(IDLE_STEP_NS),
+            },
+            _ => now_ns,
+        }
+    }
+}
+
+/// What workers tell each other.
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+enum Told {
+    /// An epoch closed; this is the next.
+    Closed(u64),
+    /// Where a source stands.
+    States(Statement),
 }
 
 struct Pace {
@@ -142,10 +209,17 @@ struct Pace {
     bytes: u64,
     /// The place in the cuts that are followed.
     following: usize,
+    /// When this operator is woken next for the sake of time, monotonic nanoseconds.
+    wake_at_ns: u64,
 }
 
 /// Builds the source operator of this worker.
-pub fn ingest<'scope>(scope: Scope<'scope, u64>, sources: Vec<SourceInput>, shared: &IngestShared) -> Ingested<'scope> {
+pub fn ingest<'scope>(
+    scope: Scope<'scope, u64>,
+    sources: Vec<SourceInput>,
+    shared: &IngestShared,
+    steps: &StepShared,
+) -> Ingested<'scope> {
     let mut builder = OperatorBuilder::new("sources".to_owned(), scope);
     let mut rows_out = Vec::new();
     let mut rows = Vec::new();
@@ -161,8 +235,24 @@ pub fn ingest<'scope>(scope: Scope<'scope, u64>, sources: Vec<SourceInput>, shar
         errors_out.push(OutputBuilder::<_, NoopBuilder<Rows>>::from(output));
         errors.push(stream);
     }
-    let (epochs_out, epochs) = builder.new_output::<Vec<u64>>();
-    let mut epochs_out = OutputBuilder::<_, CapacityContainerBuilder<Vec<u64>>>::from(epochs_out);
+    let mut links = Vec::new();
+    let mut step_errors = Vec::new();
+    let mut links_at = 2 * sources.len();
+    let sources: Vec<_> = sources
+        .into_iter()
+        .map(|mut source| {
+            let own = std::mem::take(&mut source.steps);
+            let (own, streams): (Vec<Link>, Vec<_>) =
+                own.into_iter().map(|step| Link::alone(step, &mut builder)).unzip();
+            let at = links_at;
+            links_at += own.len();
+            links.push((own, at));
+            step_errors.push(streams);
+            source
+        })
+        .collect();
+    let (told_out, told) = builder.new_output::<Vec<Told>>();
+    let mut told_out = OutputBuilder::<_, CapacityContainerBuilder<Vec<Told>>>::from(told_out);
 
     let info = builder.operator_info();
     let activator = scope.activator_for(info.address.clone());
@@ -172,10 +262,10 @@ pub fn ingest<'scope>(scope: Scope<'scope, u64>, sources: Vec<SourceInput>, shar
         let _ = sync.activate();
     });
     shared.control.on_stop(waker.clone());
-    let heard = listen(epochs, activator.clone());
+    let (heard, statements) = listen(told, activator.clone());
 
     let mut slots: Vec<Slot> = Vec::new();
-    for source in sources {
+    for (source, (links, links_at)) in sources.into_iter().zip(links) {
         let reader = (source.open)(waker.clone()).unwrap_or_else(|error| {
             shared.control.fail(format!("source `{}`: {error}", source.name));
             None
@@ -187,18 +277,21 @@ pub fn ingest<'scope>(scope: Scope<'scope, u64>, sources: Vec<SourceInput>, shar
             meter: source.meter,
             noted: Marks::new(),
             begun: false,
+            links,
+            links_at,
+            time: source.time.map(|policy| SlotTime { time: SourceTime::new(policy), ended: false, stated: None }),
         });
     }
 
     let flight = Rc::new(RefCell::new(InFlight::new(shared.budget, shared.in_flight.clone())));
-    let (shared, in_flight, wake) = (shared.clone(), flight.clone(), activator.clone());
+    let (shared, in_flight, wake, steps) = (shared.clone(), flight.clone(), activator.clone(), steps.clone());
     let (peers, worker) = (scope.peers(), scope.index());
     builder.build(move |mut caps: Vec<Capability<u64>>| {
         let first = shared.follow.as_ref().and_then(|cuts| cuts.epochs.first()).map_or(0, |(epoch, _)| epoch.0);
         for cap in &mut caps {
             cap.downgrade(&first);
         }
-        let mut pace = Pace { current: first, dirty: false, opened_ns: 0, closed_ns: 0, bytes: 0, following: 0 };
+        let mut pace = Pace { current: first, dirty: false, opened_ns: 0, closed_ns: 0, bytes: 0, following: 0, wake_at_ns: 0 };
         let mut committed = 0;
         let mut lag_told_ns = 0;
         let mut lag_due = false;
@@ -209,7 +302,11 @@ pub fn ingest<'scope>(scope: Scope<'scope, u64>, sources: Vec<SourceInput>, shar
             }
             let now_ns = shared.clock.monotonic_ns();
             let mut announce = None;
+            let mut told = Vec::new();
+            let (worker, clock_ns) = (worker as u32, shared.clock.now_ns());
             if shared.follow.is_none() && heard.get() > pace.current {
+                state(&mut slots, worker, now_ns, clock_ns, &mut told);
+                tell(&mut told, &mut told_out, &caps, pace.current, &shared.board);
                 close(heard.get(), &mut pace, &mut caps, &mut slots, &shared.board, now_ns);
             }
             if let Some(cut) = shared.committed.newer_than(&mut committed) {
@@ -237,7 +334,7 @@ pub fn ingest<'scope>(scope: Scope<'scope, u64>, sources: Vec<SourceInput>, shar
             }
             let since_ns = in_flight.borrow().since_ns();
             let since_ns = since_ns.map(|since| shared.clock.now_ns() - now_ns.saturating_sub(since) as i64);
-            shared.pulse.in_flight(worker, in_flight.borrow().bytes(), since_ns);
+            shared.pulse.in_flight(worker as usize, in_flight.borrow().bytes(), since_ns);
             let stopping = shared.control.stopping();
             let full = in_flight.borrow().exceeds(now_ns);
             if let Some(since_ns) = paused_since_ns {
@@ -250,19 +347,27 @@ pub fn ingest<'scope>(scope: Scope<'scope, u64>, sources: Vec<SourceInput>, shar
                 wake.activate_after(Duration::from_nanos(LAG_NS));
             }
             let paused = stopping || full;
+            let moves_at_ns = |slots: &mut [Slot], pace: &Pace, now_ns: u64| {
+                let of = |slot: &mut Slot| slot.moves_at_ns(paused, pace.closed_ns, now_ns, &shared.waiting_for_time);
+                slots.iter_mut().map(of).min().unwrap_or(u64::MAX)
+            };
             let mut more = false;
             // A small budget is kept to: what is read at once is acknowledged at once.
             let portion = POLL_BYTES.min(usize::try_from(shared.budget.bytes).unwrap_or(POLL_BYTES));
             if !paused {
                 for at in 0..slots.len() {
                     if !std::mem::replace(&mut slots[at].begun, true) {
-                        begin(&slots[at], &shared.board);
+                        begin(&mut slots[at], now_ns, &shared.board);
                     }
                     let until = shared.follow.as_ref().map(|cuts| limits(cuts, pace.following, slots[at].id));
                     let id = slots[at].id;
-                    let Some(reader) = &mut slots[at].reader else { continue };
+                    let slot = &mut slots[at];
+                    let Some(reader) = &mut slot.reader else { continue };
                     let polled = reader.poll(portion, until.as_ref());
                     let found = reader.found();
+                    if let Some(time) = &mut slot.time {
+                        time.time.assigned(found.keys().copied(), now_ns);
+                    }
                     if !found.is_empty() {
                         shared.board.starts(id, &found);
                     }
@@ -279,12 +384,23 @@ pub fn ingest<'scope>(scope: Scope<'scope, u64>, sources: Vec<SourceInput>, shar
                             let busy_ns = shared.clock.monotonic_ns().saturating_sub(now_ns);
                             slots[at].meter.batch(polled.records, out, busy_ns);
                             count_failed(&*slots[at].meter, &polled.errors);
-                            slots[at].meter.bytes(polled.bytes);
+                            let slot = &mut slots[at];
+                            slot.meter.bytes(polled.bytes);
                             let mut output = rows_out[at].activate();
                             let mut session = output.session_with_builder(&caps[at]);
-                            for mut rows in polled.rows {
+                            let (links_at, count) = (slot.links_at, slot.links.len());
+                            let cap_of = |behind: usize| &caps[links_at + count - 1 - behind];
+                            let time = &mut slot.time;
+                            let mut give = |mut rows: Rows| {
+                                if let (Some(time), Some(event_ns)) = (time.as_mut(), &rows.event_ns) {
+                                    let (_, partition) = partition_of(rows.positions.source(0).0);
+                                    time.time.saw(partition, greatest(event_ns), now_ns);
+                                }
+                                session.give_container(&mut rows);
+                            };
+                            for rows in polled.rows {
                                 if rows.num_rows() > 0 {
-                                    session.give_container(&mut rows);
+                                    through(&mut slot.links, rows, &cap_of, &mut give, &steps);
                                 }
                             }
                             if !polled.errors.is_empty() {
@@ -306,6 +422,7 @@ pub fn ingest<'scope>(scope: Scope<'scope, u64>, sources: Vec<SourceInput>, shar
                             }
                             note(&mut slots[at], Epoch(pace.current), &shared.board);
                             slots[at].reader = None;
+                            slots[at].time.iter_mut().for_each(|time| time.ended = true);
                         }
                         Polled::Failed(reason) => {
                             let name = slots[at].name.clone();
@@ -316,9 +433,20 @@ pub fn ingest<'scope>(scope: Scope<'scope, u64>, sources: Vec<SourceInput>, shar
                     }
                 }
             }
-            let mut ended = stopping || slots.iter().all(|slot| slot.reader.is_none());
+            // Cuts that are followed are followed to their end: what is stated of event time may come after the last row.
+            let mut ended = stopping || shared.follow.is_none() && slots.iter().all(|slot| slot.reader.is_none());
             if let Some(cuts) = &shared.follow {
                 if reached(cuts, &pace, &slots) {
+                    if worker == 0 {
+                        told.extend(cuts.stated(pace.current).map(Told::States));
+                    } else if pace.following == 0 {
+                        // One worker states what all did.
+                        told.extend(slots.iter().filter(|slot| slot.time.is_some()).map(|slot| {
+                            let standing = Standing::Absent;
+                            Told::States(Statement { worker, source: slot.id.0, standing, clock_ns: i64::MIN })
+                        }));
+                    }
+                    tell(&mut told, &mut told_out, &caps, pace.current, &shared.board);
                     pace.following += 1;
                     match cuts.epochs.get(pace.following) {
                         Some((next, _)) => {
@@ -328,11 +456,14 @@ pub fn ingest<'scope>(scope: Scope<'scope, u64>, sources: Vec<SourceInput>, shar
                         None => ended = true,
                     }
                 }
-            } else if pace.dirty {
+            } else if pace.dirty || moves_at_ns(&mut slots, &pace, now_ns) <= now_ns {
+                // A watermark that moves is a reason for an epoch as a row is.
                 let age_ns = now_ns.saturating_sub(pace.opened_ns);
                 let rested_ns = now_ns.saturating_sub(pace.closed_ns);
                 if age_ns >= EPOCH_NS_MAX || pace.bytes >= EPOCH_BYTES_MAX || (!more && rested_ns >= EPOCH_NS_MIN) {
                     let next = pace.current + 1;
+                    state(&mut slots, worker, now_ns, clock_ns, &mut told);
+                    tell(&mut told, &mut told_out, &caps, pace.current, &shared.board);
                     close(next, &mut pace, &mut caps, &mut slots, &shared.board, now_ns);
                     shared.pulse.epoch_closed();
                     announce = Some(next);
@@ -343,12 +474,15 @@ pub fn ingest<'scope>(scope: Scope<'scope, u64>, sources: Vec<SourceInput>, shar
             if let Some(epoch) = announce
                 && peers > 1
             {
-                let mut output = epochs_out.activate();
-                // To every worker but this one, which knows.
-                let last = caps.len() - 1;
-                output.session(&caps[last]).give(epoch);
+                told.push(Told::Closed(epoch));
+                tell(&mut told, &mut told_out, &caps, pace.current, &shared.board);
             }
             if ended {
+                // An end by a signal is no end of the input: what is open stays open.
+                if shared.follow.is_none() {
+                    state(&mut slots, worker, now_ns, clock_ns, &mut told);
+                    tell(&mut told, &mut told_out, &caps, pace.current, &shared.board);
+                }
                 for slot in &mut slots {
                     note(slot, Epoch(pace.current), &shared.board);
                 }
@@ -356,15 +490,69 @@ pub fn ingest<'scope>(scope: Scope<'scope, u64>, sources: Vec<SourceInput>, shar
                 slots.clear();
             } else if more {
                 wake.activate();
+            } else if shared.follow.is_none() && !pace.dirty {
+                let at_ns = moves_at_ns(&mut slots, &pace, now_ns);
+                let planned = pace.wake_at_ns > now_ns && pace.wake_at_ns <= at_ns;
+                if at_ns < u64::MAX && !planned {
+                    pace.wake_at_ns = at_ns;
+                    wake.activate_after(Duration::from_nanos(at_ns.saturating_sub(now_ns).max(EPOCH_NS_MIN)));
+                }
             }
         }
     });
-    Ingested { rows, errors, flight, activator }
+    Ingested { rows, errors, step_errors, statements, flight, activator }
+}
+
+/// States where the sources stand that moved since they were stated last.
+fn state(slots: &mut [Slot], worker: u32, now_ns: u64, clock_ns: i64, told: &mut Vec<Told>) {
+    for slot in slots {
+        let standing = slot.standing(now_ns);
+        if let (Some(standing), Some(time)) = (standing, &mut slot.time)
+            && time.stated != Some(standing)
+        {
+            time.stated = Some(standing);
+            told.push(Told::States(Statement { worker, source: slot.id.0, standing, clock_ns }));
+        }
+    }
+}
+
+/// Sends what is to be told at the epoch that is open.
+fn tell(
+    told: &mut Vec<Told>,
+    output: &mut OutputBuilder<u64, CapacityContainerBuilder<Vec<Told>>>,
+    caps: &[Capability<u64>],
+    epoch: u64,
+    board: &CutBoard,
+) {
+    if told.is_empty() {
+        return;
+    }
+    for told in told.iter() {
+        if let Told::States(statement) = told {
+            board.stated(Epoch(epoch), *statement);
+        }
+    }
+    if let Some(cap) = caps.last() {
+        let mut output = output.activate();
+        let mut session = output.session(cap);
+        told.drain(..).for_each(|told| session.give(told));
+    }
+}
+
+/// The greatest of the event times of a batch.
+fn greatest(event_ns: &Times) -> i64 {
+    match event_ns {
+        Times::One(time) => *time,
+        Times::Each(times) => times.iter().copied().max().unwrap_or(i64::MIN),
+    }
 }
 
 /// Notes where the partitions of a source stand before anything is read from them.
-fn begin(slot: &Slot, board: &CutBoard) {
+fn begin(slot: &mut Slot, now_ns: u64, board: &CutBoard) {
     let marks = slot.reader.as_ref().map(|reader| reader.marks()).unwrap_or_default();
+    if let Some(time) = &mut slot.time {
+        time.time.assigned(marks.keys().copied(), now_ns);
+    }
     if !marks.is_empty() {
         board.starts(slot.id, &marks);
     }
@@ -425,47 +613,58 @@ fn short_of(cuts: &RecordedCuts, source: SourceId, marks: &Marks) -> Option<(u32
     of_source.rfind(|(partition, next)| marks.get(partition).is_some_and(|mark| mark.next < *next))
 }
 
-/// Listens to the epoch broadcast and wakes the source operator when a higher epoch is heard of.
-fn listen(epochs: StreamVec<'_, u64, u64>, activator: Activator) -> Rc<Cell<u64>> {
-    let scope = epochs.scope();
+/// Listens to what workers tell: wakes the source operator when a higher epoch is heard of, and passes statements on.
+fn listen<'scope>(
+    told: StreamVec<'scope, u64, Told>,
+    activator: Activator,
+) -> (Rc<Cell<u64>>, StreamVec<'scope, u64, Statement>) {
+    let scope = told.scope();
     let peers = scope.peers() as u64;
     let heard = Rc::new(Cell::new(0));
 
-    // Each number once for each worker.
-    let mut spread = OperatorBuilder::new("epochs".to_owned(), scope);
-    let mut input = spread.new_input(epochs, timely::dataflow::channels::pact::Pipeline);
+    // Each once for each worker.
+    let mut spread = OperatorBuilder::new("told".to_owned(), scope);
+    let mut input = spread.new_input(told, timely::dataflow::channels::pact::Pipeline);
     spread.set_notify_for(0, FrontierInterest::Never);
-    let (output, copies) = spread.new_output::<Vec<(u64, u64)>>();
-    let mut output = OutputBuilder::<_, CapacityContainerBuilder<Vec<(u64, u64)>>>::from(output);
+    let (output, copies) = spread.new_output::<Vec<(u64, Told)>>();
+    let mut output = OutputBuilder::<_, CapacityContainerBuilder<Vec<(u64, Told)>>>::from(output);
     spread.build(move |_| {
         move |_frontiers| {
             let mut output = output.activate();
-            input.for_each(|cap, numbers| {
+            input.for_each(|cap, told| {
                 let mut session = output.session(&cap);
-                for number in numbers.drain(..) {
+                for told in told.drain(..) {
                     for peer in 0..peers {
-                        session.give((peer, number));
+                        session.give((peer, told));
                     }
                 }
             });
         }
     });
 
-    let mut hear = OperatorBuilder::new("epochs heard".to_owned(), scope);
-    let mut input = hear.new_input(copies, Exchange::new(|copy: &(u64, u64)| copy.0));
+    let mut hear = OperatorBuilder::new("heard".to_owned(), scope);
+    let mut input = hear.new_input(copies, Exchange::new(|copy: &(u64, Told)| copy.0));
     hear.set_notify_for(0, FrontierInterest::Never);
+    let (output, statements) = hear.new_output::<Vec<Statement>>();
+    let mut output = OutputBuilder::<_, CapacityContainerBuilder<Vec<Statement>>>::from(output);
     let known = heard.clone();
     hear.build(move |_| {
         move |_frontiers| {
-            input.for_each(|_cap, copies| {
-                for (_, number) in copies.drain(..) {
-                    if number > known.get() {
-                        known.set(number);
-                        activator.activate();
+            let mut output = output.activate();
+            input.for_each(|cap, copies| {
+                let mut session = output.session(&cap);
+                for (_, told) in copies.drain(..) {
+                    match told {
+                        Told::Closed(number) if number > known.get() => {
+                            known.set(number);
+                            activator.activate();
+                        }
+                        Told::Closed(_) => {}
+                        Told::States(statement) => session.give(statement),
                     }
                 }
             });
         }
     });
-    heard
+    (heard, statements)
 }

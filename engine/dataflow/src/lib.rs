@@ -26,6 +26,7 @@ pub mod select;
 pub mod sink;
 pub mod source;
 pub mod step;
+pub mod watermark;
 pub mod wire;
 
 pub use control::Control;
@@ -36,4 +37,4 @@ pub use meter::{Meter, Pulse, Unmetered};
 pub use rows::{ErrorRow, Positions, RowPosition, Rows, Times};
 pub use sink::{Acknowledged, Writer};
 pub use source::{Mark, Marks, Polled, Reader, SourceRows, Waker};
-pub use step::{EpochStep, RowStep, StepOutput};
+pub use step::{EpochStep, Moment, RowStep, StepOutput};

@@ -5,8 +5,9 @@ use crate::cuts::{CutBoard, Events, Seen};
 use crate::errors::{SourceNames, error_rows};
 use crate::exchange::ByKey;
 use crate::meter::{Meter, count_failed};
-use crate::rows::{ErrorRow, Rows, partition_of};
-use crate::step::{EpochStep, RowStep, StepOutput};
+use crate::rows::{ErrorRow, Rows, is_made, partition_of};
+use crate::step::{EpochStep, Moment, RowStep, StepOutput};
+use crate::watermark::{Statement, TimeSources, Timeline, watermark_ns};
 use engine_base::{Clock, Epoch};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::{Capability, CapabilityTrait};
-use timely::dataflow::{Scope, Stream};
+use timely::dataflow::{Scope, Stream, StreamVec};
 use timely::progress::operate::FrontierInterest;
 
 type Output = OutputBuilder<u64, NoopBuilder<Rows>>;
@@ -94,26 +95,47 @@ pub fn chain<'scope>(
 }
 
 /// A step in its chain with its outputs.
-struct Link {
+pub(crate) struct Link {
     step: Box<dyn RowStep>,
     meter: Arc<dyn Meter>,
     sides: Vec<Output>,
     errors: Output,
 }
 
-fn run_links<C: CapabilityTrait<u64>>(
+impl Link {
+    /// A step without side outputs, whose failed rows go to a new output of the operator that is being built.
+    pub(crate) fn alone<'scope>(
+        step: ChainStep,
+        builder: &mut OperatorBuilder<'scope, u64>,
+    ) -> (Link, Stream<'scope, u64, Rows>) {
+        let (errors, stream) = builder.new_output::<Rows>();
+        (Link { step: step.step, meter: step.meter, sides: Vec::new(), errors: Output::from(errors) }, stream)
+    }
+}
+
+fn run_links<C: CapabilityTrait<u64>>(links: &mut [Link], main: &mut Output, rows: Rows, cap: &C, shared: &StepShared) {
+    let mut give = |mut rows: Rows| {
+        main.activate().session_with_builder(cap).give_container(&mut rows);
+    };
+    through(links, rows, &|_| cap, &mut give, shared);
+}
+
+/// Takes rows through steps one after the other; what is left goes to `give`. `cap_of` gives the capability for the side
+/// outputs of the step with so many steps behind it.
+pub(crate) fn through<'c, C: CapabilityTrait<u64> + 'c>(
     links: &mut [Link],
-    main: &mut Output,
-    mut rows: Rows,
-    cap: &C,
+    rows: Rows,
+    cap_of: &dyn Fn(usize) -> &'c C,
+    give: &mut dyn FnMut(Rows),
     shared: &StepShared,
 ) {
     let Some((link, rest)) = links.split_first_mut() else {
         if rows.num_rows() > 0 {
-            main.activate().session_with_builder(cap).give_container(&mut rows);
+            give(rows);
         }
         return;
     };
+    let cap = cap_of(rest.len());
     if rows.num_rows() == 0 {
         return;
     }
@@ -136,7 +158,7 @@ fn run_links<C: CapabilityTrait<u64>>(
         }
     }
     for rows in passed {
-        run_links(rest, main, rows, cap, shared);
+        through(rest, rows, cap_of, give, shared);
     }
 }
 
@@ -191,11 +213,43 @@ pub struct KeyedStreams<'scope> {
     pub errors: Stream<'scope, u64, Rows>,
 }
 
+/// What a keyed operator needs to know the event time.
+pub struct KeyedTime<'scope> {
+    /// What the workers state of the sources.
+    pub statements: StreamVec<'scope, u64, Statement>,
+    /// How many sources there are.
+    pub sources: usize,
+    /// For each input, what it stands on.
+    pub inputs: Vec<TimeSources>,
+}
+
+/// The event time of a keyed operator: what was stated up to the epoch that closes.
+struct Watch {
+    timeline: Timeline,
+    inputs: Vec<TimeSources>,
+    reached: Vec<Option<i64>>,
+}
+
+impl Watch {
+    /// Takes the statements of an epoch.
+    fn close(&mut self, epoch: u64, statements: Vec<Statement>) -> Moment {
+        statements.into_iter().for_each(|statement| self.timeline.hear(statement));
+        let late_ns = self.reached.clone();
+        for (reached, sources) in self.reached.iter_mut().zip(&self.inputs) {
+            // It never goes back, and what was not known may still be less than what is.
+            *reached = (*reached).max(watermark_ns(&self.timeline, sources));
+        }
+        Moment { epoch: Epoch(epoch), late_ns, watermark_ns: self.reached.clone(), clock_ns: self.timeline.clock_ns() }
+    }
+}
+
 /// One operator with state by key: gathers each epoch's rows and acts when the epoch has closed on all workers.
+#[allow(clippy::too_many_arguments)] // the parts of an operator
 pub fn keyed<'scope>(
     scope: Scope<'scope, u64>,
     name: &str,
     inputs: Vec<KeyedInput<'scope>>,
+    time: Option<KeyedTime<'scope>>,
     ports: usize,
     mut step: Box<dyn EpochStep>,
     meter: Arc<dyn Meter>,
@@ -209,9 +263,18 @@ pub fn keyed<'scope>(
             builder.new_input(input.stream, DistributorPact(move |workers| ByKey::new(key, workers)))
         })
         .collect();
-    for input in 0..handles.len() {
+    let count = handles.len();
+    let peers = scope.peers();
+    let mut watch = None;
+    let mut heard = time.map(|time| {
+        let reached = vec![None; time.inputs.len()];
+        watch = Some(Watch { timeline: Timeline::new(time.sources, peers), inputs: time.inputs, reached });
+        builder.new_input(time.statements, Pipeline)
+    });
+    for input in 0..count + usize::from(heard.is_some()) {
         builder.set_notify_for(input, FrontierInterest::IfCapability);
     }
+    let activator = scope.activator_for(builder.operator_info().address);
     let (mut outs, streams): (Vec<Output>, Vec<_>) = (0..ports)
         .map(|_| {
             let (output, stream) = builder.new_output::<Rows>();
@@ -224,46 +287,70 @@ pub fn keyed<'scope>(
     builder.build(move |caps| {
         drop(caps);
         let mut waiting: BTreeMap<u64, Waiting> = BTreeMap::new();
+        let sides = ports + 1;
+        // The epoch that a step has not finished.
+        let mut unfinished: Option<(u64, Vec<Capability<u64>>)> = None;
         move |frontiers| {
             for (at, handle) in handles.iter_mut().enumerate() {
-                let sides = ports + 1;
-                let inputs = frontiers.len();
                 handle.for_each(|cap, rows| {
                     // A message always has a time here: sources stamp every batch with their epoch.
                     let Some(epoch) = cap.least().copied() else { return };
-                    let entry = waiting.entry(epoch).or_insert_with(|| Waiting {
-                        caps: (0..sides).filter_map(|port| cap.retain_least(port)).collect(),
-                        inputs: vec![Vec::new(); inputs],
-                    });
+                    let entry = waiting.entry(epoch).or_insert_with(|| Waiting::new(count));
+                    entry.hold(|| (0..sides).filter_map(|port| cap.retain_least(port)).collect());
                     entry.inputs[at].push(std::mem::take(rows));
                 });
             }
-            while let Some(entry) = waiting.first_entry() {
-                let epoch = *entry.key();
-                if frontiers.iter().any(|frontier| frontier.less_equal(&epoch)) {
-                    break;
-                }
-                let closing = entry.remove();
-                let start_ns = shared.clock.monotonic_ns();
-                let rows_in = closing.inputs.iter().flatten().map(|rows| rows.num_rows() as u64).sum();
-                let inputs: Vec<Vec<Rows>> = closing.inputs.into_iter().map(Rows::in_canonical_order).collect();
-                let seen = seen_of(inputs.iter().flatten());
-                if !seen.is_empty() {
-                    shared.board.saw(Epoch(epoch), seen);
-                }
-                let mut out = StepOutput::new(ports);
-                step.close(Epoch(epoch), inputs, &mut out);
+            if let Some(heard) = &mut heard {
+                heard.for_each(|cap, statements| {
+                    let Some(epoch) = cap.least().copied() else { return };
+                    let entry = waiting.entry(epoch).or_insert_with(|| Waiting::new(count));
+                    entry.hold(|| (0..sides).filter_map(|port| cap.retain_least(port)).collect());
+                    entry.statements.append(statements);
+                });
+            }
+            loop {
+                let (mut out, start_ns, mut rows_in) = (StepOutput::new(ports), shared.clock.monotonic_ns(), 0);
+                let (epoch, caps) = match unfinished.take() {
+                    Some(unfinished) => unfinished,
+                    None => {
+                        let Some(entry) = waiting.first_entry() else { break };
+                        let epoch = *entry.key();
+                        if frontiers.iter().any(|frontier| frontier.less_equal(&epoch)) {
+                            break;
+                        }
+                        let closing = entry.remove();
+                        rows_in = closing.inputs.iter().flatten().map(|rows| rows.num_rows() as u64).sum();
+                        let inputs: Vec<Vec<Rows>> = closing.inputs.into_iter().map(Rows::in_canonical_order).collect();
+                        let seen = seen_of(inputs.iter().flatten());
+                        if !seen.is_empty() {
+                            shared.board.saw(Epoch(epoch), seen);
+                        }
+                        let moment = match &mut watch {
+                            Some(watch) => watch.close(epoch, closing.statements),
+                            None => Moment::timeless(Epoch(epoch), count),
+                        };
+                        step.close(&moment, inputs, &mut out);
+                        (epoch, closing.caps)
+                    }
+                };
+                let more = step.resume(&mut out);
                 measure(&*meter, rows_in, &out, start_ns, &shared);
                 if stops(&out, &shared) {
                     return;
                 }
-                give_errors(&mut errors_out, out.errors, &closing.caps[ports], &shared.names);
-                for ((output, batches), cap) in outs.iter_mut().zip(out.ports).zip(&closing.caps) {
+                give_errors(&mut errors_out, out.errors, &caps[ports], &shared.names);
+                for ((output, batches), cap) in outs.iter_mut().zip(out.ports).zip(&caps) {
                     let mut output = output.activate();
                     let mut session = output.session_with_builder(cap);
                     for mut rows in batches {
                         session.give_container(&mut rows);
                     }
+                }
+                if more {
+                    // Others have their turn first.
+                    unfinished = Some((epoch, caps));
+                    activator.activate();
+                    break;
                 }
             }
         }
@@ -280,6 +367,11 @@ fn seen_of<'r>(batches: impl Iterator<Item = &'r Rows>) -> Events {
         while at < rows.num_rows() {
             // Rows of one partition mostly stand together.
             let (origin, _) = rows.positions.source(at);
+            if is_made(origin) {
+                // A step made it: no partition has it.
+                at += 1;
+                continue;
+            }
             let mut run = Seen { event_ns: i64::MIN, read_ns: i64::MIN };
             while at < rows.num_rows() && rows.positions.source(at).0 == origin {
                 run.event_ns = run.event_ns.max(event_ns.get(at));
@@ -298,4 +390,17 @@ fn seen_of<'r>(batches: impl Iterator<Item = &'r Rows>) -> Events {
 struct Waiting {
     caps: Vec<Capability<u64>>,
     inputs: Vec<Vec<Rows>>,
+    statements: Vec<Statement>,
+}
+
+impl Waiting {
+    fn new(inputs: usize) -> Self {
+        Waiting { caps: Vec::new(), inputs: vec![Vec::new(); inputs], statements: Vec::new() }
+    }
+
+    fn hold(&mut self, caps: impl FnOnce() -> Vec<Capability<u64>>) {
+        if self.caps.is_empty() {
+            self.caps = caps();
+        }
+    }
 }

@@ -6,7 +6,7 @@
 use arrow::array::RecordBatch;
 use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{Schema, SchemaRef};
-use engine_base::{RowError, SourceId};
+use engine_base::{RowError, SourceId, StepId};
 use std::sync::Arc;
 
 /// A value for each row: one for all, or one each.
@@ -63,6 +63,18 @@ pub enum Positions {
 pub fn origin(source: SourceId, partition: u32) -> u64 {
     u64::from(source.0) << 32 | u64::from(partition)
 }
+
+/// The origin of rows that a step makes of many: a window's, a timer's. They come after the rows of all sources.
+pub fn made_by(step: StepId) -> u64 {
+    MADE | u64::from(step.0)
+}
+
+/// Whether rows of this origin were made by a step: they are of no partition.
+pub fn is_made(origin: u64) -> bool {
+    origin & MADE != 0
+}
+
+const MADE: u64 = 1 << 63;
 
 /// The source and partition of an origin.
 pub fn partition_of(origin: u64) -> (SourceId, u32) {

@@ -94,6 +94,17 @@ pub trait Reader {
         Marks::new()
     }
 
+    /// Whether it knows its share: the partitions that there were at the start stand in [`Reader::marks`].
+    fn knows_its_share(&self) -> bool {
+        true
+    }
+
+    /// Whether nothing more of a partition is to be had now, as far as its system says: it is reached, and at its end. Asked
+    /// when nothing has come of it for a while, to tell silence from a fault.
+    fn at_end(&self, _partition: u32) -> bool {
+        true
+    }
+
     /// What was handed out up to these marks is safe for good: offsets may be stored for monitoring, input acknowledged.
     fn committed(&mut self, _marks: &Marks) {}
 

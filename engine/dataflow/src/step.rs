@@ -43,9 +43,38 @@ pub trait RowStep {
     fn step(&mut self, rows: Rows, out: &mut StepOutput);
 }
 
+/// The epoch that closes, and its event time.
+#[derive(Clone, Debug)]
+pub struct Moment {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// For each input, the watermark before the epoch, nanoseconds since 1970 UTC: by it rows are late. `None` where nothing is
+    /// known of it, or where the step does not ask for event time.
+    pub late_ns: Vec<Option<i64>>,
+    /// For each input, the watermark at the epoch's close, which fires once the rows are in.
+    pub watermark_ns: Vec<Option<i64>>,
+    /// The wall clock that all workers agree on, nanoseconds since 1970 UTC: what `now()` gives for a row that the step
+    /// makes, and when it was born.
+    pub clock_ns: i64,
+}
+
+impl Moment {
+    /// The close of an epoch for a step with `inputs` inputs that knows no event time.
+    pub fn timeless(epoch: Epoch, inputs: usize) -> Moment {
+        Moment { epoch, late_ns: vec![None; inputs], watermark_ns: vec![None; inputs], clock_ns: 0 }
+    }
+}
+
 /// A step with state by key: it gets all rows of an epoch that this worker owns, when the epoch has closed, in canonical
 /// order (architecture, decision 3).
 pub trait EpochStep {
-    /// Takes the rows of `epoch`. `inputs[i]` holds those of input `i`, in canonical order across the batches.
-    fn close(&mut self, epoch: Epoch, inputs: Vec<Vec<Rows>>, out: &mut StepOutput);
+    /// Takes the rows of an epoch. `inputs[i]` holds those of input `i`, in canonical order across the batches. A step that
+    /// asked for event time is also called for an epoch without rows in which a watermark moved.
+    fn close(&mut self, moment: &Moment, inputs: Vec<Vec<Rows>>, out: &mut StepOutput);
+
+    /// Goes on with what the last [`EpochStep::close`] left, a portion at a time, so that other steps come in between; called
+    /// until it says that nothing is left. No further epoch is closed before.
+    fn resume(&mut self, _out: &mut StepOutput) -> bool {
+        false
+    }
 }

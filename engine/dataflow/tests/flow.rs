@@ -2,14 +2,15 @@
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::Int64Type;
-use engine_base::{Epoch, RowError, SourceId, SystemClock};
+use engine_base::{RowError, SourceId, SystemClock};
 use engine_dataflow::deliver::{SinkShared, deliver};
 use engine_dataflow::ingest::{Committed, IngestShared, Ingested, SourceInput, ingest};
-use engine_dataflow::operate::{ChainStep, KeyedInput, StepShared, chain, keyed};
+use engine_dataflow::operate::{ChainStep, KeyedInput, KeyedTime, StepShared, chain, keyed};
 use engine_dataflow::run::{Built, run};
+use engine_dataflow::watermark::TimePolicy;
 use engine_dataflow::{
-    Acknowledged, Budget, Control, CutBoard, EpochStep, ErrorRow, Mark, Marks, Polled, Positions, Reader, RecordedCuts,
-    RowPosition, RowStep, Rows, SourceNames, SourceRows, StepOutput, Times, Unmetered, Waker, Writer,
+    Acknowledged, Budget, Control, CutBoard, EpochStep, ErrorRow, Mark, Marks, Moment, Polled, Positions, Reader,
+    RecordedCuts, RowPosition, RowStep, Rows, SourceNames, SourceRows, StepOutput, Times, Unmetered, Waker, Writer,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -106,7 +107,7 @@ impl RowStep for FailHundreds {
 struct Order(HashMap<i64, i64>);
 
 impl EpochStep for Order {
-    fn close(&mut self, _epoch: Epoch, inputs: Vec<Vec<Rows>>, out: &mut StepOutput) {
+    fn close(&mut self, _moment: &Moment, inputs: Vec<Vec<Rows>>, out: &mut StepOutput) {
         for rows in inputs.into_iter().flatten() {
             let keys = rows.batch.column(0).as_primitive::<Int64Type>();
             let values = rows.batch.column(1).as_primitive::<Int64Type>();
@@ -176,6 +177,30 @@ struct Outcome {
     cuts: RecordedCuts,
     last_cut: BTreeMap<(SourceId, u32), u64>,
     latest_event: Option<i64>,
+    moments: BTreeMap<u64, (Option<i64>, Option<i64>)>,
+}
+
+/// By epoch, the watermark before it and the one at its close.
+type Moments = Arc<Mutex<BTreeMap<u64, (Option<i64>, Option<i64>)>>>;
+
+/// Notes what each epoch's close says of event time, the same on all workers, and that no row comes too late.
+struct Noted(Moments);
+
+impl EpochStep for Noted {
+    fn close(&mut self, moment: &Moment, inputs: Vec<Vec<Rows>>, _out: &mut StepOutput) {
+        let (late, watermark) = (moment.late_ns[0], moment.watermark_ns[0]);
+        assert!(late <= watermark, "{late:?} {watermark:?}");
+        for rows in inputs.iter().flatten() {
+            for row in 0..rows.num_rows() {
+                let time = rows.event_ns.as_ref().unwrap().get(row);
+                assert!(late.is_none_or(|late| late <= time), "{time} is late by {late:?}");
+            }
+        }
+        if late != watermark {
+            let known = self.0.lock().unwrap().insert(moment.epoch.0, (late, watermark));
+            assert!(known.is_none_or(|known| known == (late, watermark)), "workers differ at {}", moment.epoch);
+        }
+    }
 }
 
 struct Setup {
@@ -204,13 +229,15 @@ fn check(setup: Setup) -> Outcome {
         names: names.clone(),
         committed: Arc::new(Committed::default()),
         pulse: Arc::new(Unmetered),
+        waiting_for_time: Arc::default(),
     };
     let steps =
         StepShared { clock: clock.clone(), names: names.clone(), board: board.clone(), control: control.clone() };
     let sinks = SinkShared { control: control.clone(), clock, names, resume: Arc::default() };
     let (good, bad): (Collected, Collected) = Default::default();
     let last_cut = Arc::new(Mutex::new((BTreeMap::new(), None)));
-    let (kept, failed, noted) = (good.clone(), bad.clone(), last_cut.clone());
+    let moments = Moments::default();
+    let (kept, failed, noted, told) = (good.clone(), bad.clone(), last_cut.clone(), moments.clone());
     let workers = setup.workers;
     let (batch, rows, partitions, delay) = (setup.batch, setup.rows, setup.partitions, setup.delay);
     run(
@@ -238,8 +265,11 @@ fn check(setup: Setup) -> Outcome {
                     Ok(Some(Box::new(Numbers { source: SourceId(0), next, rows, batch, rest, resting: 0, waker })))
                 }),
                 meter: Arc::new(Unmetered),
+                steps: Vec::new(),
+                time: Some(TimePolicy { max_delay_ns: 3, idle_after_ns: u64::MAX }),
             };
-            let Ingested { rows, errors, flight, activator } = ingest(scope, vec![source], &shared);
+            let Ingested { rows, errors, flight, activator, statements, .. } =
+                ingest(scope, vec![source], &shared, &steps);
             let input = scope.concatenate(rows);
             let hundreds = ChainStep {
                 name: "hundreds".into(),
@@ -248,9 +278,13 @@ fn check(setup: Setup) -> Outcome {
                 meter: Arc::new(Unmetered),
             };
             let chained = chain(input, vec![hundreds], &steps);
+            let timed = KeyedInput { stream: chained.main.clone(), key: vec!["key".into()] };
+            let time = KeyedTime { statements, sources: 1, inputs: vec![vec![(0, 10)]] };
+            let noted = Box::new(Noted(told.clone()));
+            let noted = keyed(scope, "noted", vec![timed], Some(time), 1, noted, Arc::new(Unmetered), &steps);
             let by_key = KeyedInput { stream: chained.main, key: vec!["key".into()] };
             let step = Box::<Order>::default();
-            let ordered = keyed(scope, "order", vec![by_key], 1, step, Arc::new(Unmetered), &steps);
+            let ordered = keyed(scope, "order", vec![by_key], None, 1, step, Arc::new(Unmetered), &steps);
             let mut all_errors = errors;
             all_errors.extend(chained.errors);
             all_errors.push(ordered.errors);
@@ -269,7 +303,8 @@ fn check(setup: Setup) -> Outcome {
                     Ok(Box::new(writer) as Box<dyn Writer>)
                 })
             };
-            let mut done = Vec::new();
+            let mut done = vec![noted.errors];
+            done.extend(noted.ports);
             for (streams, to) in [(ordered.ports, &kept), (all_errors, &failed)] {
                 let out = deliver(scope.concatenate(streams), "collect", collect(to), Arc::new(Unmetered), &sinks);
                 done.extend([out.done, out.errors]);
@@ -285,7 +320,14 @@ fn check(setup: Setup) -> Outcome {
         map
     };
     let last = last_cut.lock().unwrap().clone();
-    Outcome { rows: once(&good), errors: once(&bad), cuts: board.recorded(), last_cut: last.0, latest_event: last.1 }
+    Outcome {
+        rows: once(&good),
+        errors: once(&bad),
+        cuts: board.recorded(),
+        last_cut: last.0,
+        latest_event: last.1,
+        moments: moments.lock().unwrap().clone(),
+    }
 }
 
 const SETUP: Setup =
@@ -299,6 +341,8 @@ fn every_row_comes_out_once_and_the_last_cut_is_the_end() {
         assert_eq!(outcome.rows.len(), 15_000 - 150);
         assert_eq!(outcome.last_cut, (0..3).map(|p| ((SourceId(0), p), 5000)).collect());
         assert_eq!(outcome.latest_event, Some(4999));
+        let reached = outcome.moments.values().last().unwrap();
+        assert_eq!(reached.1, Some(i64::MAX), "the input has ended");
     }
 }
 
@@ -310,6 +354,8 @@ fn the_same_cuts_give_the_same_results_on_any_number_of_workers_and_with_any_bat
         let again = check(Setup { workers, batch, follow: Some(first.cuts.clone()), ..SETUP });
         assert_eq!(again.rows, first.rows, "{workers} workers, batches of {batch}");
         assert_eq!(again.errors.len(), first.errors.len());
+        assert_eq!(again.moments, first.moments, "{workers} workers, batches of {batch}");
+        assert_eq!(again.cuts.times, first.cuts.times, "{workers} workers, batches of {batch}");
     }
 }
 

@@ -1,10 +1,13 @@
 //! What the kinds share while they are planned: expressions against a stream, names of columns, keys not built yet.
 
+use arrow::datatypes::{DataType, SchemaRef};
 use engine_base::codes::{plan as codes, spec as spec_codes};
 use engine_base::{Diagnostic, Span};
 use engine_expr::{Scalar, Scope};
 use engine_plan::{Cx, StreamType};
 use engine_spec::Expression;
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 /// Plans the expression at `path` over the columns of `input`.
 pub(crate) fn scalar(cx: &mut Cx<'_>, path: &[&str], text: &Expression, input: &StreamType) -> Option<Scalar> {
@@ -57,4 +60,64 @@ pub(crate) fn not_built(cx: &mut Cx<'_>, path: &[&str], key: &str, why: &str) {
         let span = key_span(cx, path, key);
         cx.push(Diagnostic::error(spec_codes::NOT_BUILT, span, format!("`{key}` is not built yet")).help(why));
     }
+}
+
+/// One name or a list of them.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(crate) enum OneOrMany {
+    /// One column.
+    One(String),
+    /// Several columns.
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    /// The names.
+    pub(crate) fn names(&self) -> Vec<String> {
+        match self {
+            OneOrMany::One(name) => vec![name.clone()],
+            OneOrMany::Many(names) => names.clone(),
+        }
+    }
+}
+
+/// Checks the columns of a `key:`. False with a problem noted.
+pub(crate) fn key(cx: &mut Cx<'_>, key: &[String], schema: &SchemaRef) -> bool {
+    let mut sound = true;
+    for (at, name) in key.iter().enumerate() {
+        let place = at.to_string();
+        let listed = ["key", place.as_str()];
+        let path: &[&str] = if cx.component.node.at(&listed).is_some() { &listed } else { &["key"] };
+        let span = cx.span(path);
+        if key[..at].contains(name) {
+            cx.push(
+                Diagnostic::error(codes::COLUMN_TAKEN, span, format!("`{name}` is named twice"))
+                    .help("name each column once"),
+            );
+            sound = false;
+            continue;
+        }
+        match schema.field_with_name(name) {
+            Ok(field) if !can_be_key(field.data_type()) => {
+                let ty = engine_expr::type_name(field.data_type());
+                let message = format!("`{name}` is of type {ty}, which can't be a key");
+                cx.push(
+                    Diagnostic::error(codes::UNHASHABLE_KEY, span, message)
+                        .help("cast it to an integer, a decimal or a string with a `map` before"),
+                );
+                sound = false;
+            }
+            Ok(_) => {}
+            Err(_) => {
+                cx.column(path, name, schema);
+                sound = false;
+            }
+        }
+    }
+    sound
+}
+
+fn can_be_key(data_type: &DataType) -> bool {
+    !(data_type.is_floating() || data_type.is_nested())
 }

@@ -62,6 +62,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         exchange: None,
         state: None,
         look_back_ns: 0,
+        timed: false,
         planned: Arc::new(FilterPlan { predicate }),
     })
 }

@@ -126,6 +126,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         exchange: None,
         state: None,
         look_back_ns: 0,
+        timed: false,
         planned: Arc::new(FlattenPlan { column: config.column, element: name, index: config.index }),
     })
 }

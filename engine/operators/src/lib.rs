@@ -11,8 +11,10 @@ use arrow::datatypes::SchemaRef;
 use engine_base::{Clock, StepId};
 use engine_dataflow::{EpochStep, RowStep};
 use engine_plan::{Columns, OperatorKind, Planned};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, LazyLock};
 
+mod aggregates;
 mod check;
 pub mod event_time;
 pub mod filter;
@@ -24,6 +26,7 @@ mod render;
 pub mod rolling;
 pub mod route;
 pub mod union;
+pub mod window;
 
 #[cfg(test)]
 mod oracle;
@@ -79,17 +82,20 @@ pub struct RenderCx<'a> {
     pub workers: usize,
     /// The clock.
     pub clock: Arc<dyn Clock>,
+    /// How much in the steps of all workers waits for time to pass: a step that keeps windows open counts them in.
+    pub waiting_for_time: Arc<AtomicU64>,
 }
 
 /// Every kind of operator, in the order of the reference.
 pub fn operators() -> &'static [OperatorEntry] {
-    static OPERATORS: LazyLock<[OperatorEntry; 7]> = LazyLock::new(|| {
+    static OPERATORS: LazyLock<[OperatorEntry; 8]> = LazyLock::new(|| {
         [
             filter::entry(),
             map::entry(),
             flatten::entry(),
             route::entry(),
             union::entry(),
+            OperatorEntry { kind: window::kind(), render: Render::Epochs(window::render) },
             OperatorEntry { kind: rolling::kind(), render: Render::Epochs(rolling::render) },
             predict::entry(),
         ]

@@ -2,9 +2,8 @@
 //!
 //! The window of a row is the rows of its key that arrived before it, and itself, with event times in `(t - over, t]`. A key
 //! keeps its rows back to its greatest event time less the longest `over` and the source's `max_delay`; a row older than that
-//! goes to `late`. How the rows of a window combine stands in [`tree`]; what is combined in [`calls`].
+//! goes to `late`. How the rows of a window combine stands in [`tree`]; what is combined in [`crate::aggregates`].
 
-mod calls;
 mod plan;
 mod step;
 mod tree;

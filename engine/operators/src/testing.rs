@@ -259,6 +259,28 @@ fn render(plan: &Plan, step: &engine_plan::Step, readers: &[Vec<(StepId, usize)>
     if step.role != Role::Operator {
         return Vec::new();
     }
+    with_cx(plan, step, readers, |schemas, cx| match crate::render_of(step.kind).expect("a kind") {
+        Render::Rows(render) => vec![render(&*step.planned, cx).expect("renders")],
+        Render::Union => {
+            (0..schemas).map(|input| render_union_input(&*step.planned, cx, input).expect("renders")).collect()
+        }
+        Render::Epochs(_) => panic!("`{}` is not row-wise", step.kind),
+    })
+}
+
+/// What a step of a plan is told while it is rendered.
+pub(crate) fn with_step<T>(plan: &Plan, name: &str, render: impl FnOnce(&dyn Planned, &RenderCx<'_>) -> T) -> T {
+    let step = plan.find(name).expect("a step");
+    let readers = plan.readers();
+    with_cx(plan, step, &readers[step.id.0 as usize], |_, cx| render(&*step.planned, cx))
+}
+
+fn with_cx<T>(
+    plan: &Plan,
+    step: &engine_plan::Step,
+    readers: &[Vec<(StepId, usize)>],
+    render: impl FnOnce(usize, &RenderCx<'_>) -> T,
+) -> T {
     let schemas: Vec<SchemaRef> = step
         .inputs
         .iter()
@@ -279,14 +301,9 @@ fn render(plan: &Plan, step: &engine_plan::Step, readers: &[Vec<(StepId, usize)>
         worker: 0,
         workers: 1,
         clock: VirtualClock::at(INGEST_NS),
+        waiting_for_time: Arc::default(),
     };
-    match crate::render_of(step.kind).expect("a kind") {
-        Render::Rows(render) => vec![render(&*step.planned, &cx).expect("renders")],
-        Render::Union => {
-            (0..schemas.len()).map(|input| render_union_input(&*step.planned, &cx, input).expect("renders")).collect()
-        }
-        Render::Epochs(_) => panic!("`{}` is not row-wise", step.kind),
-    }
+    render(schemas.len(), &cx)
 }
 
 /// The kinds of a test: every operator, and a source, a sink and a model that are there for the test alone.

@@ -48,14 +48,9 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     }
     let event_time = inputs
         .iter()
-        .map(|input| input.event_time.as_ref().map(|time| time.max_delay_ns))
-        .collect::<Option<Vec<i64>>>()
-        .and_then(|delays| delays.into_iter().max())
-        .map(|max_delay_ns| EventTime {
-            max_delay_ns,
-            column: same_column(inputs),
-            replaced: inputs.iter().find_map(|input| input.event_time.as_ref()?.replaced.clone()),
-        });
+        .map(|input| input.event_time.as_ref())
+        .collect::<Option<Vec<&EventTime>>>()
+        .map(|all| EventTime { column: same_column(inputs), ..EventTime::of_all(all) });
     let schema: SchemaRef = Arc::new(Schema::new(fields));
     let stream = StreamType { schema: schema.clone(), event_time, kind: StreamKind::Append };
     // Where the inputs differ, which columns are meant can't be told.
@@ -69,6 +64,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         exchange: None,
         state: None,
         look_back_ns: 0,
+        timed: false,
         planned: Arc::new(UnionPlan { inputs: inputs.len(), schema }),
     })
 }

@@ -51,8 +51,8 @@ pub(crate) struct EventTimeKeys {
     pub(crate) unit: Option<Unit>,
     /// How far behind the latest row another may come. None unless said.
     pub(crate) max_delay: Option<TimeSpan>,
-    /// Not built yet.
-    #[schemars(skip)]
+    /// How long a partition may be silent, at its end and reachable, before the others go on without it; `30s` unless said. When
+    /// all are silent, event time goes on with the clock, so that the last windows close.
     pub(crate) idle_after: Option<TimeSpan>,
 }
 

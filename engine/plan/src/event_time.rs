@@ -23,6 +23,8 @@ pub struct EventTimePlan {
     pub unit_ns: i64,
     /// How far behind the greatest event time seen a row may come, nanoseconds.
     pub max_delay_ns: i64,
+    /// How long a partition may be silent before the others go on without it, nanoseconds.
+    pub idle_after_ns: i64,
 }
 
 impl Planned for EventTimePlan {

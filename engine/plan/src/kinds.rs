@@ -8,14 +8,14 @@ use crate::types;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema as ArrowSchema, SchemaRef};
 use engine_base::codes::FOLLOWS;
 use engine_base::codes::plan as codes;
-use engine_base::{Code, Diagnostic, Diagnostics, SourceMap, Span};
+use engine_base::{Code, Diagnostic, Diagnostics, SourceId, SourceMap, Span};
 use engine_expr::{Context, ExprError, Scalar, Scope, is_open};
 use engine_spec::{Component, Expression, Files, Node};
 use indexmap::IndexMap;
 use schemars::{Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use std::any::Any;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::path::{self, Path, PathBuf};
 use std::sync::Arc;
@@ -85,6 +85,9 @@ pub struct EventTime {
     pub column: Option<String>,
     /// Where that column was replaced by one of other values.
     pub replaced: Option<Replaced>,
+    /// The sources whose watermarks it follows, each with how far behind rows may still come, nanoseconds: what the steps
+    /// between hold back.
+    pub follows: BTreeMap<SourceId, i64>,
 }
 
 /// A column that shows the event time no longer.
@@ -96,6 +99,28 @@ pub struct Replaced {
     pub step: String,
     /// Where it is replaced.
     pub span: Span,
+}
+
+impl EventTime {
+    /// Event time that follows what several streams do.
+    pub fn of_all<'a>(all: impl IntoIterator<Item = &'a EventTime>) -> EventTime {
+        let mut one = EventTime::default();
+        for event_time in all {
+            one.replaced = one.replaced.or_else(|| event_time.replaced.clone());
+            one.max_delay_ns = one.max_delay_ns.max(event_time.max_delay_ns);
+            for (source, hold_ns) in &event_time.follows {
+                let held = one.follows.entry(*source).or_default();
+                *held = (*held).max(*hold_ns);
+            }
+        }
+        one
+    }
+
+    /// The event time of rows that a step makes, up to `hold_ns` behind the watermark of what it reads.
+    pub fn held(&self, hold_ns: i64) -> EventTime {
+        let follows = self.follows.iter().map(|(source, held)| (*source, held.saturating_add(hold_ns))).collect();
+        EventTime { follows, ..EventTime::default() }
+    }
 }
 
 /// Whether rows are facts or changes.
@@ -394,6 +419,8 @@ pub struct PlannedOperator {
     pub state: Option<String>,
     /// How far back in event time its state reaches, nanoseconds: what a restart without checkpoints must read again.
     pub look_back_ns: i64,
+    /// Whether it acts on watermarks.
+    pub timed: bool,
     /// Its planned form.
     pub planned: Arc<dyn Planned>,
 }
@@ -420,6 +447,7 @@ impl PlannedOperator {
             exchange: None,
             state: None,
             look_back_ns: 0,
+            timed: false,
             planned: Arc::new(Unplanned),
         }
     }

@@ -10,6 +10,7 @@ use crate::kinds::{Columns, Output, Planned};
 use engine_base::{SourceId, Span, StepId};
 use engine_spec::Objective;
 use engine_spec::pipeline::MaxInFlight;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The name of the error output's port.
@@ -63,6 +64,8 @@ pub struct Step {
     pub state: Option<String>,
     /// How far back in event time its state reaches, nanoseconds.
     pub look_back_ns: i64,
+    /// Whether it acts on watermarks.
+    pub timed: bool,
     /// Its planned form.
     pub planned: Arc<dyn Planned>,
     /// What a person should see of it.
@@ -152,14 +155,39 @@ impl Plan {
         readers
     }
 
+    /// The steps that the keys of a source imply, in order: each row takes them as it enters.
+    pub fn entry_steps(&self, source: StepId) -> Vec<StepId> {
+        let prefix = format!("{}.", self.step(source).name);
+        let mut steps = Vec::new();
+        let mut at = source;
+        let implied = |at: StepId| {
+            let next = Edge { from: at, port: 0 };
+            let of_source = |step: &&Step| step.implied && step.inputs == [next] && step.name.starts_with(&prefix);
+            self.steps.iter().find(of_source)
+        };
+        while let Some(step) = implied(at) {
+            steps.push(step.id);
+            at = step.id;
+        }
+        steps
+    }
+
+    /// The sources that a step which acts on watermarks stands on.
+    pub fn timed_sources(&self) -> BTreeSet<SourceId> {
+        let timed = self.steps.iter().filter(|step| step.timed).flat_map(|step| &step.inputs);
+        let event_times = timed.filter_map(|edge| self.output(*edge).stream.event_time.as_ref());
+        event_times.flat_map(|event_time| event_time.follows.keys().copied()).collect()
+    }
+
     /// Steps that run fused as one operator: maximal runs of row-wise steps, each the only reader of the one before.
     ///
-    /// Every row-wise step is in just one of them, alone where nothing can be fused.
+    /// Every row-wise step but those of [`Plan::entry_steps`] is in just one of them, alone where nothing can be fused.
     pub fn chains(&self) -> Vec<Vec<StepId>> {
         let readers = self.readers();
         let mut chains: Vec<Vec<StepId>> = Vec::new();
         let mut chain_of: Vec<Option<usize>> = vec![None; self.steps.len()];
-        for step in self.steps.iter().filter(|step| step.is_row_wise()) {
+        let entry: BTreeSet<StepId> = self.sources().flat_map(|source| self.entry_steps(source.id)).collect();
+        for step in self.steps.iter().filter(|step| step.is_row_wise() && !entry.contains(&step.id)) {
             let edge = step.inputs[0];
             let before = self.step(edge.from);
             let only_reader = edge.port == 0

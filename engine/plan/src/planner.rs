@@ -291,6 +291,7 @@ impl Planner<'_> {
             exchange: None,
             state: None,
             look_back_ns: 0,
+            timed: false,
             planned: new.planned,
             facts,
             span: new.span,

@@ -155,7 +155,8 @@ fn totals(text: &mut String, plan: &Plan, readers: &[Vec<Vec<(StepId, usize)>>])
     let sources = plan.sources().count();
     let sinks = plan.sinks().count();
     let operators = plan.steps.len() - sources - sinks;
-    let fused = plan.chains().iter().filter(|chain| chain.len() > 1).map(Vec::len).sum::<usize>();
+    let entered: usize = plan.sources().map(|source| plan.entry_steps(source.id).len()).sum();
+    let fused = entered + plan.chains().iter().filter(|chain| chain.len() > 1).map(Vec::len).sum::<usize>();
     let keep = plan.steps.iter().filter(|step| step.state.is_some()).count();
     let errors = plan
         .steps

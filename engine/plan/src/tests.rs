@@ -127,6 +127,7 @@ fn pass_plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> 
         exchange: None,
         state: None,
         look_back_ns: 0,
+        timed: false,
         planned: Arc::new(Fake { inputs: inputs.len(), columns: config.reads }),
     })
 }
@@ -178,6 +179,7 @@ static KEYED: OperatorKind = OperatorKind {
             exchange: Some(vec![vec![config.key.clone()]]),
             state: Some(format!("the last row by {}", config.key)),
             look_back_ns: 0,
+            timed: false,
             planned: Arc::new(Fake { inputs: 1, columns: vec![config.key, crate::hidden::EVENT_TIME.into()] }),
         })
     },
@@ -506,11 +508,10 @@ fn event_time() {
         ],
     );
     check(
-        &at("timestamp", "{ column: at, idle_after: 5s }"),
-        &[
-            "E0143 2[idle_after] `idle_after` is not built yet | leave it out: there are no watermarks yet that an idle source could hold back",
-        ],
+        &at("timestamp", "{ column: at, idle_after: 5 }"),
+        &["E0122 2[5] `5` has no unit, and `idle_after` needs one | write a unit: `5ms`"],
     );
+    check(&at("timestamp", "{ column: at, idle_after: 5s }"), &[]);
 }
 
 #[test]

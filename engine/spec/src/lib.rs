@@ -17,7 +17,7 @@ pub use pipeline::{
     Component, LoadOptions, MaxInFlight, Measure, ModelRef, Objective, Parameter, Pipeline, PipelineFile, load,
 };
 pub use types::{ColumnType, FieldSpec, SchemaSpec, TimeUnit, read_schema, read_type};
-pub use value::{Assignments, Expression, Input, Rate, Secret, Size, TimeSpan};
+pub use value::{Assignments, Expression, Input, Rate, Secret, Size, SpanOr, TimeSpan};
 
 use std::io;
 use std::path::Path;

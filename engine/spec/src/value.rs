@@ -5,12 +5,14 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
 use engine_base::codes::spec as codes;
 use engine_base::units;
 use indexmap::IndexMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserialize, Deserializer, IntoDeserializer, MapAccess, Visitor};
 use serde::{Serialize, Serializer};
 
 use crate::decode::coded;
@@ -285,6 +287,44 @@ unit_newtype!(
     r"^[0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h|d|w)$",
     "A span of time with its unit: `250ms`, `5m`, `1d`. Units: ns, us, ms, s, m, h, d, w."
 );
+
+/// A span of time, or a map that says more. What is wrong is told of the form that was written, which serde's `untagged` can't.
+#[derive(Debug, JsonSchema)]
+#[schemars(untagged)]
+pub enum SpanOr<T> {
+    /// A span of time.
+    Span(TimeSpan),
+    /// A map.
+    Map(T),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for SpanOr<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct V<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for V<T> {
+            type Value = SpanOr<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a span of time such as `250ms`, or a map")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<SpanOr<T>, E> {
+                TimeSpan::deserialize(text.into_deserializer()).map(SpanOr::Span)
+            }
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<SpanOr<T>, E> {
+                self.visit_str(&value.to_string())
+            }
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<SpanOr<T>, E> {
+                self.visit_str(&value.to_string())
+            }
+            fn visit_f64<E: de::Error>(self, value: f64) -> Result<SpanOr<T>, E> {
+                self.visit_str(&value.to_string())
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<SpanOr<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(SpanOr::Map)
+            }
+        }
+        deserializer.deserialize_any(V(PhantomData))
+    }
+}
 
 /// A size in bytes: `64KiB`, `128MiB`, `1MB`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -10,15 +10,18 @@ use engine_connectors::{SinkHandle, SourceStart};
 use engine_dataflow::deliver::{SinkShared, deliver};
 use engine_dataflow::ingest::{IngestShared, Ingested, SourceInput, ingest};
 use engine_dataflow::meter::Meter;
-use engine_dataflow::operate::{ChainStep, KeyedInput, StepShared, chain, keyed};
+use engine_dataflow::operate::{ChainStep, KeyedInput, KeyedTime, StepShared, chain, keyed};
 use engine_dataflow::run::Built;
+use engine_dataflow::watermark::{Statement, TimePolicy, TimeSources};
 use engine_dataflow::{Cut, RowStep, Rows};
 use engine_operators::{Render, RenderCx};
+use engine_plan::Output;
+use engine_plan::event_time::EventTimePlan;
 use engine_plan::plan::{Edge, Plan, Role, Step};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use timely::dataflow::operators::Concatenate;
-use timely::dataflow::{Scope, Stream};
+use timely::dataflow::{Scope, Stream, StreamVec};
 
 /// A sink of the process; taken out and closed when the run is over.
 pub(crate) type SharedSink = Arc<Mutex<Option<Box<dyn SinkHandle>>>>;
@@ -58,16 +61,24 @@ pub(crate) fn build<'scope>(shared: &GraphShared, scope: Scope<'scope, u64>, wor
     let mut done = Vec::new();
 
     let sources: Vec<&Step> = plan.sources().collect();
-    let inputs = sources.iter().enumerate().map(|(at, step)| source_input(shared, step, at, worker)).collect();
-    let Ingested { rows, errors, flight, activator } = ingest(scope, inputs, &shared.ingest);
-    for ((step, rows), errors) in sources.iter().zip(rows).zip(errors) {
-        streams.insert(Edge { from: step.id, port: 0 }, rows);
-        if let Some(port) = step.error_port() {
-            streams.insert(Edge { from: step.id, port }, errors);
+    let readers = plan.readers();
+    let timed = plan.timed_sources();
+    let inputs = sources.iter().map(|step| source_input(shared, step, worker, &readers, &timed)).collect();
+    let ingested = ingest(scope, inputs, &shared.ingest, &shared.steps);
+    let Ingested { rows, errors, step_errors, statements, flight, activator } = ingested;
+    for (((source, rows), errors), step_errors) in sources.iter().zip(rows).zip(errors).zip(step_errors) {
+        let entry = plan.entry_steps(source.id);
+        let last = entry.last().copied().unwrap_or(source.id);
+        streams.insert(Edge { from: last, port: 0 }, rows);
+        for (id, errors) in std::iter::once(source.id).chain(entry).zip(std::iter::once(errors).chain(step_errors)) {
+            // A step that can't fail still has a stream of errors, which stays empty.
+            if let Some(port) = plan.step(id).error_port() {
+                streams.insert(Edge { from: id, port }, errors);
+            }
         }
     }
 
-    let readers = plan.readers();
+    let entered: HashSet<StepId> = sources.iter().flat_map(|source| plan.entry_steps(source.id)).collect();
     let chains: HashMap<StepId, Vec<StepId>> =
         plan.chains().into_iter().filter_map(|chain| Some((*chain.first()?, chain))).collect();
     for step in &plan.steps {
@@ -91,10 +102,11 @@ pub(crate) fn build<'scope>(shared: &GraphShared, scope: Scope<'scope, u64>, wor
                 }
             }
             Role::Operator => {
-                if let Some(chain) = chains.get(&step.id) {
+                if entered.contains(&step.id) {
+                } else if let Some(chain) = chains.get(&step.id) {
                     add_chain(shared, chain, worker, &readers, &mut streams);
                 } else if !step.is_row_wise() {
-                    add_step(shared, scope, step, worker, &readers, &mut streams);
+                    add_step(shared, scope, step, worker, &readers, &statements, &mut streams);
                 }
             }
         }
@@ -126,12 +138,26 @@ pub(crate) fn build<'scope>(shared: &GraphShared, scope: Scope<'scope, u64>, wor
     Built { done, flight, activator }
 }
 
-fn source_input(shared: &GraphShared, step: &Step, at: usize, worker: usize) -> SourceInput {
+fn source_input(
+    shared: &GraphShared,
+    step: &Step,
+    worker: usize,
+    readers: &[Vec<Vec<(StepId, usize)>>],
+    timed: &BTreeSet<SourceId>,
+) -> SourceInput {
     let name: Arc<str> = step.name.as_str().into();
     let id = match step.role {
         Role::Source { source, .. } => source,
-        _ => SourceId(at as u16),
+        // Not to be had: it is one of the plan's sources.
+        _ => SourceId(u16::MAX),
     };
+    let entry = shared.plan.entry_steps(step.id);
+    let policy = entry.iter().filter_map(|id| shared.plan.step(*id).planned.downcast::<EventTimePlan>()).next_back();
+    let time = policy.filter(|_| timed.contains(&id)).map(|plan| TimePolicy {
+        max_delay_ns: plan.max_delay_ns,
+        idle_after_ns: u64::try_from(plan.idle_after_ns).unwrap_or(0),
+    });
+    let steps = entry.iter().map(|id| chain_step(shared, *id, worker, readers)).collect();
     let start = SourceStart {
         name: name.clone(),
         source: id,
@@ -148,7 +174,23 @@ fn source_input(shared: &GraphShared, step: &Step, at: usize, worker: usize) -> 
         let entry = engine_connectors::find_source(kind).ok_or_else(|| format!("no source of type `{kind}`"))?;
         (entry.start)(&*planned, SourceStart { waker, ..start })
     });
-    SourceInput { name, id, open, meter: shared.meters[step.id.0 as usize].clone() }
+    SourceInput { name, id, open, meter: shared.meters[step.id.0 as usize].clone(), steps, time }
+}
+
+/// A row-wise step. One that could not be rendered fails the run, and stands there all the same: the graph must have the same
+/// shape on every worker, and it is never fed.
+fn chain_step(shared: &GraphShared, id: StepId, worker: usize, readers: &[Vec<Vec<(StepId, usize)>>]) -> ChainStep {
+    let step = shared.plan.step(id);
+    let rendered = row_step(shared, step, worker, readers).unwrap_or_else(|reason| {
+        shared.ingest.control.fail(format!("step `{}`: {reason}", step.name));
+        Box::new(Broken)
+    });
+    ChainStep {
+        name: step.name.as_str().into(),
+        step: rendered,
+        side_ports: step.row_outputs().len() - 1,
+        meter: shared.meters[id.0 as usize].clone(),
+    }
 }
 
 fn add_chain<'scope>(
@@ -161,28 +203,7 @@ fn add_chain<'scope>(
     let plan = &*shared.plan;
     let (Some(first), Some(last)) = (ids.first(), ids.last()) else { return };
     let Some(input) = streams.get(&plan.step(*first).inputs[0]).cloned() else { return };
-    let mut steps = Vec::with_capacity(ids.len());
-    for id in ids {
-        let step = plan.step(*id);
-        match row_step(shared, step, worker, readers) {
-            Ok(rendered) => steps.push(ChainStep {
-                name: step.name.as_str().into(),
-                step: rendered,
-                side_ports: step.row_outputs().len() - 1,
-                meter: shared.meters[id.0 as usize].clone(),
-            }),
-            Err(reason) => {
-                // The graph must have the same shape on every worker, so it is built all the same, and never fed.
-                shared.ingest.control.fail(format!("step `{}`: {reason}", step.name));
-                steps.push(ChainStep {
-                    name: step.name.as_str().into(),
-                    step: Box::new(Broken),
-                    side_ports: step.row_outputs().len() - 1,
-                    meter: shared.meters[id.0 as usize].clone(),
-                });
-            }
-        }
-    }
+    let steps = ids.iter().map(|id| chain_step(shared, *id, worker, readers)).collect();
     let built = chain(input, steps, &shared.steps);
     streams.insert(Edge { from: *last, port: 0 }, built.main);
     for ((id, sides), errors) in ids.iter().zip(built.sides).zip(built.errors) {
@@ -226,6 +247,7 @@ fn add_step<'scope>(
     step: &Step,
     worker: usize,
     readers: &[Vec<Vec<(StepId, usize)>>],
+    statements: &StreamVec<'scope, u64, Statement>,
     streams: &mut Streams<'scope>,
 ) {
     let inputs = input_schemas(shared, step);
@@ -266,7 +288,12 @@ fn add_step<'scope>(
                 .map(|(stream, key)| KeyedInput { stream, key })
                 .collect();
             let ports = step.row_outputs().len();
-            let built = keyed(scope, &step.name, keyed_inputs, ports, rendered, meter, &shared.steps);
+            let time = step.timed.then(|| KeyedTime {
+                statements: statements.clone(),
+                sources: shared.plan.sources().count(),
+                inputs: step.inputs.iter().map(|edge| time_sources(shared.plan.output(*edge))).collect(),
+            });
+            let built = keyed(scope, &step.name, keyed_inputs, time, ports, rendered, meter, &shared.steps);
             for (port, stream) in built.ports.into_iter().enumerate() {
                 streams.insert(Edge { from: step.id, port }, stream);
             }
@@ -278,11 +305,23 @@ fn add_step<'scope>(
     }
 }
 
+/// What the event time of a stream stands on.
+fn time_sources(output: &Output) -> TimeSources {
+    let follows = output.stream.event_time.iter().flat_map(|event_time| &event_time.follows);
+    follows.map(|(source, hold_ns)| (source.0, *hold_ns)).collect()
+}
+
 /// Stands where a keyed step could not be rendered.
 struct BrokenEpochs;
 
 impl engine_dataflow::EpochStep for BrokenEpochs {
-    fn close(&mut self, _epoch: engine_base::Epoch, _inputs: Vec<Vec<Rows>>, _out: &mut engine_dataflow::StepOutput) {}
+    fn close(
+        &mut self,
+        _moment: &engine_dataflow::Moment,
+        _inputs: Vec<Vec<Rows>>,
+        _out: &mut engine_dataflow::StepOutput,
+    ) {
+    }
 }
 
 fn input_schemas(shared: &GraphShared, step: &Step) -> Vec<SchemaRef> {
@@ -310,5 +349,6 @@ fn render_cx<'a>(
         worker,
         workers: shared.workers,
         clock: shared.clock.clone(),
+        waiting_for_time: shared.ingest.waiting_for_time.clone(),
     }
 }

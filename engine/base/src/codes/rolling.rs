@@ -1,13 +1,32 @@
-//! E034x: rolling aggregates.
+//! E034x: aggregates over windows.
 
 use super::CodeInfo;
 use crate::diagnostic::Code;
 
 /// A window that holds nothing.
 pub const EMPTY_WINDOW: Code = Code("E0343");
+/// A `window` with none or several of `tumbling`, `hopping` and `session`, or with bounds that don't go together.
+pub const WINDOW_FORM: Code = Code("E0346");
+/// `lag` in a window.
+pub const NO_ROW_BEFORE: Code = Code("E0347");
 /// The codes of this subject, in order.
-pub const CODES: &[CodeInfo] = &[CodeInfo {
-    code: EMPTY_WINDOW,
-    title: "a window of no length",
-    explanation: "`over:` must be longer than nothing: `over: 5m`.",
-}];
+pub const CODES: &[CodeInfo] = &[
+    CodeInfo {
+        code: EMPTY_WINDOW,
+        title: "a window of no length",
+        explanation: "A window must be longer than nothing: `over: 5m`, `tumbling: 1m`, `session: { gap: 30s }`.",
+    },
+    CodeInfo {
+        code: WINDOW_FORM,
+        title: "a window that is cut in no way, or in two",
+        explanation: "A `window` has just one of `tumbling`, `hopping` and `session`:\n\n```yaml\nper_minute:\n  type: window\n  \
+                      input: readings\n  key: machine\n  tumbling: 1m\n  columns: { mean: avg(temperature) }\n```\n\nWindows of a \
+                      time zone are whole days of it: `tumbling: { size: 1d, zone: Europe/Berlin }`.",
+    },
+    CodeInfo {
+        code: NO_ROW_BEFORE,
+        title: "`lag` in a window",
+        explanation: "`lag(x)` is the value of the row before, which a `rolling` step knows. A `window` has one row for many: \
+                      use `first(x)`, `last(x)`, or a `rolling` step before it.",
+    },
+];

@@ -29,6 +29,8 @@ const QUEUE_BYTES: usize = 32 << 20;
 const QUEUE_RECORDS: usize = 64 << 10;
 /// How often partitions are looked for, and the ends of ours asked for.
 const REFRESH_EVERY: Duration = Duration::from_secs(5);
+/// What the brokers told of an end holds for so long; after that they can't be reached.
+pub(super) const TOLD_HOLDS: Duration = Duration::from_secs(15);
 /// How often offsets are stored for those who watch the group.
 const STORE_EVERY: Duration = Duration::from_secs(1);
 /// How long the keeper waits for events at a time; so long may it take to notice that it is to stop.
@@ -62,6 +64,8 @@ pub(super) struct State {
     pub(super) store: Option<Vec<(usize, i32, u64)>>,
     /// The ends of partitions, by number, as the brokers last told.
     pub(super) ends: BTreeMap<u32, u64>,
+    /// When they told.
+    pub(super) told: BTreeMap<u32, Instant>,
     pub(super) ended: bool,
 }
 
@@ -407,6 +411,7 @@ impl Keeper {
         );
         self.shared.tell(|state| {
             state.ends.extend(arrivals.iter().filter_map(|arrival| Some((arrival.number, arrival.end?))));
+            state.told.extend(arrivals.iter().map(|arrival| (arrival.number, Instant::now())));
             state.arrived.extend(arrivals);
         });
         Ok(Some(()))
@@ -599,6 +604,7 @@ impl Keeper {
                 && let Ok(end) = u64::try_from(end)
             {
                 state.ends.insert(number(topic, element.partition()), end);
+                state.told.insert(number(topic, element.partition()), Instant::now());
             }
         }
     }

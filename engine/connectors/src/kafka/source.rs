@@ -19,7 +19,7 @@
 
 use super::check_topic;
 use super::connection::{Connection, Context};
-use super::keeper::{Arrival, Keeper, PARTITION_BITS, Shared, detail, expected, is_ours};
+use super::keeper::{Arrival, Keeper, PARTITION_BITS, Shared, TOLD_HOLDS, detail, expected, is_ours};
 use super::native::{self, PARTITION_EOF, PartitionQueue, Record};
 use crate::formats::split::PAYLOAD_MAX;
 use crate::formats::{Decoding, RecordDecoder, reasons};
@@ -738,6 +738,17 @@ impl Reader for KafkaReader {
 
     fn found(&mut self) -> Marks {
         std::mem::take(&mut self.found)
+    }
+
+    fn knows_its_share(&self) -> bool {
+        self.complete
+    }
+
+    fn at_end(&self, partition: u32) -> bool {
+        let Some(ours) = self.partitions.iter().find(|ours| ours.number == partition) else { return false };
+        let state = self.shared.state();
+        let reached = state.told.get(&partition).is_some_and(|told| told.elapsed() < TOLD_HOLDS);
+        reached && state.ends.get(&partition).is_some_and(|end| *end <= ours.next)
     }
 
     fn committed(&mut self, marks: &Marks) {

@@ -1,12 +1,13 @@
 //! The config of `rolling` and its checks.
 
-use crate::check;
+use crate::aggregates::null_of_rows;
+use crate::check::{self, OneOrMany};
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use engine_base::Diagnostic;
 use engine_base::codes::{plan as plan_codes, rolling as codes, spec as spec_codes};
-use engine_expr::{AggregateFunction, Aggregation, Scope};
+use engine_expr::{Aggregation, Scope};
 use engine_plan::{Columns, Cx, OperatorKind, Output, Planned, PlannedOperator, StreamType, hidden, kinds::InputKeys};
-use engine_spec::{Expression, TimeSpan};
+use engine_spec::{Expression, SpanOr, TimeSpan};
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -30,25 +31,25 @@ struct Config {
     expire_after: Option<TimeSpan>,
 }
 
-/// One name or a list of them.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-enum OneOrMany {
-    /// One column.
-    One(String),
-    /// Several columns.
-    Many(Vec<String>),
-}
-
 /// A span of event time, or a number of rows.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(from = "SpanOr<RowCount>")]
+#[schemars(untagged)]
 enum Over {
     /// A span of event time.
     Time(TimeSpan),
     /// A number of rows of the key. Not built yet.
     #[schemars(skip)]
     Rows(#[expect(dead_code, reason = "named in the language, refused by the plan")] RowCount),
+}
+
+impl From<SpanOr<RowCount>> for Over {
+    fn from(over: SpanOr<RowCount>) -> Over {
+        match over {
+            SpanOr::Span(span) => Over::Time(span),
+            SpanOr::Map(rows) => Over::Rows(rows),
+        }
+    }
 }
 
 /// A number of rows.
@@ -149,21 +150,9 @@ pub(super) fn beside(name: &str) -> &str {
 }
 
 impl RollingColumn {
-    /// Whether it may be null. A window with the row itself in it is never empty, so an aggregate that is null only of no
-    /// rows is never null there.
+    /// Whether it may be null. A window with the row itself in it is never empty.
     pub(super) fn nullable(&self) -> bool {
-        let alone = self.aggregation.outer().as_column() == Some("$0");
-        match self.aggregation.calls.as_slice() {
-            [call] if alone && !self.exclude_current => {
-                let of_values = matches!(
-                    call.function,
-                    AggregateFunction::Sum | AggregateFunction::Avg | AggregateFunction::Min | AggregateFunction::Max
-                );
-                let all_count = call.filter.is_none() && call.args.iter().all(|argument| !argument.nullable());
-                self.aggregation.nullable && !(of_values && all_count)
-            }
-            _ => self.aggregation.nullable,
-        }
+        if self.exclude_current { self.aggregation.nullable } else { null_of_rows(&self.aggregation) }
     }
 }
 
@@ -203,11 +192,8 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
             refuse(cx, &path, "a rolling window by rows", "write a span of event time: `over: 5m`");
         }
     }
-    let key = match config.key {
-        OneOrMany::One(name) => vec![name],
-        OneOrMany::Many(names) => names,
-    };
-    sound &= check_key(cx, &key, &input.schema);
+    let key = config.key.names();
+    sound &= check::key(cx, &key, &input.schema);
     let max_delay_ns = match &input.event_time {
         Some(event_time) => event_time.max_delay_ns,
         None => {
@@ -231,7 +217,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     let mut fields: Vec<Arc<Field>> = input.schema.fields().iter().cloned().collect();
     for (name, column) in config.columns {
         if let Some((_, existing)) = input.schema.column_with_name(&name) {
-            let span = key_span(cx, &name);
+            let span = check::key_span(cx, &["columns"], &name);
             cx.push(check::taken(span, existing.name()).help("give the new column another name"));
             sound = false;
         }
@@ -287,13 +273,9 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         state: Some(format!("the rows of each {} over {}", key.join(", "), TimeSpan(over_ns))),
         exchange: Some(vec![key]),
         look_back_ns: over_ns.saturating_add(max_delay_ns),
+        timed: false,
         planned: Arc::new(planned),
     })
-}
-
-fn key_span(cx: &Cx<'_>, column: &str) -> engine_base::Span {
-    let columns = cx.component.node.get("columns");
-    columns.and_then(|columns| columns.entry(column)).map_or_else(|| cx.span(&["columns"]), |entry| entry.key_span)
 }
 
 fn positive(cx: &mut Cx<'_>, path: &[&str], over: &Over) -> Option<i64> {
@@ -305,43 +287,4 @@ fn positive(cx: &mut Cx<'_>, path: &[&str], over: &Over) -> Option<i64> {
         }
         Over::Rows(_) => None,
     }
-}
-
-fn check_key(cx: &mut Cx<'_>, key: &[String], schema: &SchemaRef) -> bool {
-    let mut sound = true;
-    for (at, name) in key.iter().enumerate() {
-        let place = at.to_string();
-        let listed = ["key", place.as_str()];
-        let path: &[&str] = if cx.component.node.at(&listed).is_some() { &listed } else { &["key"] };
-        let span = cx.span(path);
-        if key[..at].contains(name) {
-            cx.push(
-                Diagnostic::error(plan_codes::COLUMN_TAKEN, span, format!("`{name}` is named twice"))
-                    .help("name each column once"),
-            );
-            sound = false;
-            continue;
-        }
-        match schema.field_with_name(name) {
-            Ok(field) if !can_be_key(field.data_type()) => {
-                let ty = engine_expr::type_name(field.data_type());
-                let message = format!("`{name}` is of type {ty}, which can't be a key");
-                cx.push(
-                    Diagnostic::error(plan_codes::UNHASHABLE_KEY, span, message)
-                        .help("cast it to an integer, a decimal or a string with a `map` before"),
-                );
-                sound = false;
-            }
-            Ok(_) => {}
-            Err(_) => {
-                cx.column(path, name, schema);
-                sound = false;
-            }
-        }
-    }
-    sound
-}
-
-fn can_be_key(data_type: &DataType) -> bool {
-    !(data_type.is_floating() || data_type.is_nested())
 }

@@ -1,19 +1,17 @@
 //! `rolling` at work on a worker: the rows of an epoch in canonical order, each looking back over its key.
 
-use super::calls::{CallState, StateKind};
 use super::plan::{RollingPlan, beside};
 use super::tree::{Fold, KeyRows, NewRow, Shape, Window};
 use crate::RenderCx;
-use crate::render::{assemble, compile, evaluate, fail};
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float64Builder, Int64Builder, PrimitiveArray, UInt32Array, new_null_array,
-};
-use arrow::compute::{cast, concat};
-use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef};
-use arrow::row::{OwnedRow, RowConverter, Rows as EncodedRows, SortField};
-use engine_base::{Epoch, RowError};
-use engine_dataflow::{EpochStep, Rows, StepOutput};
-use engine_expr::{AggregateCall, AggregateFunction, Program};
+use crate::aggregates::states::CallState;
+use crate::aggregates::{Arguments, Calls, Form, Results};
+use crate::render::{assemble, evaluate, fail};
+use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::row::{RowConverter, SortField};
+use engine_base::RowError;
+use engine_dataflow::{EpochStep, Moment, Rows, StepOutput};
+use engine_expr::Program;
 use engine_plan::{Planned, hidden};
 use engine_state::{MemoryStore, SlotId, SlotStore};
 use std::collections::BTreeMap;
@@ -34,19 +32,10 @@ struct Rolling {
     store: Box<dyn SlotStore<KeyRows>>,
     key: Vec<usize>,
     key_encoder: RowConverter,
-    calls: Vec<Call>,
-    /// The states of all calls that fit in words, each once.
-    states: Vec<CallState>,
-    /// For each state what it is made of, and the call whose arguments and filter it goes by.
-    states_of: Vec<(String, usize)>,
-    /// The arguments that rows keep: what each is made of.
-    values: Vec<String>,
-    words: usize,
+    calls: Calls,
     fold: Fold,
-    extras: usize,
     /// The sizes of a key's parts, once all calls are known.
     shape: Shape,
-    lags: usize,
     /// Windows that calls ask for; several calls may share one.
     windows: Vec<WindowKind>,
     columns: Vec<OutputColumn>,
@@ -67,25 +56,6 @@ struct WindowKind {
     states: Vec<CallState>,
 }
 
-/// An aggregate call of some column.
-struct Call {
-    window: usize,
-    argument: Option<Program>,
-    filter: Option<Program>,
-    form: Form,
-    call: AggregateCall,
-}
-
-/// How a call is kept and computed.
-enum Form {
-    /// As words, merged in the tree.
-    Words(CallState),
-    /// As the encoded arguments of each row, read again for each result.
-    Extra { at: usize, encoder: RowConverter, arguments: Vec<Program> },
-    /// The argument at the row before.
-    Lag { at: usize, encoder: RowConverter },
-}
-
 /// A new column: its calls and what is computed from their results.
 struct OutputColumn {
     calls: std::ops::Range<usize>,
@@ -93,22 +63,6 @@ struct OutputColumn {
     /// Columns of the input that the expression reads as `current.x`.
     current: Vec<usize>,
     program: Program,
-}
-
-/// The evaluated arguments of a call for a batch.
-enum Arguments {
-    None,
-    Ints(PrimitiveArray<Int64Type>),
-    Floats(PrimitiveArray<Float64Type>),
-    Encoded(EncodedRows),
-}
-
-/// The results of a call for the rows of a batch.
-enum Results {
-    Ints(Int64Builder),
-    Floats(Float64Builder),
-    Encoded(Vec<Option<OwnedRow>>),
-    Arrays(Vec<ArrayRef>),
 }
 
 impl Rolling {
@@ -124,15 +78,9 @@ impl Rolling {
             store,
             key,
             key_encoder,
-            calls: Vec::new(),
-            states: Vec::new(),
-            states_of: Vec::new(),
-            values: Vec::new(),
-            words: 0,
+            calls: Calls::default(),
             fold: Fold::default(),
-            extras: 0,
             shape: Shape::default(),
-            lags: 0,
             windows: Vec::new(),
             columns: Vec::new(),
             passed: Vec::new(),
@@ -153,12 +101,12 @@ impl Rolling {
             }
         }
         for column in plan.columns.iter().filter(|column| wanted.contains(&column.name)) {
-            let first = rolling.calls.len();
+            let first = rolling.calls.calls.len();
             let window = rolling.window(column.over_ns, column.exclude_current);
             for call in &column.aggregation.calls {
-                rolling.add_call(call, window, input)?;
+                rolling.calls.add(call, window, input)?;
             }
-            let calls = first..rolling.calls.len();
+            let calls = first..rolling.calls.calls.len();
             let results = column.aggregation.calls.iter().enumerate();
             let mut inner: Vec<Field> =
                 results.map(|(at, call)| Field::new(format!("${at}"), call.data_type.clone(), true)).collect();
@@ -175,12 +123,15 @@ impl Rolling {
             let field = Field::new(&column.name, aggregation.data_type.clone(), column.nullable());
             fields.push(Arc::new(field));
         }
-        rolling.place_values();
+        rolling.calls = rolling.calls.placed();
+        for (at, window) in rolling.windows.iter_mut().enumerate() {
+            window.states = rolling.calls.states_over(at);
+        }
         let size = |words: usize| u16::try_from(words).map_err(|_| "rolling with more aggregates than it can keep");
         rolling.shape = Shape {
-            words: size(rolling.words)?,
-            row_words: size(CallState::mask_words(rolling.states.len()) + rolling.values.len())?,
-            extras: size(rolling.extras)?,
+            words: size(rolling.calls.words)?,
+            row_words: size(rolling.calls.row_words())?,
+            extras: size(rolling.calls.extras)?,
         };
         rolling.output = Arc::new(Schema::new(fields));
         let late = cx.wanted.get(1).cloned().unwrap_or_default();
@@ -197,93 +148,23 @@ impl Rolling {
         })
     }
 
-    fn add_call(&mut self, call: &AggregateCall, window: usize, input: &SchemaRef) -> Result<(), String> {
-        let filter = call.filter.as_ref().map(|filter| compile(filter, input)).transpose()?;
-        let argument_type = call.args.first().map(|argument| argument.data_type().clone());
-        let form = if call.function == AggregateFunction::Lag {
-            let data_type = argument_type.ok_or("lag takes a value")?;
-            self.lags += 1;
-            Form::Lag { at: self.lags - 1, encoder: encoder([&data_type])? }
-        } else if let Some(kind) = word_state(call, argument_type.as_ref()) {
-            Form::Words(self.state(kind, call, window))
-        } else {
-            let arguments = call.args.iter().map(|argument| compile(argument, input)).collect::<Result<_, _>>()?;
-            self.extras += 1;
-            let encoder = encoder(call.args.iter().map(|argument| argument.data_type()))?;
-            Form::Extra { at: self.extras - 1, encoder, arguments }
-        };
-        let argument = match &form {
-            Form::Extra { .. } => None,
-            // Another call evaluates it.
-            Form::Words(state) if self.states_of[state.index].1 < self.calls.len() => None,
-            _ => call.args.first().map(|argument| compile(argument, input)).transpose()?,
-        };
-        self.calls.push(Call { window, argument, filter, form, call: call.clone() });
-        Ok(())
-    }
-
-    /// The state of a call, one with another where both are the same.
-    fn state(&mut self, kind: StateKind, call: &AggregateCall, window: usize) -> CallState {
-        let text = |scalar: Option<&engine_expr::Scalar>| scalar.map(|scalar| scalar.text().to_owned());
-        let (argument, filter) = (text(call.args.first()), text(call.filter.as_ref()));
-        let made_of = format!("{kind:?} of {argument:?} where {filter:?}");
-        let index = self.states_of.iter().position(|(known, _)| *known == made_of).unwrap_or_else(|| {
-            // A float and an integer of one text differ in their bits.
-            let value = argument.filter(|_| kind != StateKind::Count).map(|argument| {
-                let value = format!("{argument} as {}", if kind.of_floats() { "float" } else { "integer" });
-                self.values.iter().position(|known| *known == value).unwrap_or_else(|| {
-                    self.values.push(value);
-                    self.values.len() - 1
-                })
-            });
-            let index = self.states.len();
-            self.states.push(CallState { kind, at: self.words, index, value });
-            self.states_of.push((made_of, self.calls.len()));
-            self.words += kind.words();
-            index
-        });
-        let state = self.states[index];
-        let of_window = &mut self.windows[window].states;
-        if !of_window.contains(&state) {
-            of_window.push(state);
-        }
-        state
-    }
-
-    /// Values stand behind the mask, whose length is known once all states are.
-    fn place_values(&mut self) {
-        let masks = CallState::mask_words(self.states.len());
-        let place = |state: &mut CallState| state.value = state.value.map(|value| masks + value);
-        self.states.iter_mut().for_each(place);
-        self.windows.iter_mut().flat_map(|window| &mut window.states).for_each(place);
-    }
-
     /// One batch in canonical order.
     fn batch(&mut self, rows: &Rows, out: &mut StepOutput) {
         let count = rows.num_rows();
         let mut failed: BTreeMap<usize, RowError> = BTreeMap::new();
-        let mut arguments = Vec::with_capacity(self.calls.len());
-        let mut filters = Vec::with_capacity(self.calls.len());
-        for call in &mut self.calls {
-            filters.push(call.filter.as_mut().map(|filter| {
-                let evaluated = evaluate(filter, rows);
-                failed.extend(evaluated.errors);
-                as_mask(&evaluated.array)
-            }));
-            arguments.push(call.arguments(rows, &mut failed));
-        }
+        let arguments = self.calls.arguments(rows, &mut failed);
         let keys: Vec<ArrayRef> = self.key.iter().map(|at| rows.batch.column(*at).clone()).collect();
         let keys = self
             .key_encoder
             .convert_columns(&keys)
             .unwrap_or_else(|error| panic!("key columns changed their types: {error}"));
 
-        let mut results: Vec<Results> = self.calls.iter().map(|call| call.results(count)).collect();
+        let mut results: Vec<Results> = self.calls.calls.iter().map(|call| call.results(count)).collect();
         let mut kept: Vec<u32> = Vec::with_capacity(count);
         let mut late: Vec<u32> = Vec::new();
         let mut new_row = vec![0u64; usize::from(self.shape.row_words)];
         let mut new_extras: Vec<Option<Box<[u8]>>> = Vec::new();
-        let mut combined = vec![vec![0u64; self.words]; self.windows.len()];
+        let mut combined = vec![vec![0u64; self.calls.words]; self.windows.len()];
         let mut spans = vec![Window { after_ns: 0, until_ns: 0 }; self.windows.len()];
         let shape = self.shape;
         let mut slots: Vec<Option<SlotId>> = Vec::with_capacity(count);
@@ -307,7 +188,7 @@ impl Rolling {
             let time_ns = rows.event_ns.as_ref().map_or(0, |times| times.get(row));
             let Some(state) = self.store.get_mut(slot) else { continue };
             if state.is_dormant() {
-                state.revive(&self.states, &mut self.fold);
+                state.revive(&self.calls.states, &mut self.fold);
             }
             let greatest = state.greatest_with(time_ns);
             let keep_after_ns = greatest.saturating_sub(self.over_ns).saturating_sub(self.max_delay_ns);
@@ -316,32 +197,7 @@ impl Rolling {
                 continue;
             }
             new_row.fill(0);
-            for (state, (_, call)) in self.states.iter().zip(&self.states_of) {
-                let there = match (&arguments[*call], state.value) {
-                    (Arguments::Ints(values), value) if values.is_valid(row) => {
-                        value.into_iter().for_each(|at| new_row[at] = values.value(row) as u64);
-                        true
-                    }
-                    (Arguments::Floats(values), Some(at)) if values.is_valid(row) => {
-                        new_row[at] = values.value(row).to_bits();
-                        true
-                    }
-                    (Arguments::None, _) => true,
-                    _ => false,
-                };
-                if there && filters[*call].as_ref().is_none_or(|mask| mask.value(row)) {
-                    state.set(&mut new_row);
-                }
-            }
-            for ((call, argument), filter) in self.calls.iter().zip(&arguments).zip(&filters) {
-                if let Form::Extra { .. } = call.form {
-                    let counts = filter.as_ref().is_none_or(|mask| mask.value(row));
-                    new_extras.push(match argument {
-                        Arguments::Encoded(values) if counts => Some(values.row(row).as_ref().into()),
-                        _ => None,
-                    });
-                }
-            }
+            self.calls.keep(&arguments, row, &mut new_row, &mut new_extras);
             for (window, span) in self.windows.iter().zip(&mut spans) {
                 let after_ns = time_ns.saturating_sub(window.over_ns).max(keep_after_ns);
                 *span = Window { after_ns, until_ns: time_ns };
@@ -354,7 +210,7 @@ impl Rolling {
                         if !window.states.is_empty() {
                             state.combine(spans[at], &window.states, &mut self.fold, &mut combined[at]);
                         }
-                        for (call, result) in self.calls.iter().zip(&mut results) {
+                        for (call, result) in self.calls.calls.iter().zip(&mut results) {
                             if call.window == at
                                 && let Form::Extra { at: extra, encoder, .. } = &call.form
                             {
@@ -373,10 +229,10 @@ impl Rolling {
                         row: &new_row,
                         extras: &mut new_extras,
                     };
-                    state.push(new, keep_after_ns, &self.states, &mut self.fold);
+                    state.push(new, keep_after_ns, &self.calls.states, &mut self.fold);
                 }
             }
-            for ((call, argument), result) in self.calls.iter().zip(&arguments).zip(&mut results) {
+            for ((call, argument), result) in self.calls.calls.iter().zip(&arguments.of).zip(&mut results) {
                 match (&call.form, argument) {
                     (Form::Words(words), _) => {
                         let words_of = &combined[call.window][words.at..words.at + words.kind.words()];
@@ -410,7 +266,8 @@ impl Rolling {
         }
         let whole = kept.len() == count;
         let mut kept_rows = if whole { rows.clone() } else { rows.take(&UInt32Array::from(kept.clone())) };
-        let arrays: Vec<ArrayRef> = self.calls.iter().zip(results).map(|(call, result)| call.array(result)).collect();
+        let arrays: Vec<ArrayRef> =
+            self.calls.calls.iter().zip(results).map(|(call, result)| call.array(result)).collect();
         let mut columns: Vec<ArrayRef> = self.passed.iter().map(|at| kept_rows.batch.column(*at).clone()).collect();
         for column in &mut self.columns {
             let mut inner: Vec<ArrayRef> = arrays[column.calls.clone()].to_vec();
@@ -444,237 +301,9 @@ impl Rolling {
 }
 
 impl EpochStep for Rolling {
-    fn close(&mut self, _epoch: Epoch, inputs: Vec<Vec<Rows>>, out: &mut StepOutput) {
+    fn close(&mut self, _moment: &Moment, inputs: Vec<Vec<Rows>>, out: &mut StepOutput) {
         for rows in inputs.iter().flatten() {
             self.batch(rows, out);
         }
     }
-}
-
-impl Call {
-    fn arguments(&mut self, rows: &Rows, failed: &mut BTreeMap<usize, RowError>) -> Arguments {
-        let mut value = |program: &mut Program| {
-            let evaluated = evaluate(program, rows);
-            failed.extend(evaluated.errors);
-            evaluated.array
-        };
-        let encode = |encoder: &RowConverter, columns: &[ArrayRef]| {
-            encoder
-                .convert_columns(columns)
-                .map(Arguments::Encoded)
-                .unwrap_or_else(|error| panic!("arguments changed their types: {error}"))
-        };
-        match (&mut self.form, &mut self.argument) {
-            (Form::Words(_), None) => Arguments::None,
-            (Form::Words(state), Some(argument)) => {
-                let array = value(argument);
-                match state.kind {
-                    // Only whether a value is there matters.
-                    StateKind::Count => {
-                        Arguments::Ints(PrimitiveArray::new(vec![0i64; array.len()].into(), array.logical_nulls()))
-                    }
-                    StateKind::SumFloat | StateKind::Moments | StateKind::MinFloat | StateKind::MaxFloat => {
-                        Arguments::Floats(as_type::<Float64Type>(&array))
-                    }
-                    _ => Arguments::Ints(as_type::<Int64Type>(&array)),
-                }
-            }
-            (Form::Extra { encoder, arguments, .. }, _) => {
-                let columns: Vec<ArrayRef> = arguments.iter_mut().map(value).collect();
-                encode(encoder, &columns)
-            }
-            (Form::Lag { encoder, .. }, Some(argument)) => {
-                let column = value(argument);
-                encode(encoder, &[column])
-            }
-            (Form::Lag { .. }, None) => Arguments::None,
-        }
-    }
-
-    fn results(&self, rows: usize) -> Results {
-        match &self.form {
-            Form::Words(state) => match (state.kind, &self.call.function) {
-                (StateKind::Count | StateKind::SumInt | StateKind::MinInt | StateKind::MaxInt, _) => {
-                    Results::Ints(Int64Builder::with_capacity(rows))
-                }
-                _ => Results::Floats(Float64Builder::with_capacity(rows)),
-            },
-            Form::Lag { .. } => Results::Encoded(Vec::with_capacity(rows)),
-            Form::Extra { .. } => match self.call.function {
-                AggregateFunction::First | AggregateFunction::Last if !self.call.distinct => {
-                    Results::Encoded(Vec::with_capacity(rows))
-                }
-                _ => Results::Arrays(Vec::with_capacity(rows)),
-            },
-        }
-    }
-
-    /// The result of a combined state.
-    fn finish(&self, kind: StateKind, words: &[u64], results: &mut Results) -> Result<(), RowError> {
-        let n = StateKind::count(words);
-        match results {
-            Results::Ints(ints) => match kind {
-                StateKind::Count => ints.append_value(n as i64),
-                _ if n == 0 => ints.append_null(),
-                _ => match kind.int(words) {
-                    Ok(value) => ints.append_value(value),
-                    Err(_) => {
-                        ints.append_null();
-                        return Err(RowError::new("overflow", "a sum does not fit in int64"));
-                    }
-                },
-            },
-            Results::Floats(floats) => {
-                let count = n as f64;
-                floats.append_option(match self.call.function {
-                    _ if n == 0 => None,
-                    AggregateFunction::Avg => Some(StateKind::float(words) / count),
-                    AggregateFunction::Variance { population: true } => Some(StateKind::squares(words) / count),
-                    AggregateFunction::Stddev { population: true } => Some((StateKind::squares(words) / count).sqrt()),
-                    AggregateFunction::Variance { population: false } => {
-                        (n > 1).then(|| StateKind::squares(words) / (count - 1.0))
-                    }
-                    AggregateFunction::Stddev { population: false } => {
-                        (n > 1).then(|| (StateKind::squares(words) / (count - 1.0)).sqrt())
-                    }
-                    _ => Some(StateKind::float(words)),
-                });
-            }
-            Results::Encoded(_) | Results::Arrays(_) => {}
-        }
-        Ok(())
-    }
-
-    /// The result of a call whose rows are read again.
-    fn read_again<'a>(
-        &self,
-        mut inside: impl DoubleEndedIterator<Item = &'a [u8]>,
-        encoder: &RowConverter,
-        results: &mut Results,
-    ) -> Result<(), RowError> {
-        match results {
-            Results::Encoded(found) => {
-                let one = match self.call.function {
-                    AggregateFunction::First => inside.next(),
-                    _ => inside.next_back(),
-                };
-                found.push(one.map(|bytes| encoder.parser().parse(bytes).owned()));
-                Ok(())
-            }
-            Results::Arrays(arrays) => {
-                let value = self.accumulate(inside, encoder);
-                let (array, error) = match value {
-                    Ok(array) => (array, None),
-                    Err(error) => (new_null_array(&self.call.data_type, 1), Some(error)),
-                };
-                arrays.push(array);
-                error.map_or(Ok(()), Err)
-            }
-            Results::Ints(_) | Results::Floats(_) => Ok(()),
-        }
-    }
-
-    fn accumulate<'a>(
-        &self,
-        inside: impl Iterator<Item = &'a [u8]>,
-        encoder: &RowConverter,
-    ) -> Result<ArrayRef, RowError> {
-        let invalid = |reason: String| RowError::new("invalid", reason);
-        let mut accumulator = self.call.accumulator().map_err(|error| invalid(error.message))?;
-        let parser = encoder.parser();
-        let columns = encoder
-            .convert_rows(inside.map(|bytes| parser.parse(bytes)))
-            .map_err(|error| invalid(error.to_string()))?;
-        if columns.first().is_some_and(|column| !column.is_empty()) {
-            accumulator.update(&columns)?;
-        }
-        accumulator.evaluate()
-    }
-
-    /// All results of a batch as a column of the call's type.
-    fn array(&self, results: Results) -> ArrayRef {
-        let array: ArrayRef = match results {
-            Results::Ints(mut ints) => Arc::new(ints.finish()),
-            Results::Floats(mut floats) => Arc::new(floats.finish()),
-            Results::Arrays(arrays) => {
-                let parts: Vec<&dyn Array> = arrays.iter().map(|array| array.as_ref()).collect();
-                match parts.as_slice() {
-                    [] => new_null_array(&self.call.data_type, 0),
-                    parts => concat(parts).unwrap_or_else(|error| panic!("results of one call differ: {error}")),
-                }
-            }
-            Results::Encoded(found) => match &self.form {
-                Form::Extra { encoder, .. } | Form::Lag { encoder, .. } => self.decode(&found, encoder),
-                Form::Words(_) => new_null_array(&self.call.data_type, found.len()),
-            },
-        };
-        retype(array, &self.call.data_type)
-    }
-
-    fn decode(&self, found: &[Option<OwnedRow>], encoder: &RowConverter) -> ArrayRef {
-        let decoded = (|| {
-            let argument = self.call.args.first().map_or(&self.call.data_type, |argument| argument.data_type());
-            let null = encoder.convert_columns(&[new_null_array(argument, 1)])?;
-            let rows = found.iter().map(|row| row.as_ref().map_or_else(|| null.row(0), OwnedRow::row));
-            let mut columns = encoder.convert_rows(rows)?;
-            Ok::<_, arrow::error::ArrowError>(columns.swap_remove(0))
-        })();
-        decoded.unwrap_or_else(|error| panic!("an encoded argument can't be read back: {error}"))
-    }
-}
-
-/// The state in words of a call, where it has one.
-fn word_state(call: &AggregateCall, argument: Option<&DataType>) -> Option<StateKind> {
-    if call.distinct {
-        return None;
-    }
-    let as_int = |data_type: &DataType| {
-        matches!(
-            data_type,
-            DataType::Int8
-                | DataType::Int16
-                | DataType::Int32
-                | DataType::Int64
-                | DataType::UInt8
-                | DataType::UInt16
-                | DataType::UInt32
-                | DataType::Timestamp(..)
-        )
-    };
-    match (&call.function, argument) {
-        (AggregateFunction::Count, _) if call.args.len() <= 1 => Some(StateKind::Count),
-        (AggregateFunction::Sum, Some(DataType::Int64)) => Some(StateKind::SumInt),
-        (AggregateFunction::Sum | AggregateFunction::Avg, Some(DataType::Float64)) => Some(StateKind::SumFloat),
-        (AggregateFunction::Variance { .. } | AggregateFunction::Stddev { .. }, Some(DataType::Float64)) => {
-            Some(StateKind::Moments)
-        }
-        (AggregateFunction::Min, Some(data_type)) if as_int(data_type) => Some(StateKind::MinInt),
-        (AggregateFunction::Max, Some(data_type)) if as_int(data_type) => Some(StateKind::MaxInt),
-        (AggregateFunction::Min, Some(DataType::Float64)) => Some(StateKind::MinFloat),
-        (AggregateFunction::Max, Some(DataType::Float64)) => Some(StateKind::MaxFloat),
-        _ => None,
-    }
-}
-
-fn encoder<'a>(types: impl IntoIterator<Item = &'a DataType>) -> Result<RowConverter, String> {
-    let fields = types.into_iter().map(|data_type| SortField::new(data_type.clone())).collect();
-    RowConverter::new(fields).map_err(|error| error.to_string())
-}
-
-/// A column as another type that holds all its values: the plan chose the pair.
-fn retype(array: ArrayRef, to: &DataType) -> ArrayRef {
-    if array.data_type() == to {
-        return array;
-    }
-    cast(&array, to).unwrap_or_else(|error| panic!("a result can't be read as its own type: {error}"))
-}
-
-fn as_type<T: arrow::datatypes::ArrowPrimitiveType>(array: &ArrayRef) -> PrimitiveArray<T> {
-    retype(array.clone(), &T::DATA_TYPE).as_primitive::<T>().clone()
-}
-
-/// A boolean column as a mask without nulls: null is false.
-fn as_mask(array: &ArrayRef) -> BooleanArray {
-    let mask = array.as_boolean();
-    if mask.null_count() == 0 { mask.clone() } else { arrow::compute::prep_null_mask_filter(mask) }
 }

@@ -23,7 +23,7 @@
 //! again after a restart: rebuilding equals continuing. A node whose rows are all inside the window gives its cached state;
 //! one with some inside is asked further down; so an in-order window costs a logarithm, and disorder costs what it touches.
 
-use super::calls::CallState;
+use crate::aggregates::states::CallState;
 use engine_state::{SlotState, prefetch};
 
 /// Parts of the tree with fewer rows than this have no node: what they come to is computed again from their rows, which stand
@@ -598,8 +598,8 @@ impl<'a> Bytes<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::calls::StateKind;
     use super::*;
+    use crate::aggregates::states::StateKind;
 
     const CALLS: [CallState; 2] = [
         CallState { kind: StateKind::SumFloat, at: 0, index: 0, value: Some(1) },

@@ -87,7 +87,7 @@ impl Planner<'_> {
         }
         match event_time {
             Some(SourceTimeKeys { event_time: Some(event_time) }) => {
-                rows = self.imply_event_time(component, &event_time, &rows);
+                rows = self.imply_event_time(component, source, &event_time, &rows);
             }
             Some(SourceTimeKeys { event_time: None }) => {}
             // Wrong, and noted: what is behind may count on event time all the same.
@@ -214,6 +214,7 @@ impl Planner<'_> {
         step.exchange = planned.exchange;
         step.state = planned.state;
         step.look_back_ns = planned.look_back_ns;
+        step.timed = planned.timed;
         sound
     }
 

@@ -9,11 +9,14 @@ use crate::rowwise::{FilterPlan, MapPlan};
 use crate::types;
 use arrow::datatypes::{DataType, Field, Schema};
 use engine_base::codes::{plan as codes, spec as spec_codes};
-use engine_base::{Diagnostic, Diagnostics};
+use engine_base::{Diagnostic, Diagnostics, SourceId};
 use engine_expr::{Scalar, Scope};
 use engine_spec::{Assignments, Component, Expression, Node, Value};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+
+/// How long a partition is silent before it is left out, where `idle_after` is not said, nanoseconds.
+const IDLE_AFTER_NS: i64 = 30_000_000_000;
 
 impl Planner<'_> {
     /// The rows for which the expression at `path` is true. Where it is wrong, that is noted, and the rows are given as
@@ -120,32 +123,22 @@ impl Planner<'_> {
     pub(super) fn imply_event_time(
         &mut self,
         component: &Component,
+        source: SourceId,
         keys: &EventTimeKeys,
         input: &Incoming,
     ) -> Incoming {
-        let node = &component.node;
         let max_delay_ns = keys.max_delay.map_or(0, |max_delay| max_delay.ns());
-        let event_time = EventTime { max_delay_ns, column: keys.column.clone(), replaced: None };
+        let event_time =
+            EventTime { max_delay_ns, column: keys.column.clone(), replaced: None, follows: [(source, 0)].into() };
         let stream = StreamType { event_time: Some(event_time), ..input.stream.clone() };
         let planned = self.event_time(component, keys, input);
-        if keys.idle_after.is_some() {
-            self.found.push(
-                Diagnostic::error(
-                    spec_codes::NOT_BUILT,
-                    node.get("event_time")
-                        .and_then(|keys| keys.entry("idle_after"))
-                        .map_or_else(|| node.span_at(&["event_time"]), |entry| entry.key_span),
-                    "`idle_after` is not built yet",
-                )
-                .help("leave it out: there are no watermarks yet that an idle source could hold back"),
-            );
-        }
         let Some((value, unit_ns)) = planned else {
             // The rows are taken to have event time, so that nothing behind is blamed for its absence.
             self.failed.insert(component.name.clone());
             return self.stand_in(component, format!("{}.event_time", component.name), input, stream);
         };
-        let planned = EventTimePlan { value, unit_ns, max_delay_ns };
+        let idle_after_ns = keys.idle_after.map_or(IDLE_AFTER_NS, |idle_after| idle_after.ns());
+        let planned = EventTimePlan { value, unit_ns, max_delay_ns, idle_after_ns };
         let can_fail = planned.can_fail();
         let name = format!("{}.event_time", component.name);
         self.imply(component, name, "event_time", input, stream, can_fail, Arc::new(planned))

@@ -1,4 +1,4 @@
-//! Aggregates as mergeable states of a few words: what the nodes of a [`super::tree`] hold.
+//! Aggregates as mergeable states of a few words: what the nodes of a rolling tree and the slices of a window hold.
 //!
 //! Every merge is `earlier ⊕ later` and an empty state is neutral to the bit, so that a result depends only on the rows and
 //! the shape of the tree. Nothing is ever subtracted: an infinity leaves with its row.
@@ -10,35 +10,35 @@
 /// node   the words of each state
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct CallState {
-    pub(super) kind: StateKind,
+pub(crate) struct CallState {
+    pub(crate) kind: StateKind,
     /// Its first word in a node.
-    pub(super) at: usize,
+    pub(crate) at: usize,
     /// Its number, and so its bit.
-    pub(super) index: usize,
+    pub(crate) index: usize,
     /// Its argument's place in a row; a count of rows has none.
-    pub(super) value: Option<usize>,
+    pub(crate) value: Option<usize>,
 }
 
 impl CallState {
     /// How many words of a row are the mask.
-    pub(super) fn mask_words(states: usize) -> usize {
+    pub(crate) fn mask_words(states: usize) -> usize {
         states.div_ceil(64)
     }
 
     /// Notes that a row counts in this state.
-    pub(super) fn set(&self, row: &mut [u64]) {
+    pub(crate) fn set(&self, row: &mut [u64]) {
         row[self.index / 64] |= 1 << (self.index % 64);
     }
 
     /// Its words in a node.
-    pub(super) fn words(&self) -> std::ops::Range<usize> {
+    pub(crate) fn words(&self) -> std::ops::Range<usize> {
         self.at..self.at + self.kind.words()
     }
 
     /// Writes the state of one row into a node's words.
     #[inline]
-    pub(super) fn load(&self, row: &[u64], node: &mut [u64]) {
+    pub(crate) fn load(&self, row: &[u64], node: &mut [u64]) {
         let words = &mut node[self.words()];
         words.fill(0);
         if row[self.index / 64] & (1 << (self.index % 64)) == 0 {
@@ -55,7 +55,7 @@ impl CallState {
 
 /// The states that merge in a few words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum StateKind {
+pub(crate) enum StateKind {
     /// Rows, or values that are not null: `n`.
     Count,
     /// A sum of integers that can't overflow on its way: `n, low, high` of an `i128`.
@@ -84,12 +84,12 @@ fn wide(low: u64, high: u64) -> i128 {
 
 impl StateKind {
     /// Whether its argument is a float.
-    pub(super) fn of_floats(self) -> bool {
+    pub(crate) fn of_floats(self) -> bool {
         matches!(self, StateKind::SumFloat | StateKind::Moments | StateKind::MinFloat | StateKind::MaxFloat)
     }
 
     /// How many words it takes.
-    pub(super) fn words(self) -> usize {
+    pub(crate) fn words(self) -> usize {
         match self {
             StateKind::Count => 1,
             StateKind::SumInt | StateKind::Moments => 3,
@@ -98,7 +98,7 @@ impl StateKind {
     }
 
     /// Writes the state of one integer.
-    pub(super) fn put_int(self, words: &mut [u64], value: i64) {
+    pub(crate) fn put_int(self, words: &mut [u64], value: i64) {
         words[0] = 1;
         match self {
             StateKind::SumInt => {
@@ -112,7 +112,7 @@ impl StateKind {
 
     /// `a = a ⊕ b`, where all rows of `a` came before those of `b`.
     #[inline]
-    pub(super) fn merge(self, a: &mut [u64], b: &[u64]) {
+    pub(crate) fn merge(self, a: &mut [u64], b: &[u64]) {
         if b[0] == 0 {
             return;
         }
@@ -152,12 +152,12 @@ impl StateKind {
     }
 
     /// The number of rows or values behind a state.
-    pub(super) fn count(words: &[u64]) -> u64 {
+    pub(crate) fn count(words: &[u64]) -> u64 {
         words[0]
     }
 
     /// The integer that a state stands for; `Err` where a sum does not fit.
-    pub(super) fn int(self, words: &[u64]) -> Result<i64, std::num::TryFromIntError> {
+    pub(crate) fn int(self, words: &[u64]) -> Result<i64, std::num::TryFromIntError> {
         match self {
             StateKind::SumInt => i64::try_from(wide(words[1], words[2])),
             _ => Ok(words[1] as i64),
@@ -165,12 +165,12 @@ impl StateKind {
     }
 
     /// The float in the second word: a sum, a least or greatest value, a mean.
-    pub(super) fn float(words: &[u64]) -> f64 {
+    pub(crate) fn float(words: &[u64]) -> f64 {
         float(words[1])
     }
 
-    /// The sum of squared differences of moments.
-    pub(super) fn squares(words: &[u64]) -> f64 {
-        float(words[2])
+    /// The sum of squared differences of moments: not a number where a value is infinite, since infinity less infinity is none.
+    pub(crate) fn squares(words: &[u64]) -> f64 {
+        if float(words[1]).is_finite() { float(words[2]) } else { f64::NAN }
     }
 }

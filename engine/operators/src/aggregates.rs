@@ -1,0 +1,456 @@
+//! Aggregate calls of a step over a window of rows: their arguments, their states, their results.
+//!
+//! Calls whose states fit in a few words ([`states`]) share them; for the others (`median`, `array_agg`, distinct ones)
+//! the encoded arguments of the rows are kept, and read again for each result.
+
+pub(crate) mod states;
+
+use crate::render::{compile, evaluate};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Float64Builder, Int64Builder, PrimitiveArray, new_null_array,
+};
+use arrow::compute::{cast, concat};
+use arrow::datatypes::{DataType, Float64Type, Int64Type, SchemaRef};
+use arrow::row::{OwnedRow, RowConverter, Rows as EncodedRows, SortField};
+use engine_base::RowError;
+use engine_dataflow::Rows;
+use engine_expr::{AggregateCall, AggregateFunction, Aggregation, Program};
+use states::{CallState, StateKind};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// All aggregate calls of a step.
+#[derive(Default)]
+pub(crate) struct Calls {
+    pub(crate) calls: Vec<Call>,
+    /// The states of all calls that fit in words, each once.
+    pub(crate) states: Vec<CallState>,
+    /// For each state what it is made of, and the call whose arguments and filter it goes by.
+    states_of: Vec<(String, usize)>,
+    /// The arguments that rows keep: what each is made of.
+    values: Vec<String>,
+    /// Words of the states together.
+    pub(crate) words: usize,
+    /// How many calls keep encoded arguments.
+    pub(crate) extras: usize,
+    lags: usize,
+}
+
+/// Whether an expression over aggregates of at least one row may be null: an aggregate that is null only of no rows is not.
+pub(crate) fn null_of_rows(aggregation: &Aggregation) -> bool {
+    let alone = aggregation.outer().as_column() == Some("$0");
+    match aggregation.calls.as_slice() {
+        [call] if alone => {
+            let of_values = matches!(
+                call.function,
+                AggregateFunction::Sum | AggregateFunction::Avg | AggregateFunction::Min | AggregateFunction::Max
+            );
+            let all_count = call.filter.is_none() && call.args.iter().all(|argument| !argument.nullable());
+            aggregation.nullable && !(of_values && all_count)
+        }
+        _ => aggregation.nullable,
+    }
+}
+
+/// An aggregate call of some column.
+pub(crate) struct Call {
+    /// Which of the step's windows it is over.
+    pub(crate) window: usize,
+    argument: Option<Program>,
+    filter: Option<Program>,
+    pub(crate) form: Form,
+    pub(crate) call: AggregateCall,
+}
+
+/// How a call is kept and computed.
+pub(crate) enum Form {
+    /// As words, merged in the tree.
+    Words(CallState),
+    /// As the encoded arguments of each row, read again for each result.
+    Extra { at: usize, encoder: RowConverter, arguments: Vec<Program> },
+    /// The argument at the row before.
+    Lag { at: usize, encoder: RowConverter },
+}
+
+/// The evaluated arguments of a call for a batch.
+pub(crate) enum Arguments {
+    None,
+    Ints(PrimitiveArray<Int64Type>),
+    Floats(PrimitiveArray<Float64Type>),
+    Encoded(EncodedRows),
+}
+
+/// The results of a call for the rows of a batch.
+pub(crate) enum Results {
+    Ints(Int64Builder),
+    Floats(Float64Builder),
+    Encoded(Vec<Option<OwnedRow>>),
+    Arrays(Vec<ArrayRef>),
+}
+
+impl Calls {
+    /// Adds a call over one of the step's windows.
+    pub(crate) fn add(&mut self, call: &AggregateCall, window: usize, input: &SchemaRef) -> Result<(), String> {
+        let filter = call.filter.as_ref().map(|filter| compile(filter, input)).transpose()?;
+        let argument_type = call.args.first().map(|argument| argument.data_type().clone());
+        let form = if call.function == AggregateFunction::Lag {
+            let data_type = argument_type.ok_or("lag takes a value")?;
+            self.lags += 1;
+            Form::Lag { at: self.lags - 1, encoder: encoder([&data_type])? }
+        } else if let Some(kind) = word_state(call, argument_type.as_ref()) {
+            Form::Words(self.state(kind, call))
+        } else {
+            let arguments = call.args.iter().map(|argument| compile(argument, input)).collect::<Result<_, _>>()?;
+            self.extras += 1;
+            let encoder = encoder(call.args.iter().map(|argument| argument.data_type()))?;
+            Form::Extra { at: self.extras - 1, encoder, arguments }
+        };
+        let argument = match &form {
+            Form::Extra { .. } => None,
+            // Another call evaluates it.
+            Form::Words(state) if self.states_of[state.index].1 < self.calls.len() => None,
+            _ => call.args.first().map(|argument| compile(argument, input)).transpose()?,
+        };
+        self.calls.push(Call { window, argument, filter, form, call: call.clone() });
+        Ok(())
+    }
+
+    /// The state of a call, one with another where both are the same.
+    fn state(&mut self, kind: StateKind, call: &AggregateCall) -> CallState {
+        let text = |scalar: Option<&engine_expr::Scalar>| scalar.map(|scalar| scalar.text().to_owned());
+        let (argument, filter) = (text(call.args.first()), text(call.filter.as_ref()));
+        let made_of = format!("{kind:?} of {argument:?} where {filter:?}");
+        let index = self.states_of.iter().position(|(known, _)| *known == made_of).unwrap_or_else(|| {
+            // A float and an integer of one text differ in their bits.
+            let value = argument.filter(|_| kind != StateKind::Count).map(|argument| {
+                let value = format!("{argument} as {}", if kind.of_floats() { "float" } else { "integer" });
+                self.values.iter().position(|known| *known == value).unwrap_or_else(|| {
+                    self.values.push(value);
+                    self.values.len() - 1
+                })
+            });
+            let index = self.states.len();
+            self.states.push(CallState { kind, at: self.words, index, value });
+            self.states_of.push((made_of, self.calls.len()));
+            self.words += kind.words();
+            index
+        });
+        self.states[index]
+    }
+
+    /// Once all calls are known: values stand behind the mask, whose length goes by the number of states.
+    pub(crate) fn placed(mut self) -> Self {
+        let masks = CallState::mask_words(self.states.len());
+        let place = |state: &mut CallState| state.value = state.value.map(|value| masks + value);
+        self.states.iter_mut().for_each(place);
+        for call in &mut self.calls {
+            if let Form::Words(state) = &mut call.form {
+                place(state);
+            }
+        }
+        self
+    }
+
+    /// The states that calls over a window need.
+    pub(crate) fn states_over(&self, window: usize) -> Vec<CallState> {
+        let of_window = |state: &&CallState| {
+            let mut over = self.calls.iter().filter(|call| call.window == window);
+            over.any(|call| matches!(&call.form, Form::Words(words) if words.index == state.index))
+        };
+        self.states.iter().filter(of_window).copied().collect()
+    }
+
+    /// Words of what is kept of a row.
+    pub(crate) fn row_words(&self) -> usize {
+        CallState::mask_words(self.states.len()) + self.values.len()
+    }
+
+    /// The arguments of all calls for a batch. Rows for which one failed are in `failed`.
+    pub(crate) fn arguments(&mut self, rows: &Rows, failed: &mut BTreeMap<usize, RowError>) -> BatchArguments {
+        let mut batch = BatchArguments { of: Vec::new(), filters: Vec::new() };
+        for call in &mut self.calls {
+            batch.filters.push(call.filter.as_mut().map(|filter| {
+                let evaluated = evaluate(filter, rows);
+                failed.extend(evaluated.errors);
+                as_mask(&evaluated.array)
+            }));
+            batch.of.push(call.arguments(rows, failed));
+        }
+        batch
+    }
+
+    /// Writes what is kept of a row: [`Calls::row_words`] words, all zero before, and its encoded arguments.
+    #[inline]
+    pub(crate) fn keep(
+        &self,
+        batch: &BatchArguments,
+        row: usize,
+        words: &mut [u64],
+        extras: &mut Vec<Option<Box<[u8]>>>,
+    ) {
+        for (state, (_, call)) in self.states.iter().zip(&self.states_of) {
+            let there = match (&batch.of[*call], state.value) {
+                (Arguments::Ints(values), value) if values.is_valid(row) => {
+                    value.into_iter().for_each(|at| words[at] = values.value(row) as u64);
+                    true
+                }
+                (Arguments::Floats(values), Some(at)) if values.is_valid(row) => {
+                    words[at] = values.value(row).to_bits();
+                    true
+                }
+                (Arguments::None, _) => true,
+                _ => false,
+            };
+            if there && batch.filters[*call].as_ref().is_none_or(|mask| mask.value(row)) {
+                state.set(words);
+            }
+        }
+        if self.extras == 0 {
+            return;
+        }
+        for ((call, argument), filter) in self.calls.iter().zip(&batch.of).zip(&batch.filters) {
+            if let Form::Extra { .. } = call.form {
+                let counts = filter.as_ref().is_none_or(|mask| mask.value(row));
+                extras.push(match argument {
+                    Arguments::Encoded(values) if counts => Some(values.row(row).as_ref().into()),
+                    _ => None,
+                });
+            }
+        }
+    }
+}
+
+/// The evaluated arguments and filters of all calls for a batch.
+pub(crate) struct BatchArguments {
+    pub(crate) of: Vec<Arguments>,
+    filters: Vec<Option<BooleanArray>>,
+}
+
+impl Call {
+    fn arguments(&mut self, rows: &Rows, failed: &mut BTreeMap<usize, RowError>) -> Arguments {
+        let mut value = |program: &mut Program| {
+            let evaluated = evaluate(program, rows);
+            failed.extend(evaluated.errors);
+            evaluated.array
+        };
+        let encode = |encoder: &RowConverter, columns: &[ArrayRef]| {
+            encoder
+                .convert_columns(columns)
+                .map(Arguments::Encoded)
+                .unwrap_or_else(|error| panic!("arguments changed their types: {error}"))
+        };
+        match (&mut self.form, &mut self.argument) {
+            (Form::Words(_), None) => Arguments::None,
+            (Form::Words(state), Some(argument)) => {
+                let array = value(argument);
+                match state.kind {
+                    // Only whether a value is there matters.
+                    StateKind::Count => {
+                        Arguments::Ints(PrimitiveArray::new(vec![0i64; array.len()].into(), array.logical_nulls()))
+                    }
+                    StateKind::SumFloat | StateKind::Moments | StateKind::MinFloat | StateKind::MaxFloat => {
+                        Arguments::Floats(as_type::<Float64Type>(&array))
+                    }
+                    _ => Arguments::Ints(as_type::<Int64Type>(&array)),
+                }
+            }
+            (Form::Extra { encoder, arguments, .. }, _) => {
+                let columns: Vec<ArrayRef> = arguments.iter_mut().map(value).collect();
+                encode(encoder, &columns)
+            }
+            (Form::Lag { encoder, .. }, Some(argument)) => {
+                let column = value(argument);
+                encode(encoder, &[column])
+            }
+            (Form::Lag { .. }, None) => Arguments::None,
+        }
+    }
+
+    /// Room for the results of so many rows.
+    pub(crate) fn results(&self, rows: usize) -> Results {
+        match &self.form {
+            Form::Words(state) => match (state.kind, &self.call.function) {
+                (StateKind::Count | StateKind::SumInt | StateKind::MinInt | StateKind::MaxInt, _) => {
+                    Results::Ints(Int64Builder::with_capacity(rows))
+                }
+                _ => Results::Floats(Float64Builder::with_capacity(rows)),
+            },
+            Form::Lag { .. } => Results::Encoded(Vec::with_capacity(rows)),
+            Form::Extra { .. } => match self.call.function {
+                AggregateFunction::First | AggregateFunction::Last if !self.call.distinct => {
+                    Results::Encoded(Vec::with_capacity(rows))
+                }
+                _ => Results::Arrays(Vec::with_capacity(rows)),
+            },
+        }
+    }
+
+    /// The result of a combined state.
+    pub(crate) fn finish(&self, kind: StateKind, words: &[u64], results: &mut Results) -> Result<(), RowError> {
+        let n = StateKind::count(words);
+        match results {
+            Results::Ints(ints) => match kind {
+                StateKind::Count => ints.append_value(n as i64),
+                _ if n == 0 => ints.append_null(),
+                _ => match kind.int(words) {
+                    Ok(value) => ints.append_value(value),
+                    Err(_) => {
+                        ints.append_null();
+                        return Err(RowError::new("overflow", "a sum does not fit in int64"));
+                    }
+                },
+            },
+            Results::Floats(floats) => {
+                let count = n as f64;
+                floats.append_option(match self.call.function {
+                    _ if n == 0 => None,
+                    AggregateFunction::Avg => Some(StateKind::float(words) / count),
+                    AggregateFunction::Variance { population: true } => Some(StateKind::squares(words) / count),
+                    AggregateFunction::Stddev { population: true } => Some((StateKind::squares(words) / count).sqrt()),
+                    AggregateFunction::Variance { population: false } => {
+                        (n > 1).then(|| StateKind::squares(words) / (count - 1.0))
+                    }
+                    AggregateFunction::Stddev { population: false } => {
+                        (n > 1).then(|| (StateKind::squares(words) / (count - 1.0)).sqrt())
+                    }
+                    _ => Some(StateKind::float(words)),
+                });
+            }
+            Results::Encoded(_) | Results::Arrays(_) => {}
+        }
+        Ok(())
+    }
+
+    /// The result of a call whose rows are read again.
+    pub(crate) fn read_again<'a>(
+        &self,
+        mut inside: impl DoubleEndedIterator<Item = &'a [u8]>,
+        encoder: &RowConverter,
+        results: &mut Results,
+    ) -> Result<(), RowError> {
+        match results {
+            Results::Encoded(found) => {
+                let one = match self.call.function {
+                    AggregateFunction::First => inside.next(),
+                    _ => inside.next_back(),
+                };
+                found.push(one.map(|bytes| encoder.parser().parse(bytes).owned()));
+                Ok(())
+            }
+            Results::Arrays(arrays) => {
+                let value = self.accumulate(inside, encoder);
+                let (array, error) = match value {
+                    Ok(array) => (array, None),
+                    Err(error) => (new_null_array(&self.call.data_type, 1), Some(error)),
+                };
+                arrays.push(array);
+                error.map_or(Ok(()), Err)
+            }
+            Results::Ints(_) | Results::Floats(_) => Ok(()),
+        }
+    }
+
+    fn accumulate<'a>(
+        &self,
+        inside: impl Iterator<Item = &'a [u8]>,
+        encoder: &RowConverter,
+    ) -> Result<ArrayRef, RowError> {
+        let invalid = |reason: String| RowError::new("invalid", reason);
+        let mut accumulator = self.call.accumulator().map_err(|error| invalid(error.message))?;
+        let parser = encoder.parser();
+        let columns = encoder
+            .convert_rows(inside.map(|bytes| parser.parse(bytes)))
+            .map_err(|error| invalid(error.to_string()))?;
+        if columns.first().is_some_and(|column| !column.is_empty()) {
+            accumulator.update(&columns)?;
+        }
+        accumulator.evaluate()
+    }
+
+    /// All results of a batch as a column of the call's type.
+    pub(crate) fn array(&self, results: Results) -> ArrayRef {
+        let array: ArrayRef = match results {
+            Results::Ints(mut ints) => Arc::new(ints.finish()),
+            Results::Floats(mut floats) => Arc::new(floats.finish()),
+            Results::Arrays(arrays) => {
+                let parts: Vec<&dyn Array> = arrays.iter().map(|array| array.as_ref()).collect();
+                match parts.as_slice() {
+                    [] => new_null_array(&self.call.data_type, 0),
+                    parts => concat(parts).unwrap_or_else(|error| panic!("results of one call differ: {error}")),
+                }
+            }
+            Results::Encoded(found) => match &self.form {
+                Form::Extra { encoder, .. } | Form::Lag { encoder, .. } => self.decode(&found, encoder),
+                Form::Words(_) => new_null_array(&self.call.data_type, found.len()),
+            },
+        };
+        retype(array, &self.call.data_type)
+    }
+
+    fn decode(&self, found: &[Option<OwnedRow>], encoder: &RowConverter) -> ArrayRef {
+        let decoded = (|| {
+            let argument = self.call.args.first().map_or(&self.call.data_type, |argument| argument.data_type());
+            let null = encoder.convert_columns(&[new_null_array(argument, 1)])?;
+            let rows = found.iter().map(|row| row.as_ref().map_or_else(|| null.row(0), OwnedRow::row));
+            let mut columns = encoder.convert_rows(rows)?;
+            Ok::<_, arrow::error::ArrowError>(columns.swap_remove(0))
+        })();
+        decoded.unwrap_or_else(|error| panic!("an encoded argument can't be read back: {error}"))
+    }
+}
+
+/// The state in words of a call, where it has one.
+fn word_state(call: &AggregateCall, argument: Option<&DataType>) -> Option<StateKind> {
+    if call.distinct {
+        return None;
+    }
+    let as_int = |data_type: &DataType| {
+        matches!(
+            data_type,
+            DataType::Int8
+                | DataType::Int16
+                | DataType::Int32
+                | DataType::Int64
+                | DataType::UInt8
+                | DataType::UInt16
+                | DataType::UInt32
+                | DataType::Timestamp(..)
+        )
+    };
+    match (&call.function, argument) {
+        (AggregateFunction::Count, _) if call.args.len() <= 1 => Some(StateKind::Count),
+        (AggregateFunction::Sum, Some(DataType::Int64)) => Some(StateKind::SumInt),
+        (AggregateFunction::Sum | AggregateFunction::Avg, Some(DataType::Float64)) => Some(StateKind::SumFloat),
+        (AggregateFunction::Variance { .. } | AggregateFunction::Stddev { .. }, Some(DataType::Float64)) => {
+            Some(StateKind::Moments)
+        }
+        (AggregateFunction::Min, Some(data_type)) if as_int(data_type) => Some(StateKind::MinInt),
+        (AggregateFunction::Max, Some(data_type)) if as_int(data_type) => Some(StateKind::MaxInt),
+        (AggregateFunction::Min, Some(DataType::Float64)) => Some(StateKind::MinFloat),
+        (AggregateFunction::Max, Some(DataType::Float64)) => Some(StateKind::MaxFloat),
+        _ => None,
+    }
+}
+
+fn encoder<'a>(types: impl IntoIterator<Item = &'a DataType>) -> Result<RowConverter, String> {
+    let fields = types.into_iter().map(|data_type| SortField::new(data_type.clone())).collect();
+    RowConverter::new(fields).map_err(|error| error.to_string())
+}
+
+/// A column as another type that holds all its values: the plan chose the pair.
+fn retype(array: ArrayRef, to: &DataType) -> ArrayRef {
+    if array.data_type() == to {
+        return array;
+    }
+    cast(&array, to).unwrap_or_else(|error| panic!("a result can't be read as its own type: {error}"))
+}
+
+fn as_type<T: arrow::datatypes::ArrowPrimitiveType>(array: &ArrayRef) -> PrimitiveArray<T> {
+    retype(array.clone(), &T::DATA_TYPE).as_primitive::<T>().clone()
+}
+
+/// A boolean column as a mask without nulls: null is false.
+fn as_mask(array: &ArrayRef) -> BooleanArray {
+    let mask = array.as_boolean();
+    if mask.null_count() == 0 { mask.clone() } else { arrow::compute::prep_null_mask_filter(mask) }
+}

@@ -1,0 +1,20 @@
+//! `window`: one row for each key and window of event time, once no more rows of it are expected.
+//!
+//! ```text
+//! hopping, size 3, every 1:     slices   │ 0 │ 1 │ 2 │ 3 │ 4 │      a row goes into one slice, whatever the overlap
+//!                               windows  └─────┬─────┘                a window is put together from its slices
+//!                                            └─────┬─────┘            when the watermark passes its end
+//! ```
+//!
+//! A slice is freed with the last window it is part of; a row of a freed slice goes to `late`. Rows of an epoch go in in
+//! canonical order, so that the bits of a result depend on the rows and their cuts alone.
+
+mod assign;
+mod plan;
+mod session;
+mod step;
+#[cfg(test)]
+mod tests;
+
+pub use plan::{WindowPlan, kind};
+pub use step::render;

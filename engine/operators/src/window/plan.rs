@@ -1,0 +1,378 @@
+//! The config of `window` and its checks.
+
+use super::assign::{DAY_NS, Windows};
+use crate::aggregates::null_of_rows;
+use crate::check::{self, OneOrMany};
+use arrow::array::timezone::Tz;
+use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
+use engine_base::Diagnostic;
+use engine_base::codes::{plan as plan_codes, rolling as codes, spec as spec_codes};
+use engine_expr::{Aggregation, Scope};
+use engine_plan::{Columns, Cx, OperatorKind, Output, Planned, PlannedOperator, StreamType, hidden, kinds::InputKeys};
+use engine_spec::{Expression, SpanOr, TimeSpan};
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// One row for each key and window of event time, with aggregates over its rows. Just one of `tumbling`, `hopping` and
+/// `session` says how rows fall into windows.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    /// The column, or columns, whose equal values belong together; all rows together where it is left out. Null is a value of
+    /// its own.
+    key: Option<OneOrMany>,
+    /// Windows one after the other: a length, `1m`, or a map with a zone or an offset.
+    tumbling: Option<SpanOr<TumblingFrom>>,
+    /// Windows that overlap.
+    hopping: Option<Hopping>,
+    /// Windows of rows that are less than a gap apart.
+    session: Option<Session>,
+    /// Windows of so many rows. Not built yet.
+    count: Option<u64>,
+    /// One window of all rows. Not built yet.
+    global: Option<Global>,
+    /// New columns, each an aggregate: `count(*)`.
+    columns: IndexMap<String, Expression>,
+    /// How long after its end a window waits for rows that the watermark did not expect any more; `0s` unless said.
+    #[serde(default)]
+    lateness: Option<TimeSpan>,
+    /// When a window is put out: `on_close` (the default), once, when no more rows of it are expected.
+    #[serde(default)]
+    emit: Emit,
+    /// Other names for `window_start` and `window_end`.
+    #[serde(default, rename = "as")]
+    names: Names,
+}
+
+/// A length and what the windows start from.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct TumblingFrom {
+    /// How long a window is.
+    size: TimeSpan,
+    /// A time zone, `Europe/Berlin`: windows are whole days of it. Days on which its clocks change are shorter or longer.
+    zone: Option<String>,
+    /// By how much windows start later than multiples of `size` since 1970-01-01T00:00:00Z.
+    offset: Option<TimeSpan>,
+}
+
+/// Windows that overlap.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Hopping {
+    /// How long a window is.
+    size: TimeSpan,
+    /// How long after one window the next one starts.
+    every: TimeSpan,
+    /// By how much windows start later than multiples of `every` since 1970-01-01T00:00:00Z.
+    offset: Option<TimeSpan>,
+}
+
+/// Windows of rows that are less than a gap apart.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Session {
+    /// A row that comes this long after the one before, or later, starts a new window; the window ends this long after its
+    /// last row.
+    gap: TimeSpan,
+}
+
+/// One window of all rows.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Global {}
+
+/// When a window is put out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Emit {
+    /// Once, when no more rows of it are expected: at its end and `lateness`.
+    #[default]
+    OnClose,
+    /// At its end, and again when it changes. Not built yet.
+    #[schemars(skip)]
+    AtEnd,
+    /// Every so often, and at its end. Not built yet.
+    #[schemars(skip)]
+    Early(TimeSpan),
+}
+
+/// Names of the columns that tell the window.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct Names {
+    /// The start of the window, inclusive.
+    start: String,
+    /// The end of the window, exclusive.
+    end: String,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Names { start: "window_start".to_owned(), end: "window_end".to_owned() }
+    }
+}
+
+/// The planned form of `window`.
+#[derive(Debug)]
+pub struct WindowPlan {
+    pub(super) input: SchemaRef,
+    pub(super) output: SchemaRef,
+    pub(super) key: Vec<String>,
+    pub(super) form: WindowForm,
+    pub(super) lateness_ns: i64,
+    /// The columns that tell the window's start and end.
+    pub(super) bounds: [String; 2],
+    pub(super) columns: Vec<(String, Aggregation)>,
+}
+
+/// How rows fall into windows.
+#[derive(Clone, Debug)]
+pub(super) enum WindowForm {
+    /// Into windows of fixed bounds.
+    Fixed(Windows),
+    /// Into windows that end when nothing came for so long, nanoseconds.
+    Session { gap_ns: i64 },
+}
+
+impl Planned for WindowPlan {
+    fn reads(&self, wanted: &[Columns]) -> Vec<Columns> {
+        let main = wanted.first().cloned().unwrap_or_default();
+        let mut reads: Columns = self.key.iter().cloned().collect();
+        reads.insert(hidden::EVENT_TIME.to_owned());
+        reads.extend(wanted.iter().skip(1).flatten().cloned());
+        for (_, aggregation) in self.columns.iter().filter(|(name, _)| main.contains(name)) {
+            reads.extend(aggregation.columns().iter().cloned());
+        }
+        vec![reads]
+    }
+
+    fn facts(&self) -> Vec<(String, String)> {
+        let span = |ns: i64| TimeSpan(ns).to_string();
+        let mut facts = Vec::new();
+        if !self.key.is_empty() {
+            facts.push(("key".to_owned(), self.key.join(", ")));
+        }
+        facts.push(match &self.form {
+            WindowForm::Fixed(Windows::Spans { size, every, .. }) if size == every => {
+                ("tumbling".to_owned(), span(*size))
+            }
+            WindowForm::Fixed(Windows::Spans { size, every, .. }) => {
+                ("hopping".to_owned(), format!("{} every {}", span(*size), span(*every)))
+            }
+            WindowForm::Fixed(Windows::Days { days, zone }) => {
+                ("tumbling".to_owned(), format!("{days}d of {}", zone_name(zone)))
+            }
+            WindowForm::Session { gap_ns } => ("session".to_owned(), format!("a gap of {}", span(*gap_ns))),
+        });
+        if self.lateness_ns > 0 {
+            facts.push(("lateness".to_owned(), span(self.lateness_ns)));
+        }
+        let column = |(name, aggregation): &(String, Aggregation)| (name.clone(), aggregation.text().to_owned());
+        facts.extend(self.columns.iter().map(column));
+        facts
+    }
+}
+
+fn zone_name(zone: &Tz) -> String {
+    format!("{zone:?}").trim_start_matches("Tz(").trim_end_matches(')').to_owned()
+}
+
+/// The kind `window`.
+pub fn kind() -> &'static OperatorKind {
+    static KIND: OperatorKind = OperatorKind {
+        name: "window",
+        summary: "One row for each key and window of event time, with aggregates over its rows",
+        config_schema: |generator| generator.subschema_for::<Config>(),
+        inputs: InputKeys::One,
+        plan,
+    };
+    &KIND
+}
+
+fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
+    let config: Config = cx.config()?;
+    let input = inputs.first()?;
+    let before = cx.diagnostics.len();
+    let key = config.key.as_ref().map(OneOrMany::names).unwrap_or_default();
+    check::key(cx, &key, &input.schema);
+    if input.event_time.is_none() {
+        let span = cx.component.kind_span;
+        let message = "`window` needs event time, which these rows don't have";
+        cx.push(
+            Diagnostic::error(plan_codes::NO_EVENT_TIME, span, message)
+                .help("say when each row happened, at the source: `event_time: { column: at, max_delay: 5s }`"),
+        );
+    }
+    check::not_built(cx, &[], "count", "write a length of time: `tumbling: 1m`");
+    check::not_built(cx, &[], "global", "write a length of time: `tumbling: 1m`");
+    if matches!(config.emit, Emit::AtEnd | Emit::Early(_)) {
+        check::not_built(
+            cx,
+            &[],
+            "emit",
+            "leave it out: a window is put out once, when no more rows of it are expected",
+        );
+    }
+    let form = form(cx, &config);
+    let lateness_ns = config.lateness.map_or(0, |lateness| lateness.ns());
+    let scope = Scope::new(input.schema.clone());
+    let mut fields: Vec<Arc<Field>> = Vec::new();
+    for name in &key {
+        if let Ok(field) = input.schema.field_with_name(name) {
+            fields.push(Arc::new(field.clone()));
+        }
+    }
+    let bounds = [config.names.start, config.names.end];
+    let utc = DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into()));
+    for (at, bound) in bounds.iter().enumerate() {
+        if fields.iter().any(|field| field.name() == bound) {
+            let path: &[&str] = &["as", if at == 0 { "start" } else { "end" }];
+            let span = if cx.component.node.at(path).is_some() { cx.span(path) } else { cx.component.kind_span };
+            cx.push(
+                check::taken(span, bound).help("give the window's bound another name: `as: { start: from, end: to }`"),
+            );
+        }
+        fields.push(Arc::new(Field::new(bound, utc.clone(), false)));
+    }
+    let mut columns = Vec::new();
+    for (name, value) in config.columns {
+        if fields.iter().any(|field| *field.name() == name) {
+            let span = check::key_span(cx, &["columns"], &name);
+            cx.push(check::taken(span, &name).help("give the new column another name"));
+        }
+        let path = ["columns", name.as_str()];
+        let planned = cx.expr.aggregate(&value.0, &scope);
+        let Some(aggregation) = cx.noted(&path, planned) else {
+            fields.push(Arc::new(Field::new(&name, DataType::Null, true)));
+            continue;
+        };
+        if aggregation.calls.iter().any(|call| !call.order_by.is_empty()) {
+            let message = "`ORDER BY` inside an aggregate of a window is not built yet";
+            let span = cx.span(&path);
+            cx.push(
+                Diagnostic::error(spec_codes::NOT_BUILT, span, message)
+                    .help("rows are taken in the order in which they stand in their source"),
+            );
+        }
+        if aggregation.calls.iter().any(|call| call.function == engine_expr::AggregateFunction::Lag) {
+            let span = cx.span(&path);
+            let message = "`lag` is the value of the row before, and a window has one row for many";
+            cx.push(Diagnostic::error(codes::NO_ROW_BEFORE, span, message).help("use `rolling`, or `last(x)`"));
+        }
+        let nullable = null_of_rows(&aggregation);
+        fields.push(Arc::new(Field::new(&name, aggregation.data_type.clone(), nullable)));
+        columns.push((name, aggregation));
+    }
+    let held = input.event_time.as_ref().map(|event_time| event_time.held(lateness_ns));
+    let stream = StreamType { event_time: held, ..input.with_columns(fields) };
+    let output = stream.schema.clone();
+    let outputs =
+        vec![Output { port: String::new(), stream }, Output { port: "late".to_owned(), stream: input.clone() }];
+    let (Some(form), Some(event_time), true) = (form, &input.event_time, cx.diagnostics.len() == before) else {
+        return Some(PlannedOperator::wrong(outputs));
+    };
+    let (state, look_back_ns) = match &form {
+        WindowForm::Fixed(windows) => (
+            format!("the open windows of {}, each at most {}", of(&key), TimeSpan(windows.longest_ns())),
+            windows.longest_ns().saturating_add(lateness_ns).saturating_add(event_time.max_delay_ns),
+        ),
+        // A session may go on for ever: nothing bounds what it stands on.
+        WindowForm::Session { gap_ns } => {
+            (format!("the open sessions of {}, with a gap of {}", of(&key), TimeSpan(*gap_ns)), i64::MAX)
+        }
+    };
+    let input_schema = input.schema.clone();
+    let planned = WindowPlan { input: input_schema, output, key: key.clone(), form, lateness_ns, bounds, columns };
+    Some(PlannedOperator {
+        outputs,
+        can_fail: true,
+        state: Some(state),
+        exchange: Some(vec![key]),
+        look_back_ns,
+        timed: true,
+        planned: Arc::new(planned),
+    })
+}
+
+fn of(key: &[String]) -> String {
+    if key.is_empty() { "all rows".to_owned() } else { format!("each {}", key.join(", ")) }
+}
+
+fn form(cx: &mut Cx<'_>, config: &Config) -> Option<WindowForm> {
+    let given: Vec<&str> = [
+        ("tumbling", config.tumbling.is_some()),
+        ("hopping", config.hopping.is_some()),
+        ("session", config.session.is_some()),
+    ]
+    .into_iter()
+    .filter_map(|(name, given)| given.then_some(name))
+    .collect();
+    if given.is_empty() && (config.count.is_some() || config.global.is_some()) {
+        return None;
+    }
+    if given.len() != 1 {
+        let message = match given.as_slice() {
+            [] => "a window needs one of `tumbling`, `hopping` and `session`".to_owned(),
+            [first, second, ..] => format!("a window is either `{first}` or `{second}`"),
+            [_] => String::new(),
+        };
+        let span = given.get(1).map_or(cx.component.kind_span, |name| cx.span(&[name]));
+        cx.push(
+            Diagnostic::error(codes::WINDOW_FORM, span, message).help("write just one: `tumbling: 1m`, for example"),
+        );
+        return None;
+    }
+    if let Some(session) = &config.session {
+        let gap_ns = positive(cx, &["session", "gap"], session.gap)?;
+        return Some(WindowForm::Session { gap_ns });
+    }
+    if let Some(hopping) = &config.hopping {
+        let size = positive(cx, &["hopping", "size"], hopping.size);
+        let every = positive(cx, &["hopping", "every"], hopping.every);
+        let offset = hopping.offset.map_or(0, |offset| offset.ns());
+        return Some(WindowForm::Fixed(Windows::Spans { size: size?, every: every?, offset }));
+    }
+    match config.tumbling.as_ref()? {
+        SpanOr::Span(size) => {
+            let size = positive(cx, &["tumbling"], *size)?;
+            Some(WindowForm::Fixed(Windows::Spans { size, every: size, offset: 0 }))
+        }
+        SpanOr::Map(from) => {
+            let size = positive(cx, &["tumbling", "size"], from.size)?;
+            let Some(zone) = &from.zone else {
+                let offset = from.offset.map_or(0, |offset| offset.ns());
+                return Some(WindowForm::Fixed(Windows::Spans { size, every: size, offset }));
+            };
+            let path = ["tumbling", "zone"];
+            let Ok(tz) = zone.parse::<Tz>() else {
+                let span = cx.span(&path);
+                cx.push(
+                    Diagnostic::error(spec_codes::BAD_VALUE, span, format!("there is no time zone `{zone}`"))
+                        .help("write a name of the IANA time zone database, such as `Europe/Berlin`"),
+                );
+                return None;
+            };
+            if size % DAY_NS != 0 || from.offset.is_some() {
+                let span = cx.span(&["tumbling"]);
+                let message = "windows of a time zone are whole days of it, without an offset";
+                cx.push(
+                    Diagnostic::error(codes::WINDOW_FORM, span, message)
+                        .help("write `size: 1d`, or leave `zone` out: hours are the same in most zones"),
+                );
+                return None;
+            }
+            Some(WindowForm::Fixed(Windows::Days { days: size / DAY_NS, zone: tz }))
+        }
+    }
+}
+
+fn positive(cx: &mut Cx<'_>, path: &[&str], span: TimeSpan) -> Option<i64> {
+    if span.ns() <= 0 {
+        cx.error(codes::EMPTY_WINDOW, path, "a window must be longer than nothing");
+        return None;
+    }
+    Some(span.ns())
+}

@@ -1,0 +1,649 @@
+//! `window` at work on a worker: rows into panes, and panes out when the watermark passes.
+
+use super::assign::Windows;
+use super::plan::{WindowForm, WindowPlan};
+use super::session::{Session, touched};
+use crate::RenderCx;
+use crate::aggregates::states::CallState;
+use crate::aggregates::{Calls, Form, Results};
+use crate::render::{assemble, evaluate, fail};
+use arrow::array::{ArrayRef, BooleanArray, TimestampNanosecondArray, UInt32Array};
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::row::{RowConverter, SortField};
+use engine_base::{RowError, StepId};
+use engine_dataflow::rows::made_by;
+use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, Times};
+use engine_expr::Program;
+use engine_plan::{Planned, hidden};
+use engine_state::{MemoryStore, SlotId, SlotState, SlotStore};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How many rows a step puts out before others have their turn.
+const FIRE_ROWS: usize = 8_192;
+
+/// Makes the step of a planned `window` on a worker.
+pub fn render(planned: &dyn Planned, cx: &RenderCx<'_>) -> Result<Box<dyn EpochStep>, String> {
+    let plan: &WindowPlan = crate::planned(planned, "window")?;
+    Ok(Box::new(WindowStep::new(plan, cx, Box::new(MemoryStore::new()))?))
+}
+
+/// What is kept of the rows of one key and slice.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Pane {
+    /// The states of the calls that fit in words.
+    words: Box<[u64]>,
+    /// The rows of the other calls, in the order in which they came.
+    rows: Vec<Kept>,
+}
+
+/// A row for the calls that are computed from all rows again.
+#[derive(Clone, Debug, PartialEq)]
+struct Kept {
+    /// The how manieth row of the step it was: the order of a key's rows over several slices.
+    arrival: u64,
+    /// The encoded arguments of each such call; none where its filter leaves the row out.
+    arguments: Box<[Option<Box<[u8]>>]>,
+}
+
+impl Pane {
+    fn new(words: usize) -> Self {
+        Pane { words: vec![0; words].into(), rows: Vec::new() }
+    }
+
+    #[inline]
+    fn add(&mut self, row: &mut NewRow, states: &[CallState]) {
+        for state in states {
+            state.load(&row.words, &mut row.leaf);
+            state.kind.merge(&mut self.words[state.words()], &row.leaf[state.words()]);
+        }
+        if !row.extras.is_empty() {
+            self.rows.push(Kept { arrival: row.arrival, arguments: std::mem::take(&mut row.extras).into() });
+        }
+    }
+
+    /// Adds the rows of a later one.
+    fn join(&mut self, later: &Pane, states: &[CallState]) {
+        for state in states {
+            state.kind.merge(&mut self.words[state.words()], &later.words[state.words()]);
+        }
+        if !later.rows.is_empty() {
+            self.rows.extend(later.rows.iter().cloned());
+            self.rows.sort_by_key(|row| row.arrival);
+        }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        put(self.words.len() as u64, out);
+        self.words.iter().for_each(|word| put(*word, out));
+        put(self.rows.len() as u64, out);
+        for row in &self.rows {
+            put(row.arrival, out);
+            put(row.arguments.len() as u64, out);
+            for argument in &row.arguments {
+                out.push(argument.is_some().into());
+                let bytes = argument.as_deref().unwrap_or_default();
+                put(bytes.len() as u64, out);
+                out.extend_from_slice(bytes);
+            }
+        }
+    }
+
+    fn decode(bytes: &mut Bytes<'_>) -> Result<Pane, String> {
+        let words = (0..bytes.number()?).map(|_| bytes.number()).collect::<Result<_, _>>()?;
+        let mut pane = Pane { words, rows: Vec::new() };
+        for _ in 0..bytes.number()? {
+            let arrival = bytes.number()?;
+            let mut arguments = Vec::new();
+            for _ in 0..bytes.number()? {
+                let some = bytes.take(1)?[0] == 1;
+                let len = bytes.number()? as usize;
+                let argument = bytes.take(len)?.into();
+                arguments.push(some.then_some(argument));
+            }
+            pane.rows.push(Kept { arrival, arguments: arguments.into() });
+        }
+        Ok(pane)
+    }
+
+    fn heap_bytes(&self) -> usize {
+        let row = |row: &Kept| {
+            let bytes: usize = row.arguments.iter().flatten().map(|argument| argument.len()).sum();
+            bytes + row.arguments.len() * size_of::<Option<Box<[u8]>>>()
+        };
+        self.words.len() * 8 + self.rows.capacity() * size_of::<Kept>() + self.rows.iter().map(row).sum::<usize>()
+    }
+}
+
+/// A row on its way into a pane.
+struct NewRow {
+    /// What [`Calls::keep`] writes.
+    words: Vec<u64>,
+    extras: Vec<Option<Box<[u8]>>>,
+    arrival: u64,
+    /// Room for its state.
+    leaf: Vec<u64>,
+}
+
+/// The format of the encoded state.
+const FORMAT: u8 = 1;
+
+/// The sessions of a key, or the one pane of a slice.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Slot {
+    sessions: Vec<Session>,
+}
+
+impl SlotState for Slot {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(FORMAT);
+        put(self.sessions.len() as u64, out);
+        for session in &self.sessions {
+            put(session.start as u64, out);
+            put(session.end as u64, out);
+            session.pane.encode(out);
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let mut bytes = Bytes(bytes);
+        let format = bytes.take(1)?[0];
+        if format != FORMAT {
+            return Err(format!("window state of format {format}; this engine reads format {FORMAT}"));
+        }
+        let mut slot = Slot::default();
+        for _ in 0..bytes.number()? {
+            let (start, end) = (bytes.number()? as i64, bytes.number()? as i64);
+            slot.sessions.push(Session { start, end, pane: Pane::decode(&mut bytes)? });
+        }
+        match bytes.0.len() {
+            0 => Ok(slot),
+            more => Err(format!("window state has {more} bytes too many")),
+        }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        let panes: usize = self.sessions.iter().map(|session| session.pane.heap_bytes()).sum();
+        self.sessions.capacity() * size_of::<Session>() + panes
+    }
+}
+
+fn put(value: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], String> {
+        let (head, rest) = self.0.split_at_checked(len).ok_or("window state is cut short")?;
+        self.0 = rest;
+        Ok(head)
+    }
+
+    fn number(&mut self) -> Result<u64, String> {
+        let mut eight = [0; 8];
+        eight.copy_from_slice(self.take(8)?);
+        Ok(u64::from_le_bytes(eight))
+    }
+}
+
+/// A window that is to be put out: for each key a run of panes.
+struct Due {
+    start: i64,
+    end: i64,
+    /// Panes of a key stand together, the earliest first.
+    panes: Vec<(Arc<[u8]>, SlotId)>,
+    next: usize,
+    /// Slices that no later window has.
+    freed: Vec<i64>,
+}
+
+/// A window on its way out.
+struct Fired {
+    key: Arc<[u8]>,
+    start: i64,
+    end: i64,
+    pane: Pane,
+}
+
+struct OutputColumn {
+    calls: std::ops::Range<usize>,
+    schema: SchemaRef,
+    program: Program,
+}
+
+pub(super) struct WindowStep {
+    step: Arc<str>,
+    step_id: StepId,
+    store: Box<dyn SlotStore<Slot>>,
+    form: WindowForm,
+    lateness_ns: i64,
+    key: Vec<usize>,
+    key_encoder: RowConverter,
+    calls: Calls,
+    /// Places among the key columns, then 0 and 1 for the bounds: what is wanted of them, in order.
+    keys_wanted: Vec<usize>,
+    bounds_wanted: Vec<usize>,
+    columns: Vec<OutputColumn>,
+    output: SchemaRef,
+    gives_event_time: bool,
+    late_columns: Vec<usize>,
+    late_read: bool,
+    /// Fixed windows: the keys of each slice, by its start.
+    slices: BTreeMap<i64, Slice>,
+    /// Sessions: keys by the end of a session that they had; it may have grown since.
+    ends: BTreeMap<i64, BTreeSet<Arc<[u8]>>>,
+    due: VecDeque<Due>,
+    fired: VecDeque<Fired>,
+    /// How many rows came.
+    arrivals: u64,
+    clock_ns: i64,
+    waiting_for_time: Arc<AtomicU64>,
+    counted: bool,
+}
+
+struct Slice {
+    end: i64,
+    keys: Vec<(Arc<[u8]>, SlotId)>,
+}
+
+impl WindowStep {
+    pub(super) fn new(plan: &WindowPlan, cx: &RenderCx<'_>, store: Box<dyn SlotStore<Slot>>) -> Result<Self, String> {
+        let input = cx.inputs.first().ok_or("a window without an input")?;
+        let wanted = cx.wanted.first().ok_or("a window without an output")?;
+        let place = |name: &str| input.index_of(name).map_err(|_| format!("column `{name}` is not in the input"));
+        let key = plan.key.iter().map(|name| place(name)).collect::<Result<Vec<_>, _>>()?;
+        let fields = key.iter().map(|at| SortField::new(input.field(*at).data_type().clone())).collect();
+        let key_encoder = RowConverter::new(fields).map_err(|error| error.to_string())?;
+        let wanted_at =
+            |names: &[String]| -> Vec<usize> { (0..names.len()).filter(|at| wanted.contains(&names[*at])).collect() };
+        let mut calls = Calls::default();
+        let mut columns = Vec::new();
+        for (_, aggregation) in plan.columns.iter().filter(|(name, _)| wanted.contains(name)) {
+            let first = calls.calls.len();
+            for call in &aggregation.calls {
+                calls.add(call, 0, input)?;
+            }
+            let results = aggregation.calls.iter().enumerate();
+            let inner: Vec<Field> =
+                results.map(|(at, call)| Field::new(format!("${at}"), call.data_type.clone(), true)).collect();
+            let schema: SchemaRef = Arc::new(Schema::new(inner));
+            let program = aggregation.finish(&schema).map_err(|error| error.message)?;
+            columns.push(OutputColumn { calls: first..calls.calls.len(), schema, program });
+        }
+        let fields: Vec<_> =
+            plan.output.fields().iter().filter(|field| wanted.contains(field.name())).cloned().collect();
+        let late = cx.wanted.get(1).cloned().unwrap_or_default();
+        let late_names = plan.input.fields().iter().filter(|field| late.contains(field.name()));
+        Ok(WindowStep {
+            step: cx.step.clone(),
+            step_id: cx.step_id,
+            store,
+            form: plan.form.clone(),
+            lateness_ns: plan.lateness_ns,
+            key,
+            key_encoder,
+            calls: calls.placed(),
+            keys_wanted: wanted_at(&plan.key),
+            bounds_wanted: wanted_at(&plan.bounds),
+            columns,
+            output: Arc::new(Schema::new(fields)),
+            gives_event_time: wanted.contains(hidden::EVENT_TIME),
+            late_columns: late_names.map(|field| place(field.name())).collect::<Result<_, _>>()?,
+            late_read: cx.read.get(1).copied().unwrap_or(false),
+            slices: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            due: VecDeque::new(),
+            fired: VecDeque::new(),
+            arrivals: 0,
+            clock_ns: 0,
+            waiting_for_time: cx.waiting_for_time.clone(),
+            counted: false,
+        })
+    }
+
+    /// Visits what changed since the last call: what a checkpoint writes.
+    #[cfg(test)]
+    pub(super) fn changes(&mut self, visit: &mut dyn FnMut(engine_state::Change<'_>)) {
+        self.store.drain_changes(visit);
+    }
+
+    /// Puts a slot back as a checkpoint has it, before the first row.
+    #[cfg(test)]
+    pub(super) fn restore(&mut self, key: &[u8], slice: i64, state: &[u8]) -> Result<(), String> {
+        self.store.restore(key, slice, state)?;
+        let Some(id) = self.store.find(key, slice) else { return Ok(()) };
+        let Some(slot) = self.store.get(id) else { return Ok(()) };
+        for session in &slot.sessions {
+            let next = session.pane.rows.last().map_or(0, |row| row.arrival + 1);
+            self.arrivals = self.arrivals.max(next);
+            match &self.form {
+                WindowForm::Session { .. } => {
+                    self.ends.entry(session.end).or_default().insert(key.into());
+                }
+                WindowForm::Fixed(_) => {
+                    let new = || Slice { end: session.end, keys: Vec::new() };
+                    self.slices.entry(slice).or_insert_with(new).keys.push((key.into(), id));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the rows of a batch into their panes. Windows that end at `closed_ns` or before are gone.
+    fn batch(&mut self, rows: &Rows, closed_ns: Option<i64>, out: &mut StepOutput) {
+        let mut failed: BTreeMap<usize, RowError> = BTreeMap::new();
+        let arguments = self.calls.arguments(rows, &mut failed);
+        let keys: Vec<ArrayRef> = self.key.iter().map(|at| rows.batch.column(*at).clone()).collect();
+        let keys = match keys.is_empty() {
+            true => None,
+            false => Some(
+                self.key_encoder
+                    .convert_columns(&keys)
+                    .unwrap_or_else(|error| panic!("key columns changed their types: {error}")),
+            ),
+        };
+        let mut late: Vec<u32> = Vec::new();
+        let mut new = NewRow {
+            words: vec![0; self.calls.row_words()],
+            extras: Vec::new(),
+            arrival: 0,
+            leaf: vec![0; self.calls.words],
+        };
+        // Rows mostly come one after the other: the slice of the last is that of the next.
+        let mut slice = (0, 0);
+        for row in 0..rows.num_rows() {
+            if failed.contains_key(&row) {
+                continue;
+            }
+            // The plan refuses inputs without event time, and the source makes a null one an error row.
+            let time_ns = rows.event_ns.as_ref().map_or(0, |times| times.get(row));
+            let key = keys.as_ref().map(|keys| keys.row(row));
+            let key: &[u8] = key.as_ref().map_or(&[], |key| key.as_ref());
+            let too_late = match &self.form {
+                WindowForm::Fixed(windows) => {
+                    if !(slice.0 <= time_ns && time_ns < slice.1) {
+                        slice = windows.slice_of(time_ns);
+                    }
+                    let last_end = windows.last_end(slice);
+                    // With gaps between windows, a row may be in none: it is of no use, and not late.
+                    if windows.ends(slice).next().is_none() {
+                        continue;
+                    }
+                    closed_ns.is_some_and(|closed_ns| last_end <= closed_ns)
+                }
+                WindowForm::Session { gap_ns } => {
+                    let end = time_ns.saturating_add(*gap_ns);
+                    let open = || {
+                        let slot = self.store.find(key, 0).and_then(|id| self.store.get(id));
+                        slot.is_some_and(|slot| !touched(&slot.sessions, time_ns, end).is_empty())
+                    };
+                    closed_ns.is_some_and(|closed_ns| end <= closed_ns) && !open()
+                }
+            };
+            if too_late {
+                late.push(row as u32);
+                continue;
+            }
+            new.words.fill(0);
+            new.extras.clear();
+            new.arrival = self.arrivals;
+            self.arrivals += 1;
+            self.calls.keep(&arguments, row, &mut new.words, &mut new.extras);
+            match self.form {
+                WindowForm::Fixed(_) => self.add_to_slice(slice, key, &mut new),
+                WindowForm::Session { gap_ns } => self.add_to_session(time_ns, gap_ns, key, &mut new),
+            }
+        }
+        out.late += late.len() as u64;
+        if self.late_read && !late.is_empty() {
+            let mut rows = rows.take(&UInt32Array::from(late));
+            rows.batch = rows.batch.project(&self.late_columns).unwrap_or(rows.batch);
+            out.give(1, rows);
+        }
+        fail(&self.step, rows, failed.into_iter().collect(), out);
+    }
+
+    fn add_to_slice(&mut self, slice: (i64, i64), key: &[u8], row: &mut NewRow) {
+        let words = self.calls.words;
+        let mut new = false;
+        let make = &mut || {
+            new = true;
+            Slot { sessions: vec![Session { start: slice.0, end: slice.1, pane: Pane::new(words) }] }
+        };
+        let id = self.store.find_or_insert(key, slice.0, make);
+        if new {
+            let of_slice = self.slices.entry(slice.0).or_insert_with(|| Slice { end: slice.1, keys: Vec::new() });
+            of_slice.keys.push((key.into(), id));
+        }
+        if let Some(session) = self.store.get_mut(id).and_then(|slot| slot.sessions.first_mut()) {
+            session.pane.add(row, &self.calls.states);
+        }
+    }
+
+    fn add_to_session(&mut self, time_ns: i64, gap_ns: i64, key: &[u8], row: &mut NewRow) {
+        let id = self.store.find_or_insert(key, 0, &mut Slot::default);
+        let Some(slot) = self.store.get_mut(id) else { return };
+        let (start, end) = (time_ns, time_ns.saturating_add(gap_ns));
+        let range = touched(&slot.sessions, start, end);
+        let mut joined = slot.sessions.drain(range.clone());
+        let mut session = joined.next().unwrap_or_else(|| Session { start, end, pane: Pane::new(self.calls.words) });
+        for later in joined {
+            session.pane.join(&later.pane, &self.calls.states);
+            session.end = session.end.max(later.end);
+        }
+        session.start = session.start.min(start);
+        session.end = session.end.max(end);
+        session.pane.add(row, &self.calls.states);
+        self.ends.entry(session.end).or_default().insert(key.into());
+        slot.sessions.insert(range.start, session);
+    }
+
+    /// Finds the windows that end after `before_ns` and at `closed_ns` or before.
+    fn close_windows(&mut self, before_ns: Option<i64>, closed_ns: i64) {
+        match self.form.clone() {
+            WindowForm::Fixed(windows) => self.close_fixed(&windows, before_ns, closed_ns),
+            WindowForm::Session { .. } => self.close_sessions(closed_ns),
+        }
+    }
+
+    fn close_fixed(&mut self, windows: &Windows, before_ns: Option<i64>, closed_ns: i64) {
+        let within = |end: &i64| *end <= closed_ns && before_ns.is_none_or(|before_ns| before_ns < *end);
+        let reached = self.slices.range(..closed_ns);
+        let ends: BTreeSet<i64> =
+            reached.flat_map(|(start, slice)| windows.ends((*start, slice.end))).filter(within).collect();
+        for end in ends {
+            let slices = self.slices.iter().filter(|(start, slice)| {
+                **start < end && windows.ends((**start, slice.end)).any(|of_slice| of_slice == end)
+            });
+            let slices: Vec<(&i64, &Slice)> = slices.collect();
+            let Some((first, _)) = slices.first() else { continue };
+            let start = windows.start_of(end, **first);
+            let freed = slices
+                .iter()
+                .filter(|(start, slice)| windows.last_end((**start, slice.end)) == end)
+                .map(|(start, _)| **start)
+                .collect();
+            let mut panes: Vec<(Arc<[u8]>, SlotId)> =
+                slices.iter().flat_map(|(_, slice)| slice.keys.iter().cloned()).collect();
+            if slices.len() > 1 {
+                // Stable: the panes of a key stay in the order of their slices.
+                panes.sort_by(|a, b| a.0.cmp(&b.0));
+            }
+            self.due.push_back(Due { start, end, panes, next: 0, freed });
+        }
+    }
+
+    fn close_sessions(&mut self, closed_ns: i64) {
+        let later = self.ends.split_off(&closed_ns.saturating_add(1));
+        let reached = std::mem::replace(&mut self.ends, later);
+        if closed_ns == i64::MAX {
+            self.ends.clear();
+        }
+        for (end, keys) in reached {
+            for key in keys {
+                let Some(id) = self.store.find(&key, 0) else { continue };
+                let Some(slot) = self.store.get_mut(id) else { continue };
+                let Some(at) = slot.sessions.iter().position(|session| session.end == end) else { continue };
+                let Session { start, end, pane } = slot.sessions.remove(at);
+                if slot.sessions.is_empty() {
+                    self.store.remove(id);
+                }
+                self.fired.push_back(Fired { key, start, end, pane });
+            }
+        }
+    }
+
+    /// Puts the panes of due windows together, up to a portion.
+    fn gather(&mut self) {
+        while self.fired.len() < FIRE_ROWS
+            && let Some(due) = self.due.front_mut()
+        {
+            while self.fired.len() < FIRE_ROWS
+                && let Some((key, first)) = due.panes.get(due.next)
+            {
+                let run = due.panes[due.next..].iter().take_while(|(other, _)| other == key).count();
+                let pane_of = |id: SlotId| self.store.get(id).and_then(|slot| slot.sessions.first());
+                let mut pane = pane_of(*first).map(|session| session.pane.clone()).unwrap_or_default();
+                for (_, id) in &due.panes[due.next + 1..due.next + run] {
+                    if let Some(session) = pane_of(*id) {
+                        pane.join(&session.pane, &self.calls.states);
+                    }
+                }
+                self.fired.push_back(Fired { key: key.clone(), start: due.start, end: due.end, pane });
+                due.next += run;
+            }
+            if due.next < due.panes.len() {
+                break;
+            }
+            for start in std::mem::take(&mut due.freed) {
+                let slice = self.slices.remove(&start);
+                slice.into_iter().flat_map(|slice| slice.keys).for_each(|(_, id)| self.store.remove(id));
+            }
+            self.due.pop_front();
+        }
+    }
+
+    /// Puts out a portion of what has fired.
+    fn put_out(&mut self, out: &mut StepOutput) {
+        let count = self.fired.len().min(FIRE_ROWS);
+        if count == 0 {
+            return;
+        }
+        let fired: Vec<Fired> = self.fired.drain(..count).collect();
+        let mut failed: BTreeMap<usize, RowError> = BTreeMap::new();
+        let mut results: Vec<Results> = self.calls.calls.iter().map(|call| call.results(count)).collect();
+        let mut extra = 0;
+        for (call, result) in self.calls.calls.iter().zip(&mut results) {
+            for (row, window) in fired.iter().enumerate() {
+                let finished = match &call.form {
+                    Form::Words(words) => call.finish(words.kind, &window.pane.words[words.words()], result),
+                    Form::Extra { encoder, .. } => {
+                        let arguments = window.pane.rows.iter().map(|row| &row.arguments[extra]);
+                        call.read_again(arguments.filter_map(|bytes| bytes.as_deref()), encoder, result)
+                    }
+                    // The plan refuses it.
+                    Form::Lag { .. } => Ok(()),
+                };
+                if let Err(error) = finished {
+                    failed.insert(row, error);
+                }
+            }
+            extra += usize::from(matches!(call.form, Form::Extra { .. }));
+        }
+        let parser = self.key_encoder.parser();
+        let keys = match self.key.is_empty() {
+            true => Vec::new(),
+            false => self
+                .key_encoder
+                .convert_rows(fired.iter().map(|window| parser.parse(&window.key)))
+                .unwrap_or_else(|error| panic!("a key can't be read back: {error}")),
+        };
+        let time = |of: &dyn Fn(&Fired) -> i64| -> ArrayRef {
+            Arc::new(TimestampNanosecondArray::from_iter_values(fired.iter().map(of)).with_timezone("UTC"))
+        };
+        let bounds = [time(&|window| window.start), time(&|window| window.end)];
+        let mut columns: Vec<ArrayRef> = self.keys_wanted.iter().map(|at| keys[*at].clone()).collect();
+        columns.extend(self.bounds_wanted.iter().map(|at| bounds[*at].clone()));
+        let arrays: Vec<ArrayRef> =
+            self.calls.calls.iter().zip(results).map(|(call, result)| call.array(result)).collect();
+        let event_ns: Vec<i64> = fired.iter().map(|window| window.end.saturating_sub(1)).collect();
+        let facts = Rows {
+            batch: assemble(&Arc::new(Schema::empty()), Vec::new(), count),
+            positions: Positions::Mixed {
+                origins: vec![made_by(self.step_id); count].into(),
+                // In the order of their ends, also of those before 1970.
+                offsets: fired.iter().map(|window| window.end as u64 ^ 1 << 63).collect::<Vec<u64>>().into(),
+                suffixes: Some(fired.iter().map(suffix).collect()),
+            },
+            ingest_ns: Times::One(self.clock_ns),
+            born_ns: Times::One(self.clock_ns),
+            event_ns: Some(Times::Each(event_ns.into())),
+        };
+        for column in &mut self.columns {
+            let inner = facts.with_batch(assemble(&column.schema, arrays[column.calls.clone()].to_vec(), count));
+            let evaluated = evaluate(&mut column.program, &inner);
+            failed.extend(evaluated.errors);
+            columns.push(evaluated.array);
+        }
+        let mut rows = facts;
+        if !self.gives_event_time {
+            rows.event_ns = None;
+        }
+        if failed.is_empty() {
+            out.give(0, rows.with_batch(assemble(&self.output, columns, count)));
+            return;
+        }
+        // A column that can't be null is null where its row failed, so the batch is put together after the filter.
+        let good: BooleanArray = (0..count).map(|row| Some(!failed.contains_key(&row))).collect();
+        let loose: Vec<Field> =
+            self.output.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
+        let whole = rows.with_batch(assemble(&Arc::new(Schema::new(loose)), columns, count));
+        fail(&self.step, &whole, failed.into_iter().collect(), out);
+        let filtered = whole.filter(&good);
+        let batch = assemble(&self.output, filtered.batch.columns().to_vec(), filtered.num_rows());
+        out.give(0, filtered.with_batch(batch));
+    }
+}
+
+/// What tells windows of one end apart: the key, and the start for sessions of one key.
+fn suffix(window: &Fired) -> Box<[u8]> {
+    let start = (window.start as u64 ^ 1 << 63).to_be_bytes();
+    window.key.iter().copied().chain(start).collect()
+}
+
+impl EpochStep for WindowStep {
+    fn close(&mut self, moment: &Moment, inputs: Vec<Vec<Rows>>, out: &mut StepOutput) {
+        self.clock_ns = moment.clock_ns;
+        let end_of = |watermark_ns: Option<i64>| {
+            watermark_ns.map(|watermark_ns| match watermark_ns {
+                // The input has ended: nothing is waited for.
+                i64::MAX => i64::MAX,
+                watermark_ns => watermark_ns.saturating_sub(self.lateness_ns),
+            })
+        };
+        let before_ns = end_of(moment.late_ns.first().copied().flatten());
+        let closed_ns = end_of(moment.watermark_ns.first().copied().flatten());
+        for rows in inputs.iter().flatten() {
+            self.batch(rows, before_ns, out);
+        }
+        if let Some(closed_ns) = closed_ns.filter(|closed_ns| before_ns != Some(*closed_ns)) {
+            self.close_windows(before_ns, closed_ns);
+        }
+        let open = !self.slices.is_empty() || !self.ends.is_empty();
+        if std::mem::replace(&mut self.counted, open) != open {
+            match open {
+                true => self.waiting_for_time.fetch_add(1, Ordering::Relaxed),
+                false => self.waiting_for_time.fetch_sub(1, Ordering::Relaxed),
+            };
+        }
+    }
+
+    fn resume(&mut self, out: &mut StepOutput) -> bool {
+        self.gather();
+        self.put_out(out);
+        !self.fired.is_empty() || !self.due.is_empty()
+    }
+}

@@ -1,0 +1,443 @@
+//! Windows against an obvious reference: all rows are kept, and each window is computed anew from them.
+
+use super::plan::WindowPlan;
+use super::step::WindowStep;
+use crate::payload;
+use crate::testing::{Given, check_problems, with_step};
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use engine_base::{Epoch, SourceId, StepId};
+use engine_dataflow::rows::origin;
+use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, Times};
+use engine_state::{Change, MemoryStore};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const SOURCE: &str = "
+    schema: { id: int64, k: string | null, v: int64 | null, x: float64, at: timestamp }
+    event_time: { column: at }";
+
+#[derive(Clone, Debug)]
+struct Row {
+    id: i64,
+    k: Option<String>,
+    v: Option<i64>,
+    x: f64,
+    at: i64,
+}
+
+/// Random numbers with a seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+/// How the windows of a case are cut.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Hopping { size: i64, every: i64, offset: i64 },
+    Session { gap: i64 },
+}
+
+impl Form {
+    fn yaml(self) -> String {
+        match self {
+            Form::Hopping { size, every, offset } if size == every => {
+                format!("tumbling: {{ size: {size}ns, offset: {offset}ns }}")
+            }
+            Form::Hopping { size, every, offset } => {
+                format!("hopping: {{ size: {size}ns, every: {every}ns, offset: {offset}ns }}")
+            }
+            Form::Session { gap } => format!("session: {{ gap: {gap}ns }}"),
+        }
+    }
+}
+
+/// A worker's step.
+fn step_of(plan: &engine_plan::Plan) -> WindowStep {
+    with_step(plan, "w", |planned, cx| {
+        let planned: &WindowPlan = planned.downcast().unwrap();
+        WindowStep::new(planned, cx, Box::new(MemoryStore::new())).unwrap()
+    })
+}
+
+/// The rows of an epoch, and the watermark at its close.
+type Epochs = Vec<(Vec<Row>, Option<i64>)>;
+
+/// Rows in some disorder, with late ones, null keys, skew and infinities.
+fn epochs(random: &mut Random) -> Epochs {
+    let mut epochs = Vec::new();
+    let (mut now, mut id, mut watermark) = (random.below(100) as i64 - 50, 0, None);
+    for _ in 0..random.below(12) {
+        let mut rows = Vec::new();
+        for _ in 0..random.below(12) {
+            now += random.below(6) as i64;
+            let at = now - if random.below(10) == 0 { random.below(60) } else { random.below(8) } as i64;
+            let k = match random.below(8) {
+                0 => None,
+                1..5 => Some("hot".to_owned()),
+                k => Some(format!("k{k}")),
+            };
+            let v = (random.below(6) > 0).then(|| random.below(1000) as i64 - 500);
+            let x = if random.below(30) == 0 { f64::INFINITY } else { random.below(1000) as f64 / 7.0 };
+            rows.push(Row { id, k, v, x, at });
+            id += 1;
+        }
+        if random.below(3) > 0 {
+            watermark = watermark.max(Some(now - random.below(20) as i64));
+        }
+        epochs.push((rows, watermark));
+    }
+    epochs.push((Vec::new(), Some(i64::MAX)));
+    epochs
+}
+
+/// What comes out in each epoch, sorted, and the ids of late rows.
+#[derive(Debug, PartialEq)]
+struct Out {
+    windows: Vec<(String, Vec<f64>)>,
+    late: Vec<i64>,
+}
+
+fn reference(form: Form, lateness: i64, epochs: &Epochs) -> Vec<Out> {
+    // Rows that count, with the window for a session that is out.
+    let mut taken: Vec<Row> = Vec::new();
+    let mut before: Option<i64> = None;
+    let bound = |watermark: Option<i64>| watermark.map(|at| if at == i64::MAX { at } else { at - lateness });
+    let mut all = Vec::new();
+    for (rows, watermark) in epochs {
+        let mut out = Out { windows: Vec::new(), late: Vec::new() };
+        let (closed, closing) = (bound(before), bound(*watermark));
+        for row in rows {
+            let last_end = match form {
+                Form::Hopping { size, every, offset } => {
+                    let ends = (row.at + 1..=row.at + size).filter(|end| (end - offset).rem_euclid(every) == 0);
+                    match ends.max() {
+                        Some(end) => end,
+                        None => continue,
+                    }
+                }
+                Form::Session { gap } => {
+                    let touches = |other: &&Row| other.k == row.k && (other.at - row.at).abs() < gap;
+                    // What it would join decides.
+                    if taken.iter().any(|other| touches(&other)) { i64::MAX } else { row.at + gap }
+                }
+            };
+            match closed.is_some_and(|closed| last_end <= closed) {
+                true => out.late.push(row.id),
+                false => taken.push(row.clone()),
+            }
+        }
+        if let Some(closing) = closing {
+            let mut windows: BTreeMap<(Option<String>, i64, i64), Vec<Row>> = BTreeMap::new();
+            match form {
+                Form::Hopping { size, every, offset } => {
+                    for row in &taken {
+                        for end in (row.at + 1..=row.at + size).filter(|end| (end - offset).rem_euclid(every) == 0) {
+                            if end <= closing && closed.is_none_or(|closed| closed < end) {
+                                windows.entry((row.k.clone(), end - size, end)).or_default().push(row.clone());
+                            }
+                        }
+                    }
+                }
+                Form::Session { gap } => {
+                    let mut keys: Vec<Option<String>> = taken.iter().map(|row| row.k.clone()).collect();
+                    keys.sort();
+                    keys.dedup();
+                    for key in keys {
+                        let mut times: Vec<i64> = taken.iter().filter(|row| row.k == key).map(|row| row.at).collect();
+                        times.sort_unstable();
+                        for session in times.chunk_by(|a, b| b - a < gap) {
+                            let (start, end) = (session[0], session[session.len() - 1] + gap);
+                            if end <= closing {
+                                let of = |row: &Row| row.k == key && start <= row.at && row.at < end;
+                                let rows = taken.iter().filter(|row| of(row)).cloned().collect();
+                                taken.retain(|row| !of(row));
+                                windows.insert((key.clone(), start, end), rows);
+                            }
+                        }
+                    }
+                }
+            }
+            for ((key, start, end), rows) in windows {
+                let exact: Vec<String> = {
+                    let values: Vec<i64> = rows.iter().filter_map(|row| row.v).collect();
+                    let mut distinct = values.clone();
+                    distinct.sort_unstable();
+                    distinct.dedup();
+                    let option = |value: Option<i64>| value.map_or("null".to_owned(), |value| value.to_string());
+                    vec![
+                        format!("{key:?} {start} {end} n={}", rows.len()),
+                        format!("nv={} d={}", values.len(), distinct.len()),
+                        format!("sum={}", option((!values.is_empty()).then(|| values.iter().sum()))),
+                        format!("least={}", option(values.iter().min().copied())),
+                        // In the order of arrival.
+                        format!("first={}", rows.iter().map(|row| row.id).min().unwrap_or(-1)),
+                    ]
+                };
+                let total: f64 = rows.iter().map(|row| row.x).sum();
+                let mean = total / rows.len() as f64;
+                let squares: f64 = rows.iter().map(|row| (row.x - mean).powi(2)).sum();
+                out.windows.push((exact.join(" "), vec![total, (squares / rows.len() as f64).sqrt()]));
+            }
+        }
+        out.windows.sort_by(|a, b| a.0.cmp(&b.0));
+        all.push(out);
+        before = *watermark;
+    }
+    all
+}
+
+/// The steps of some workers over the same epochs, each with the keys that are its own.
+fn run(form: Form, lateness: i64, epochs: &Epochs, workers: usize, batch: usize, restore: bool) -> Vec<Out> {
+    let operators = format!(
+        "w:
+           type: window
+           input: rows
+           key: k
+           {}
+           lateness: {lateness}ns
+           columns:
+             n: count(*)
+             nv: count(v)
+             d: count(DISTINCT v)
+             sum: sum(v)
+             least: min(v)
+             first: first(id)
+             total: sum(x)
+             dev: stddev_pop(x)",
+        form.yaml(),
+    );
+    let given =
+        Given { source: SOURCE, operators: &operators, read: &[("w", &[]), ("w.late", &[])], ..Given::default() };
+    let (plan, problems) = given.plan();
+    let plan = plan.unwrap_or_else(|| panic!("{problems}"));
+    let mut steps: Vec<WindowStep> = (0..workers).map(|_| step_of(&plan)).collect();
+    let mut checkpoint: BTreeMap<(Vec<u8>, i64), Vec<u8>> = BTreeMap::new();
+    let schema = plan.sources().next().unwrap().outputs[0].stream.schema.clone();
+    let mut all = Vec::new();
+    let mut before = None;
+    let mut random = Random(7);
+    for (number, (rows, watermark)) in epochs.iter().enumerate() {
+        let mut out = Out { windows: Vec::new(), late: Vec::new() };
+        for (worker, step) in steps.iter_mut().enumerate() {
+            if restore {
+                step.changes(&mut |change| match change {
+                    Change::Put { key, slice, state } => {
+                        checkpoint.insert((key.to_vec(), slice), state.to_vec());
+                    }
+                    Change::Delete { key, slice } => {
+                        checkpoint.remove(&(key.to_vec(), slice));
+                    }
+                });
+                *step = step_of(&plan);
+                for ((key, slice), state) in &checkpoint {
+                    let cut = random.below(state.len() as u64) as usize;
+                    assert!(step.restore(key, *slice, &state[..cut]).is_err());
+                    step.restore(key, *slice, state).unwrap();
+                }
+            }
+            let mine = |row: &&Row| row.k.as_ref().map_or(0, String::len) * 7 % workers == worker;
+            let mine: Vec<&Row> = rows.iter().filter(mine).collect();
+            let batches = mine.chunks(batch.max(1)).map(|rows| rows_of(rows, &schema)).collect();
+            let moment = Moment {
+                epoch: Epoch(number as u64),
+                late_ns: vec![before],
+                watermark_ns: vec![*watermark],
+                clock_ns: 0,
+            };
+            let mut step_out = StepOutput::new(2);
+            step.close(&moment, vec![batches], &mut step_out);
+            while step.resume(&mut step_out) {}
+            assert!(step_out.errors.is_empty(), "{:?}", step_out.errors);
+            for rows in &step_out.ports[0] {
+                out.windows.extend(windows_of(&rows.batch));
+                for row in 0..rows.num_rows() {
+                    assert_eq!(rows.positions.source(row).0, engine_dataflow::rows::made_by(StepId(2)));
+                }
+            }
+            for rows in &step_out.ports[1] {
+                let ids = rows.batch.column_by_name("id").unwrap();
+                let ids = ids.as_any().downcast_ref::<Int64Array>().unwrap();
+                out.late.extend(ids.values());
+            }
+        }
+        out.windows.sort_by(|a, b| a.0.cmp(&b.0));
+        out.late.sort_unstable();
+        all.push(out);
+        before = *watermark;
+    }
+    all
+}
+
+fn rows_of(rows: &[&Row], schema: &arrow::datatypes::SchemaRef) -> Rows {
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(rows.iter().map(|row| row.id).collect::<Int64Array>()),
+        Arc::new(rows.iter().map(|row| row.k.clone()).collect::<StringArray>()),
+        Arc::new(rows.iter().map(|row| row.v).collect::<Int64Array>()),
+        Arc::new(rows.iter().map(|row| row.x).collect::<Float64Array>()),
+        arrow::compute::cast(
+            &rows.iter().map(|row| row.at).collect::<Int64Array>(),
+            schema.field_with_name("at").unwrap().data_type(),
+        )
+        .unwrap(),
+    ];
+    Rows {
+        batch: RecordBatch::try_new(schema.clone(), columns).unwrap(),
+        positions: Positions::Offsets {
+            origin: origin(SourceId(0), 0),
+            offsets: rows.iter().map(|row| row.id as u64).collect::<Vec<_>>().into(),
+        },
+        ingest_ns: Times::One(0),
+        born_ns: Times::One(0),
+        event_ns: Some(Times::Each(rows.iter().map(|row| row.at).collect())),
+    }
+}
+
+fn windows_of(batch: &RecordBatch) -> Vec<(String, Vec<f64>)> {
+    let as_int = |name: &str| {
+        let column = batch.column_by_name(name).unwrap();
+        arrow::compute::cast(column, &arrow::datatypes::DataType::Int64).unwrap()
+    };
+    let text = |name: &str, row: usize| {
+        let column = as_int(name);
+        let column = column.as_any().downcast_ref::<Int64Array>().unwrap();
+        if arrow::array::Array::is_null(column, row) { "null".to_owned() } else { column.value(row).to_string() }
+    };
+    let float = |name: &str, row: usize| {
+        batch.column_by_name(name).unwrap().as_any().downcast_ref::<Float64Array>().unwrap().value(row)
+    };
+    (0..batch.num_rows())
+        .map(|row| {
+            let keys = batch.column_by_name("k").unwrap().as_any().downcast_ref::<StringArray>().unwrap();
+            let key = arrow::array::Array::is_valid(keys, row).then(|| keys.value(row).to_owned());
+            let of = |name: &str| text(name, row);
+            let exact = format!(
+                "{key:?} {} {} n={} nv={} d={} sum={} least={} first={}",
+                of("window_start"),
+                of("window_end"),
+                of("n"),
+                of("nv"),
+                of("d"),
+                of("sum"),
+                of("least"),
+                of("first")
+            );
+            (exact, vec![float("total", row), float("dev", row)])
+        })
+        .collect()
+}
+
+fn close(a: f64, b: f64) -> bool {
+    a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 1e-9 * a.abs().max(b.abs()).max(1.0)
+}
+
+fn check(seed: u64) {
+    let mut random = Random(seed);
+    let form = match random.below(3) {
+        0 => {
+            let size = 1 + random.below(30) as i64;
+            Form::Hopping { size, every: size, offset: random.below(9) as i64 }
+        }
+        1 => Form::Hopping {
+            size: 1 + random.below(30) as i64,
+            every: 1 + random.below(12) as i64,
+            offset: random.below(9) as i64,
+        },
+        _ => Form::Session { gap: 1 + random.below(12) as i64 },
+    };
+    let lateness = random.below(3) as i64 * 5;
+    let epochs = epochs(&mut random);
+    let expected = reference(form, lateness, &epochs);
+    let once = run(form, lateness, &epochs, 1, 100, false);
+    for (at, (got, expected)) in once.iter().zip(&expected).enumerate() {
+        let texts = |out: &Out| out.windows.iter().map(|window| window.0.clone()).collect::<Vec<_>>();
+        assert_eq!(texts(got), texts(expected), "seed {seed}, epoch {at}: {form:?}, lateness {lateness}\n{epochs:#?}");
+        assert_eq!(got.late, expected.late, "seed {seed}, epoch {at}: {form:?}, lateness {lateness}");
+        for (got, expected) in got.windows.iter().zip(&expected.windows) {
+            let floats = got.1.iter().zip(&expected.1);
+            assert!(floats.into_iter().all(|(a, b)| close(*a, *b)), "seed {seed}: {got:?} {expected:?}");
+        }
+    }
+    // The same to the bit, however many workers and whatever the batches.
+    for (workers, batch, restore) in [(2, 1, false), (3, 4, false), (1, 7, true)] {
+        let bits = |all: &[Out]| -> Vec<String> {
+            let windows = all.iter().flat_map(|out| &out.windows);
+            windows
+                .map(|(text, floats)| format!("{text} {:?}", floats.iter().map(|x| x.to_bits()).collect::<Vec<_>>()))
+                .collect()
+        };
+        let again = run(form, lateness, &epochs, workers, batch, restore);
+        assert_eq!(bits(&again), bits(&once), "seed {seed}: {form:?}, {workers} workers, batches of {batch}");
+    }
+}
+
+#[test]
+fn windows_equal_an_obvious_reference() {
+    (0..3000).for_each(check);
+}
+
+#[test]
+fn what_is_wrong_with_a_window_is_told() {
+    let problems = |operators: &str, expected: &str| {
+        check_problems(&Given { source: SOURCE, operators, read: &[("w", &[])], ..Given::default() }, expected);
+    };
+    problems(
+        "w: { type: window, input: rows, columns: { n: count(*) } }",
+        "E0346 `window` a window needs one of `tumbling`, `hopping` and `session` | write just one: `tumbling: 1m`, for example",
+    );
+    problems(
+        "w: { type: window, input: rows, tumbling: 1m, session: { gap: 5s }, columns: { n: count(*) } }",
+        "E0346 `{ gap: 5s }` a window is either `tumbling` or `session` | write just one: `tumbling: 1m`, for example",
+    );
+    problems(
+        "w: { type: window, input: rows, tumbling: { size: 1h, zone: Europe/Berlin }, columns: { n: count(*) } }",
+        "E0346 `{ size: 1h, zone: Europe/Berlin }` windows of a time zone are whole days of it, without an offset | write \
+         `size: 1d`, or leave `zone` out: hours are the same in most zones",
+    );
+    problems(
+        "w: { type: window, input: rows, tumbling: { size: 1d, zone: Europe/Berlim }, columns: { n: count(*) } }",
+        "E0151 `Europe/Berlim` there is no time zone `Europe/Berlim` | write a name of the IANA time zone database, such as \
+         `Europe/Berlin`",
+    );
+    problems(
+        "w: { type: window, input: rows, tumbling: 0s, columns: { n: count(*) } }",
+        "E0343 `0s` a window must be longer than nothing",
+    );
+    problems(
+        "w: { type: window, input: rows, key: k, tumbling: 1s, columns: { k: count(*), b: lag(v) } }",
+        "E0319 `k` there is a column `k` already | give the new column another name
+         E0347 `lag(v)` `lag` is the value of the row before, and a window has one row for many | use `rolling`, or `last(x)`",
+    );
+    problems(
+        "w: { type: window, input: rows, tumbling: 1s, emit: at_end, columns: { n: count(*) } }",
+        "E0143 `emit` `emit` is not built yet | leave it out: a window is put out once, when no more rows of it are expected",
+    );
+}
+
+#[test]
+fn the_bounds_and_the_rows_are_of_the_planned_types() {
+    let operators =
+        "w: { type: window, input: rows, tumbling: 10ns, as: { start: from, end: to }, columns: { n: count(*) } }";
+    let given = Given { source: SOURCE, operators, read: &[("w", &["to", "n"])], ..Given::default() };
+    let (plan, problems) = given.plan();
+    let plan = plan.unwrap_or_else(|| panic!("{problems}"));
+    let mut step = step_of(&plan);
+    let row = Row { id: 1, k: None, v: None, x: 0.0, at: 25 };
+    let schema = plan.sources().next().unwrap().outputs[0].stream.schema.clone();
+    let moment =
+        |late, watermark| Moment { epoch: Epoch(0), late_ns: vec![late], watermark_ns: vec![watermark], clock_ns: 77 };
+    let mut out = StepOutput::new(2);
+    step.close(&moment(None, Some(29)), vec![vec![rows_of(&[&row], &schema)]], &mut out);
+    assert!(!step.resume(&mut out));
+    assert!(out.ports[0].is_empty());
+    step.close(&moment(Some(29), Some(30)), vec![vec![]], &mut out);
+    assert!(!step.resume(&mut out));
+    let rows = &out.ports[0][0];
+    let lines = payload::json_rows(&rows.batch, &[0]);
+    assert_eq!(String::from_utf8_lossy(&lines[0]), r#"{"to":"1970-01-01T00:00:00.000000030Z","n":1}"#);
+    assert_eq!((rows.born_ns.get(0), rows.ingest_ns.get(0)), (77, 77));
+}
