@@ -16,6 +16,8 @@ use std::sync::{Arc, LazyLock};
 
 mod aggregates;
 mod check;
+mod codec;
+mod deduplicate;
 pub mod event_time;
 pub mod filter;
 pub mod flatten;
@@ -88,13 +90,14 @@ pub struct RenderCx<'a> {
 
 /// Every kind of operator, in the order of the reference.
 pub fn operators() -> &'static [OperatorEntry] {
-    static OPERATORS: LazyLock<[OperatorEntry; 8]> = LazyLock::new(|| {
+    static OPERATORS: LazyLock<[OperatorEntry; 9]> = LazyLock::new(|| {
         [
             filter::entry(),
             map::entry(),
             flatten::entry(),
             route::entry(),
             union::entry(),
+            deduplicate::entry(),
             OperatorEntry { kind: window::kind(), render: Render::Epochs(window::render) },
             OperatorEntry { kind: rolling::kind(), render: Render::Epochs(rolling::render) },
             predict::entry(),

@@ -10,6 +10,7 @@
 //! canonical order, so that the bits of a result depend on the rows and their cuts alone.
 
 mod assign;
+mod pane;
 mod plan;
 mod session;
 mod step;

@@ -104,8 +104,8 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
 
     if let (Some(step), Some(_)) = (plan.steps.iter().find(|step| step.timed), &args.state) {
         return Err(format!(
-            "`{}` keeps windows in memory, and checkpoints are not built yet: with --state, a restart would put out windows \
-             without the rows that it does not read again. Run it without --state; it then reads its input from the start",
+            "`{}` keeps its state in memory, and checkpoints are not built yet: with --state, a restart would give other results \
+             for want of the rows that it does not read again. Run it without --state; it then reads its input from the start",
             step.name
         ));
     }

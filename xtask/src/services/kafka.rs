@@ -157,6 +157,8 @@ impl Prepared {
             format!("log.dirs={}", logs.display()),
             "num.partitions=1".into(),
             "auto.create.topics.enable=false".into(),
+            // Tests write records with times of their own: none is too old.
+            "log.retention.ms=-1".into(),
             // One broker has one replica of everything.
             "offsets.topic.replication.factor=1".into(),
             "offsets.topic.num.partitions=4".into(),

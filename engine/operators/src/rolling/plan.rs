@@ -4,7 +4,7 @@ use crate::aggregates::null_of_rows;
 use crate::check::{self, OneOrMany};
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use engine_base::Diagnostic;
-use engine_base::codes::{plan as plan_codes, rolling as codes, spec as spec_codes};
+use engine_base::codes::{rolling as codes, spec as spec_codes};
 use engine_expr::{Aggregation, Scope};
 use engine_plan::{Columns, Cx, OperatorKind, Output, Planned, PlannedOperator, StreamType, hidden, kinds::InputKeys};
 use engine_spec::{Expression, SpanOr, TimeSpan};
@@ -21,6 +21,7 @@ struct Config {
     key: OneOrMany,
     /// How far back a row looks in event time, itself included: `5m`. `lag(x)` is the value of the row of the key that came
     /// before, if it is not further back.
+    #[schemars(with = "TimeSpan")]
     over: Over,
     /// New columns: an aggregate, or one with a window of its own.
     columns: IndexMap<String, Column>,
@@ -32,14 +33,12 @@ struct Config {
 }
 
 /// A span of event time, or a number of rows.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Deserialize)]
 #[serde(from = "SpanOr<RowCount>")]
-#[schemars(untagged)]
 enum Over {
     /// A span of event time.
     Time(TimeSpan),
-    /// A number of rows of the key. Not built yet.
-    #[schemars(skip)]
+    /// A number of rows of the key. Not built yet, and not in the schema.
     Rows(#[expect(dead_code, reason = "named in the language, refused by the plan")] RowCount),
 }
 
@@ -53,7 +52,7 @@ impl From<SpanOr<RowCount>> for Over {
 }
 
 /// A number of rows.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "named in the language, refused by the plan")]
 struct RowCount {
@@ -90,6 +89,7 @@ struct OwnWindow {
     /// The aggregate.
     value: Expression,
     /// How far back it looks; the step's `over` where it is not said.
+    #[schemars(with = "Option<TimeSpan>")]
     over: Option<Over>,
     /// Leaves the row itself out of its window.
     #[serde(default)]
@@ -194,22 +194,8 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     }
     let key = config.key.names();
     sound &= check::key(cx, &key, &input.schema);
-    let max_delay_ns = match &input.event_time {
-        Some(event_time) => event_time.max_delay_ns,
-        None => {
-            let span = cx.component.kind_span;
-            cx.push(
-                Diagnostic::error(
-                    plan_codes::NO_EVENT_TIME,
-                    span,
-                    "`rolling` needs event time, which these rows don't have",
-                )
-                .help("say when each row happened, at the source: `event_time: { column: at, max_delay: 5s }`"),
-            );
-            sound = false;
-            0
-        }
-    };
+    sound &= check::timed(cx, input);
+    let max_delay_ns = input.event_time.as_ref().map_or(0, |event_time| event_time.max_delay_ns);
     let over_ns = positive(cx, &["over"], &config.over);
     sound &= over_ns.is_some();
     let scope = Scope::new(input.schema.clone()).with("current", input.schema.clone());
@@ -231,15 +217,8 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         };
         let planned = cx.expr.aggregate(&value.0, &scope);
         let aggregation = cx.noted(&path, planned);
-        if let Some(aggregation) = &aggregation
-            && aggregation.calls.iter().any(|call| !call.order_by.is_empty())
-        {
-            let span = cx.span(&path);
-            let message = "`ORDER BY` inside an aggregate of rolling is not built yet";
-            cx.push(
-                Diagnostic::error(spec_codes::NOT_BUILT, span, message).help("rows are taken in the order of arrival"),
-            );
-            sound = false;
+        if let Some(aggregation) = &aggregation {
+            sound &= check::unordered(cx, &path, aggregation, "rows are taken in the order of arrival");
         }
         match (aggregation, over_ns) {
             (Some(aggregation), over_ns) => {

@@ -24,6 +24,7 @@
 //! one with some inside is asked further down; so an in-order window costs a logarithm, and disorder costs what it touches.
 
 use crate::aggregates::states::CallState;
+use crate::codec::{Bytes, put, put_bytes, put_optional};
 use engine_state::{SlotState, prefetch};
 
 /// Parts of the tree with fewer rows than this have no node: what they come to is computed again from their rows, which stand
@@ -476,11 +477,6 @@ impl Fold {
 /// The states of one key as bytes: the rows only. The tree is built again by [`KeyRows::revive`], which needs the calls.
 impl SlotState for KeyRows {
     fn encode(&self, out: &mut Vec<u8>) {
-        let put = |value: u64, out: &mut Vec<u8>| out.extend_from_slice(&value.to_le_bytes());
-        let put_bytes = |bytes: &[u8], out: &mut Vec<u8>| {
-            put(bytes.len() as u64, out);
-            out.extend_from_slice(bytes);
-        };
         let none = More::default();
         let more = self.more.as_deref().unwrap_or(&none);
         let extras = usize::from(self.shape.extras);
@@ -502,17 +498,12 @@ impl SlotState for KeyRows {
         put((self.row_count() - expired) as u64, out);
         self.rows[expired * self.stride()..].iter().for_each(|word| put(*word, out));
         for extra in &more.extras[(expired * extras).min(more.extras.len())..] {
-            out.push(extra.is_some().into());
-            put_bytes(extra.as_deref().unwrap_or_default(), out);
+            put_optional(extra.as_deref(), out);
         }
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let mut reader = Bytes(bytes);
-        let format = reader.byte()?;
-        if format != FORMAT {
-            return Err(format!("rolling state of format {format}; this engine reads format {FORMAT}"));
-        }
+        let mut reader = Bytes::of_format(bytes, FORMAT, "rolling")?;
         let mut size = || u16::try_from(reader.number()?).map_err(|_| "rolling state with too large parts".to_owned());
         let mut key = KeyRows::new(Shape { words: size()?, row_words: size()?, extras: size()? });
         if reader.byte()? == 1 {
@@ -532,16 +523,12 @@ impl SlotState for KeyRows {
             }
         }
         for _ in 0..rows * u64::from(key.shape.extras) {
-            let some = reader.byte()? == 1;
-            let extra: Box<[u8]> = reader.bytes()?.into();
-            more.extras.push(some.then_some(extra));
+            more.extras.push(reader.optional()?);
         }
         if !more.lag.is_empty() || !more.extras.is_empty() {
             key.more = Some(Box::new(more));
         }
-        if !reader.0.is_empty() {
-            return Err(format!("rolling state has {} bytes too many", reader.0.len()));
-        }
+        reader.end()?;
         Ok(key)
     }
 
@@ -570,31 +557,6 @@ impl KeyRows {
 
 /// The format of encoded rolling state.
 const FORMAT: u8 = 1;
-
-struct Bytes<'a>(&'a [u8]);
-
-impl<'a> Bytes<'a> {
-    fn take(&mut self, len: usize) -> Result<&'a [u8], String> {
-        let (head, rest) = self.0.split_at_checked(len).ok_or("rolling state is cut short")?;
-        self.0 = rest;
-        Ok(head)
-    }
-
-    fn byte(&mut self) -> Result<u8, String> {
-        Ok(self.take(1)?[0])
-    }
-
-    fn number(&mut self) -> Result<u64, String> {
-        let mut eight = [0; 8];
-        eight.copy_from_slice(self.take(8)?);
-        Ok(u64::from_le_bytes(eight))
-    }
-
-    fn bytes(&mut self) -> Result<&'a [u8], String> {
-        let len = self.number()? as usize;
-        self.take(len)
-    }
-}
 
 #[cfg(test)]
 mod tests {

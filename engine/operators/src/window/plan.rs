@@ -6,7 +6,7 @@ use crate::check::{self, OneOrMany};
 use arrow::array::timezone::Tz;
 use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
 use engine_base::Diagnostic;
-use engine_base::codes::{plan as plan_codes, rolling as codes, spec as spec_codes};
+use engine_base::codes::{rolling as codes, spec as spec_codes};
 use engine_expr::{Aggregation, Scope};
 use engine_plan::{Columns, Cx, OperatorKind, Output, Planned, PlannedOperator, StreamType, hidden, kinds::InputKeys};
 use engine_spec::{Expression, SpanOr, TimeSpan};
@@ -198,14 +198,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     let before = cx.diagnostics.len();
     let key = config.key.as_ref().map(OneOrMany::names).unwrap_or_default();
     check::key(cx, &key, &input.schema);
-    if input.event_time.is_none() {
-        let span = cx.component.kind_span;
-        let message = "`window` needs event time, which these rows don't have";
-        cx.push(
-            Diagnostic::error(plan_codes::NO_EVENT_TIME, span, message)
-                .help("say when each row happened, at the source: `event_time: { column: at, max_delay: 5s }`"),
-        );
-    }
+    check::timed(cx, input);
     check::not_built(cx, &[], "count", "write a length of time: `tumbling: 1m`");
     check::not_built(cx, &[], "global", "write a length of time: `tumbling: 1m`");
     if matches!(config.emit, Emit::AtEnd | Emit::Early(_)) {
@@ -249,14 +242,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
             fields.push(Arc::new(Field::new(&name, DataType::Null, true)));
             continue;
         };
-        if aggregation.calls.iter().any(|call| !call.order_by.is_empty()) {
-            let message = "`ORDER BY` inside an aggregate of a window is not built yet";
-            let span = cx.span(&path);
-            cx.push(
-                Diagnostic::error(spec_codes::NOT_BUILT, span, message)
-                    .help("rows are taken in the order in which they stand in their source"),
-            );
-        }
+        check::unordered(cx, &path, &aggregation, "rows are taken in the order in which they stand in their source");
         if aggregation.calls.iter().any(|call| call.function == engine_expr::AggregateFunction::Lag) {
             let span = cx.span(&path);
             let message = "`lag` is the value of the row before, and a window has one row for many";

@@ -1,14 +1,6 @@
 //! Sessions of a key: rows less than a gap apart, however they come.
 
-use super::step::Pane;
-
-/// A session: its first time, and one gap after its last, nanoseconds since 1970 UTC.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Session {
-    pub(super) start: i64,
-    pub(super) end: i64,
-    pub(super) pane: Pane,
-}
+use super::pane::Session;
 
 /// Where a row that is a session of its own, from `start` to `end`, goes among sessions in order: those that it touches,
 /// which become one with it.
@@ -20,6 +12,7 @@ pub(super) fn touched(sessions: &[Session], start: i64, end: i64) -> std::ops::R
 
 #[cfg(test)]
 mod tests {
+    use super::super::pane::Pane;
     use super::*;
 
     #[test]

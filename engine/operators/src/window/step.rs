@@ -1,10 +1,10 @@
 //! `window` at work on a worker: rows into panes, and panes out when the watermark passes.
 
 use super::assign::Windows;
+use super::pane::{NewRow, Pane, Session, Slot};
 use super::plan::{WindowForm, WindowPlan};
-use super::session::{Session, touched};
+use super::session::touched;
 use crate::RenderCx;
-use crate::aggregates::states::CallState;
 use crate::aggregates::{Calls, Form, Results};
 use crate::render::{assemble, evaluate, fail};
 use arrow::array::{ArrayRef, BooleanArray, TimestampNanosecondArray, UInt32Array};
@@ -15,7 +15,7 @@ use engine_dataflow::rows::made_by;
 use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, Times};
 use engine_expr::Program;
 use engine_plan::{Planned, hidden};
-use engine_state::{MemoryStore, SlotId, SlotState, SlotStore};
+use engine_state::{MemoryStore, SlotId, SlotStore};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,166 +27,6 @@ const FIRE_ROWS: usize = 8_192;
 pub fn render(planned: &dyn Planned, cx: &RenderCx<'_>) -> Result<Box<dyn EpochStep>, String> {
     let plan: &WindowPlan = crate::planned(planned, "window")?;
     Ok(Box::new(WindowStep::new(plan, cx, Box::new(MemoryStore::new()))?))
-}
-
-/// What is kept of the rows of one key and slice.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Pane {
-    /// The states of the calls that fit in words.
-    words: Box<[u64]>,
-    /// The rows of the other calls, in the order in which they came.
-    rows: Vec<Kept>,
-}
-
-/// A row for the calls that are computed from all rows again.
-#[derive(Clone, Debug, PartialEq)]
-struct Kept {
-    /// The how manieth row of the step it was: the order of a key's rows over several slices.
-    arrival: u64,
-    /// The encoded arguments of each such call; none where its filter leaves the row out.
-    arguments: Box<[Option<Box<[u8]>>]>,
-}
-
-impl Pane {
-    fn new(words: usize) -> Self {
-        Pane { words: vec![0; words].into(), rows: Vec::new() }
-    }
-
-    #[inline]
-    fn add(&mut self, row: &mut NewRow, states: &[CallState]) {
-        for state in states {
-            state.load(&row.words, &mut row.leaf);
-            state.kind.merge(&mut self.words[state.words()], &row.leaf[state.words()]);
-        }
-        if !row.extras.is_empty() {
-            self.rows.push(Kept { arrival: row.arrival, arguments: std::mem::take(&mut row.extras).into() });
-        }
-    }
-
-    /// Adds the rows of a later one.
-    fn join(&mut self, later: &Pane, states: &[CallState]) {
-        for state in states {
-            state.kind.merge(&mut self.words[state.words()], &later.words[state.words()]);
-        }
-        if !later.rows.is_empty() {
-            self.rows.extend(later.rows.iter().cloned());
-            self.rows.sort_by_key(|row| row.arrival);
-        }
-    }
-
-    fn encode(&self, out: &mut Vec<u8>) {
-        put(self.words.len() as u64, out);
-        self.words.iter().for_each(|word| put(*word, out));
-        put(self.rows.len() as u64, out);
-        for row in &self.rows {
-            put(row.arrival, out);
-            put(row.arguments.len() as u64, out);
-            for argument in &row.arguments {
-                out.push(argument.is_some().into());
-                let bytes = argument.as_deref().unwrap_or_default();
-                put(bytes.len() as u64, out);
-                out.extend_from_slice(bytes);
-            }
-        }
-    }
-
-    fn decode(bytes: &mut Bytes<'_>) -> Result<Pane, String> {
-        let words = (0..bytes.number()?).map(|_| bytes.number()).collect::<Result<_, _>>()?;
-        let mut pane = Pane { words, rows: Vec::new() };
-        for _ in 0..bytes.number()? {
-            let arrival = bytes.number()?;
-            let mut arguments = Vec::new();
-            for _ in 0..bytes.number()? {
-                let some = bytes.take(1)?[0] == 1;
-                let len = bytes.number()? as usize;
-                let argument = bytes.take(len)?.into();
-                arguments.push(some.then_some(argument));
-            }
-            pane.rows.push(Kept { arrival, arguments: arguments.into() });
-        }
-        Ok(pane)
-    }
-
-    fn heap_bytes(&self) -> usize {
-        let row = |row: &Kept| {
-            let bytes: usize = row.arguments.iter().flatten().map(|argument| argument.len()).sum();
-            bytes + row.arguments.len() * size_of::<Option<Box<[u8]>>>()
-        };
-        self.words.len() * 8 + self.rows.capacity() * size_of::<Kept>() + self.rows.iter().map(row).sum::<usize>()
-    }
-}
-
-/// A row on its way into a pane.
-struct NewRow {
-    /// What [`Calls::keep`] writes.
-    words: Vec<u64>,
-    extras: Vec<Option<Box<[u8]>>>,
-    arrival: u64,
-    /// Room for its state.
-    leaf: Vec<u64>,
-}
-
-/// The format of the encoded state.
-const FORMAT: u8 = 1;
-
-/// The sessions of a key, or the one pane of a slice.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Slot {
-    sessions: Vec<Session>,
-}
-
-impl SlotState for Slot {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.push(FORMAT);
-        put(self.sessions.len() as u64, out);
-        for session in &self.sessions {
-            put(session.start as u64, out);
-            put(session.end as u64, out);
-            session.pane.encode(out);
-        }
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let mut bytes = Bytes(bytes);
-        let format = bytes.take(1)?[0];
-        if format != FORMAT {
-            return Err(format!("window state of format {format}; this engine reads format {FORMAT}"));
-        }
-        let mut slot = Slot::default();
-        for _ in 0..bytes.number()? {
-            let (start, end) = (bytes.number()? as i64, bytes.number()? as i64);
-            slot.sessions.push(Session { start, end, pane: Pane::decode(&mut bytes)? });
-        }
-        match bytes.0.len() {
-            0 => Ok(slot),
-            more => Err(format!("window state has {more} bytes too many")),
-        }
-    }
-
-    fn heap_bytes(&self) -> usize {
-        let panes: usize = self.sessions.iter().map(|session| session.pane.heap_bytes()).sum();
-        self.sessions.capacity() * size_of::<Session>() + panes
-    }
-}
-
-fn put(value: u64, out: &mut Vec<u8>) {
-    out.extend_from_slice(&value.to_le_bytes());
-}
-
-struct Bytes<'a>(&'a [u8]);
-
-impl<'a> Bytes<'a> {
-    fn take(&mut self, len: usize) -> Result<&'a [u8], String> {
-        let (head, rest) = self.0.split_at_checked(len).ok_or("window state is cut short")?;
-        self.0 = rest;
-        Ok(head)
-    }
-
-    fn number(&mut self) -> Result<u64, String> {
-        let mut eight = [0; 8];
-        eight.copy_from_slice(self.take(8)?);
-        Ok(u64::from_le_bytes(eight))
-    }
 }
 
 /// A window that is to be put out: for each key a run of panes.
