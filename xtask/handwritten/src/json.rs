@@ -92,7 +92,7 @@ pub(crate) fn map(line: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
     Ok(())
 }
 
-fn integer(out: &mut Vec<u8>, before: &[u8], value: i64) {
+pub(crate) fn integer(out: &mut Vec<u8>, before: &[u8], value: i64) {
     out.extend_from_slice(before);
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }

@@ -11,6 +11,7 @@ mod fraud;
 mod images;
 mod json;
 mod kafka;
+mod window;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ const HELP: &str = "\
 handwritten bids ROWS SEED                       JSON Lines of bids on an auction, about 200 bytes each
 handwritten filter FILE                          auction and price of bids on every 123rd auction
 handwritten map FILE                             every bid, its price times 0.908
+handwritten tumbling FILE                        count and sum of prices by auction and ten seconds
 handwritten fraud FILE MODEL ALERTS              pipelines/fraud.yaml by hand: holds to standard output, alerts to a file
 handwritten images ROWS SEED                     JSON Lines of 784 random numbers each
 handwritten kafka-produce BROKERS TOPIC RATE COUNT [FILE [KEY]]
@@ -52,6 +54,7 @@ fn run(arguments: &[&str]) -> Result<(), Error> {
         ["bids", rows, seed] => bids::write(rows.parse()?, seed.parse()?),
         ["filter", file] => json::run(file, json::filter),
         ["map", file] => json::run(file, json::map),
+        ["tumbling", file] => window::tumbling(file),
         ["fraud", file, model, alerts] => fraud::run(file, Path::new(model), alerts),
         ["images", rows, seed] => images::write(rows.parse()?, seed.parse()?),
         ["kafka-produce", brokers, topic, rate, count, rest @ ..] if rest.len() <= 2 => {

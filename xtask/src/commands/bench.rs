@@ -43,7 +43,7 @@ const fn benchmark(name: &'static str, measures: &'static str, run: fn(&Context<
     Benchmark { name, measures, by_default: true, run }
 }
 
-const BENCHMARKS: [Benchmark; 11] = [
+const BENCHMARKS: [Benchmark; 12] = [
     benchmark(
         "json-filter",
         "JSON Lines, filter and project two columns; against a program by hand",
@@ -53,6 +53,11 @@ const BENCHMARKS: [Benchmark; 11] = [
         "json-map-all",
         "JSON Lines, every row with an expression; against a program by hand",
         paired::json_map_all,
+    ),
+    benchmark(
+        "tumbling",
+        "JSON Lines, count and sum by key in windows of ten seconds; against a program by hand",
+        paired::tumbling,
     ),
     benchmark("fraud", "pipelines/fraud.yaml from file to file; against a program by hand", paired::fraud),
     benchmark("kafka-read", "read and decode a topic; against bare librdkafka", kafka_read::run),
