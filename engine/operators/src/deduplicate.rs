@@ -286,7 +286,8 @@ mod tests {
         let (plan, problems) = Given { source: SOURCE, operators: &operators, read, ..Given::default() }.plan();
         let plan = plan.unwrap_or_else(|| panic!("{problems}"));
         let mut step = with_step(&plan, "d", |planned, cx| {
-            Deduplicate::new(crate::planned(planned, "deduplicate").unwrap(), cx).unwrap()
+            let plan = crate::planned(planned, "deduplicate").unwrap();
+            Deduplicate { store: Box::new(MemoryStore::tracking()), ..Deduplicate::new(plan, cx).unwrap() }
         });
         let schema = plan.sources().next().unwrap().outputs[0].stream.schema.clone();
         let mut before = None;

@@ -66,7 +66,7 @@ pub trait SlotStore<S: SlotState> {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Visits what changed since the last call, and forgets that it did.
+    /// Visits what changed since the last call, and forgets that it did. A store that does not note its changes visits nothing.
     fn drain_changes(&mut self, visit: &mut dyn FnMut(Change<'_>));
     /// Puts a slot back as a checkpoint has it, unmarked.
     fn restore(&mut self, key: &[u8], slice: i64, state: &[u8]) -> Result<(), String>;

@@ -12,6 +12,8 @@ pub struct MemoryStore<S> {
     index: HashTable<Entry>,
     slots: Vec<Option<Slot<S>>>,
     free: Vec<u32>,
+    /// Whether changes are noted for [`SlotStore::drain_changes`]: what nobody drains must not grow.
+    tracking: bool,
     /// Slots that changed, in the order of their first change.
     dirty: Vec<u32>,
     /// Slots that were durable and are gone.
@@ -40,6 +42,8 @@ struct Slot<S> {
     slice: i64,
     state: S,
     dirty: bool,
+    /// A drain has visited it, or it was restored.
+    durable: bool,
 }
 
 impl<S> Default for MemoryStore<S> {
@@ -48,6 +52,7 @@ impl<S> Default for MemoryStore<S> {
             index: HashTable::new(),
             slots: Vec::new(),
             free: Vec::new(),
+            tracking: false,
             dirty: Vec::new(),
             deleted: BTreeSet::new(),
         }
@@ -62,9 +67,14 @@ fn hash_of(key: &[u8], slice: i64) -> u64 {
 }
 
 impl<S> MemoryStore<S> {
-    /// An empty store.
+    /// An empty store of which nobody drains the changes.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty store that notes its changes for [`SlotStore::drain_changes`].
+    pub fn tracking() -> Self {
+        MemoryStore { tracking: true, ..Self::default() }
     }
 
     fn lookup(&self, hash: u64, key: &[u8], slice: i64) -> Option<u32> {
@@ -76,8 +86,9 @@ impl<S> MemoryStore<S> {
         self.index.find(hash, same).map(|entry| entry.at)
     }
 
-    fn insert(&mut self, hash: u64, key: &[u8], slice: i64, state: S, dirty: bool) -> u32 {
-        let slot = Some(Slot { hash, key: Key::from_slice(key), slice, state, dirty });
+    fn insert(&mut self, hash: u64, key: &[u8], slice: i64, state: S, durable: bool) -> u32 {
+        let dirty = self.tracking && !durable;
+        let slot = Some(Slot { hash, key: Key::from_slice(key), slice, state, dirty, durable });
         let at = match self.free.pop() {
             Some(at) => {
                 self.slots[at as usize] = slot;
@@ -107,7 +118,7 @@ impl<S: SlotState> SlotStore<S> for MemoryStore<S> {
         let hash = hash_of(key, slice);
         match self.lookup(hash, key, slice) {
             Some(at) => SlotId(at),
-            None => SlotId(self.insert(hash, key, slice, make(), true)),
+            None => SlotId(self.insert(hash, key, slice, make(), false)),
         }
     }
 
@@ -126,7 +137,7 @@ impl<S: SlotState> SlotStore<S> for MemoryStore<S> {
 
     fn get_mut(&mut self, id: SlotId) -> Option<&mut S> {
         let slot = self.slots.get_mut(id.0 as usize)?.as_mut()?;
-        if !slot.dirty {
+        if self.tracking && !slot.dirty {
             slot.dirty = true;
             self.dirty.push(id.0);
         }
@@ -138,7 +149,9 @@ impl<S: SlotState> SlotStore<S> for MemoryStore<S> {
         if let Ok(entry) = self.index.find_entry(slot.hash, |entry| entry.at == id.0) {
             entry.remove();
         }
-        self.deleted.insert((slot.key, slot.slice));
+        if self.tracking && slot.durable {
+            self.deleted.insert((slot.key, slot.slice));
+        }
         // The place is used again only after the next drain would have skipped it: `dirty` may still name it, and the
         // flag of whatever stands there then decides.
         self.free.push(id.0);
@@ -155,6 +168,7 @@ impl<S: SlotState> SlotStore<S> for MemoryStore<S> {
             if !std::mem::take(&mut slot.dirty) {
                 continue;
             }
+            slot.durable = true;
             self.deleted.remove(&(slot.key.clone(), slot.slice));
             bytes.clear();
             slot.state.encode(&mut bytes);
@@ -175,7 +189,7 @@ impl<S: SlotState> SlotStore<S> for MemoryStore<S> {
                 }
             }
             None => {
-                self.insert(hash, key, slice, state, false);
+                self.insert(hash, key, slice, state, true);
             }
         }
         Ok(())
@@ -212,7 +226,7 @@ mod tests {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (random >> 33) % bound
         };
-        let mut store = MemoryStore::<u64>::new();
+        let mut store = MemoryStore::<u64>::tracking();
         let mut plain: BTreeMap<(Vec<u8>, i64), u64> = BTreeMap::new();
         let mut checkpoint: BTreeMap<(Vec<u8>, i64), Vec<u8>> = BTreeMap::new();
         for _ in 0..400 {
@@ -240,7 +254,7 @@ mod tests {
                             checkpoint.remove(&(key.to_vec(), slice));
                         }
                     });
-                    let mut restored = MemoryStore::<u64>::new();
+                    let mut restored = MemoryStore::<u64>::tracking();
                     for ((key, slice), state) in &checkpoint {
                         restored.restore(key, *slice, state).unwrap();
                     }

@@ -60,7 +60,7 @@ impl Form {
 fn step_of(plan: &engine_plan::Plan) -> WindowStep {
     with_step(plan, "w", |planned, cx| {
         let planned: &WindowPlan = planned.downcast().unwrap();
-        WindowStep::new(planned, cx, Box::new(MemoryStore::new())).unwrap()
+        WindowStep::new(planned, cx, Box::new(MemoryStore::tracking())).unwrap()
     })
 }
 
