@@ -52,6 +52,8 @@ pub trait SlotStore<S: SlotState> {
     fn find(&self, key: &[u8], slice: i64) -> Option<SlotId>;
     /// The slot of a key and slice; a new one holds what `make` gives.
     fn find_or_insert(&mut self, key: &[u8], slice: i64, make: &mut dyn FnMut() -> S) -> SlotId;
+    /// The key of a slot.
+    fn key(&self, id: SlotId) -> Option<&[u8]>;
     /// Reads a slot.
     fn get(&self, id: SlotId) -> Option<&S>;
     /// Asks the memory for the slot of a key and slice that will be looked up soon.

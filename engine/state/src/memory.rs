@@ -122,6 +122,10 @@ impl<S: SlotState> SlotStore<S> for MemoryStore<S> {
         }
     }
 
+    fn key(&self, id: SlotId) -> Option<&[u8]> {
+        self.slots.get(id.0 as usize)?.as_ref().map(|slot| &*slot.key)
+    }
+
     fn get(&self, id: SlotId) -> Option<&S> {
         self.slots.get(id.0 as usize)?.as_ref().map(|slot| &slot.state)
     }

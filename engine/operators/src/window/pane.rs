@@ -3,6 +3,7 @@
 use crate::aggregates::states::CallState;
 use crate::codec::{Bytes, put, put_optional};
 use engine_state::SlotState;
+use smallvec::SmallVec;
 
 /// A session, or the one pane of a slice: from when to when, nanoseconds since 1970 UTC, and its rows. A session ends one gap
 /// after its last row.
@@ -17,7 +18,7 @@ pub(super) struct Session {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Pane {
     /// The states of the calls that fit in words.
-    pub(super) words: Box<[u64]>,
+    pub(super) words: SmallVec<[u64; 4]>,
     /// The rows of the other calls, in the order in which they came.
     pub(super) rows: Vec<Kept>,
 }
@@ -34,7 +35,7 @@ pub(super) struct Kept {
 impl Pane {
     /// Of no rows yet, with states of so many words.
     pub(super) fn new(words: usize) -> Self {
-        Pane { words: vec![0; words].into(), rows: Vec::new() }
+        Pane { words: SmallVec::from_elem(0, words), rows: Vec::new() }
     }
 
     /// Adds a row.
@@ -87,7 +88,8 @@ impl Pane {
             let bytes: usize = row.arguments.iter().flatten().map(|argument| argument.len()).sum();
             bytes + row.arguments.len() * size_of::<Option<Box<[u8]>>>()
         };
-        self.words.len() * 8 + self.rows.capacity() * size_of::<Kept>() + self.rows.iter().map(row).sum::<usize>()
+        let words = if self.words.spilled() { self.words.capacity() } else { 0 };
+        words * 8 + self.rows.capacity() * size_of::<Kept>() + self.rows.iter().map(row).sum::<usize>()
     }
 }
 
@@ -107,7 +109,7 @@ const FORMAT: u8 = 1;
 /// The sessions of a key, or the one pane of a slice.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Slot {
-    pub(super) sessions: Vec<Session>,
+    pub(super) sessions: SmallVec<[Session; 1]>,
 }
 
 impl SlotState for Slot {
@@ -134,6 +136,7 @@ impl SlotState for Slot {
 
     fn heap_bytes(&self) -> usize {
         let panes: usize = self.sessions.iter().map(|session| session.pane.heap_bytes()).sum();
-        self.sessions.capacity() * size_of::<Session>() + panes
+        let spilled = if self.sessions.spilled() { self.sessions.capacity() } else { 0 };
+        spilled * size_of::<Session>() + panes
     }
 }

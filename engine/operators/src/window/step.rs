@@ -16,10 +16,13 @@ use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, Times};
 use engine_expr::Program;
 use engine_plan::{Planned, hidden};
 use engine_state::{MemoryStore, SlotId, SlotStore};
+use smallvec::{SmallVec, smallvec};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// By how many rows the slot of a key is asked for ahead of its use.
+const AHEAD: usize = 12;
 /// How many rows a step puts out before others have their turn.
 const FIRE_ROWS: usize = 8_192;
 
@@ -34,7 +37,7 @@ struct Due {
     start: i64,
     end: i64,
     /// Panes of a key stand together, the earliest first.
-    panes: Vec<(Arc<[u8]>, SlotId)>,
+    panes: Vec<SlotId>,
     next: usize,
     /// Slices that no later window has.
     freed: Vec<i64>,
@@ -42,7 +45,7 @@ struct Due {
 
 /// A window on its way out.
 struct Fired {
-    key: Arc<[u8]>,
+    key: SmallVec<[u8; 24]>,
     start: i64,
     end: i64,
     pane: Pane,
@@ -74,7 +77,7 @@ pub(super) struct WindowStep {
     /// Fixed windows: the keys of each slice, by its start.
     slices: BTreeMap<i64, Slice>,
     /// Sessions: keys by the end of a session that they had; it may have grown since.
-    ends: BTreeMap<i64, BTreeSet<Arc<[u8]>>>,
+    ends: BTreeMap<i64, BTreeSet<Box<[u8]>>>,
     due: VecDeque<Due>,
     fired: VecDeque<Fired>,
     /// How many rows came.
@@ -86,7 +89,7 @@ pub(super) struct WindowStep {
 
 struct Slice {
     end: i64,
-    keys: Vec<(Arc<[u8]>, SlotId)>,
+    slots: Vec<SlotId>,
 }
 
 impl WindowStep {
@@ -164,8 +167,8 @@ impl WindowStep {
                     self.ends.entry(session.end).or_default().insert(key.into());
                 }
                 WindowForm::Fixed(_) => {
-                    let new = || Slice { end: session.end, keys: Vec::new() };
-                    self.slices.entry(slice).or_insert_with(new).keys.push((key.into(), id));
+                    let new = || Slice { end: session.end, slots: Vec::new() };
+                    self.slices.entry(slice).or_insert_with(new).slots.push(id);
                 }
             }
         }
@@ -200,8 +203,15 @@ impl WindowStep {
             }
             // The plan refuses inputs without event time, and the source makes a null one an error row.
             let time_ns = rows.event_ns.as_ref().map_or(0, |times| times.get(row));
-            let key = keys.as_ref().map(|keys| keys.row(row));
+            let key_of = |row: usize| keys.as_ref().map(|keys| keys.row(row));
+            let key = key_of(row);
             let key: &[u8] = key.as_ref().map_or(&[], |key| key.as_ref());
+            // The memory is asked for the slot of a later row; it is likely of the same slice.
+            if row + AHEAD < rows.num_rows()
+                && let Some(later) = key_of(row + AHEAD)
+            {
+                self.store.prefetch(later.as_ref(), slice.0);
+            }
             let too_late = match &self.form {
                 WindowForm::Fixed(windows) => {
                     if !(slice.0 <= time_ns && time_ns < slice.1) {
@@ -251,12 +261,13 @@ impl WindowStep {
         let mut new = false;
         let make = &mut || {
             new = true;
-            Slot { sessions: vec![Session { start: slice.0, end: slice.1, pane: Pane::new(words) }] }
+            let one = Session { start: slice.0, end: slice.1, pane: Pane::new(words) };
+            Slot { sessions: smallvec![one] }
         };
         let id = self.store.find_or_insert(key, slice.0, make);
         if new {
-            let of_slice = self.slices.entry(slice.0).or_insert_with(|| Slice { end: slice.1, keys: Vec::new() });
-            of_slice.keys.push((key.into(), id));
+            let of_slice = self.slices.entry(slice.0).or_insert_with(|| Slice { end: slice.1, slots: Vec::new() });
+            of_slice.slots.push(id);
         }
         if let Some(session) = self.store.get_mut(id).and_then(|slot| slot.sessions.first_mut()) {
             session.pane.add(row, &self.calls.states);
@@ -306,11 +317,10 @@ impl WindowStep {
                 .filter(|(start, slice)| windows.last_end((**start, slice.end)) == end)
                 .map(|(start, _)| **start)
                 .collect();
-            let mut panes: Vec<(Arc<[u8]>, SlotId)> =
-                slices.iter().flat_map(|(_, slice)| slice.keys.iter().cloned()).collect();
+            let mut panes: Vec<SlotId> = slices.iter().flat_map(|(_, slice)| slice.slots.iter().copied()).collect();
             if slices.len() > 1 {
                 // Stable: the panes of a key stay in the order of their slices.
-                panes.sort_by(|a, b| a.0.cmp(&b.0));
+                panes.sort_by(|a, b| self.store.key(*a).cmp(&self.store.key(*b)));
             }
             self.due.push_back(Due { start, end, panes, next: 0, freed });
         }
@@ -331,7 +341,7 @@ impl WindowStep {
                 if slot.sessions.is_empty() {
                     self.store.remove(id);
                 }
-                self.fired.push_back(Fired { key, start, end, pane });
+                self.fired.push_back(Fired { key: SmallVec::from_slice(&key), start, end, pane });
             }
         }
     }
@@ -342,25 +352,27 @@ impl WindowStep {
             && let Some(due) = self.due.front_mut()
         {
             while self.fired.len() < FIRE_ROWS
-                && let Some((key, first)) = due.panes.get(due.next)
+                && let Some(first) = due.panes.get(due.next)
             {
-                let run = due.panes[due.next..].iter().take_while(|(other, _)| other == key).count();
+                let key = self.store.key(*first).unwrap_or_default();
                 let pane_of = |id: SlotId| self.store.get(id).and_then(|slot| slot.sessions.first());
                 let mut pane = pane_of(*first).map(|session| session.pane.clone()).unwrap_or_default();
-                for (_, id) in &due.panes[due.next + 1..due.next + run] {
+                due.next += 1;
+                while let Some(id) = due.panes.get(due.next).filter(|id| self.store.key(**id) == Some(key)) {
                     if let Some(session) = pane_of(*id) {
                         pane.join(&session.pane, &self.calls.states);
                     }
+                    due.next += 1;
                 }
-                self.fired.push_back(Fired { key: key.clone(), start: due.start, end: due.end, pane });
-                due.next += run;
+                let key = SmallVec::from_slice(key);
+                self.fired.push_back(Fired { key, start: due.start, end: due.end, pane });
             }
             if due.next < due.panes.len() {
                 break;
             }
             for start in std::mem::take(&mut due.freed) {
                 let slice = self.slices.remove(&start);
-                slice.into_iter().flat_map(|slice| slice.keys).for_each(|(_, id)| self.store.remove(id));
+                slice.into_iter().flat_map(|slice| slice.slots).for_each(|id| self.store.remove(id));
             }
             self.due.pop_front();
         }
