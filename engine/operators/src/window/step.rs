@@ -220,6 +220,7 @@ impl WindowStep {
                     let last_end = windows.last_end(slice);
                     // With gaps between windows, a row may be in none: it is of no use, and not late.
                     if windows.ends(slice).next().is_none() {
+                        out.dropped += 1;
                         continue;
                     }
                     closed_ns.is_some_and(|closed_ns| last_end <= closed_ns)
@@ -248,7 +249,9 @@ impl WindowStep {
             }
         }
         out.late += late.len() as u64;
-        if self.late_read && !late.is_empty() {
+        if !self.late_read {
+            out.dropped += late.len() as u64;
+        } else if !late.is_empty() {
             let mut rows = rows.take(&UInt32Array::from(late));
             rows.batch = rows.batch.project(&self.late_columns).unwrap_or(rows.batch);
             out.give(1, rows);
