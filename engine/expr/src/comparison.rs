@@ -70,6 +70,10 @@ impl fmt::Display for FloatComparison {
 }
 
 impl PhysicalExpr for FloatComparison {
+    fn data_type(&self, _schema: &Schema) -> Result<DataType> {
+        Ok(DataType::Boolean)
+    }
+
     fn return_field(&self, schema: &Schema) -> Result<FieldRef> {
         let distinct = matches!(self.op, Operator::IsDistinctFrom | Operator::IsNotDistinctFrom);
         let nullable = !distinct && (self.left.nullable(schema)? || self.right.nullable(schema)?);

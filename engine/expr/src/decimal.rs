@@ -55,6 +55,15 @@ impl fmt::Display for InRange {
 }
 
 impl PhysicalExpr for InRange {
+    // By default both are taken of the field, which asks for both: twice the work for each level of a long sum.
+    fn data_type(&self, schema: &Schema) -> Result<DataType> {
+        self.0.data_type(schema)
+    }
+
+    fn nullable(&self, schema: &Schema) -> Result<bool> {
+        self.0.nullable(schema)
+    }
+
     fn return_field(&self, schema: &Schema) -> Result<FieldRef> {
         self.0.return_field(schema)
     }

@@ -227,3 +227,20 @@ fn an_empty_batch_has_no_failures() {
         assert_eq!(evaluated.array.data_type(), scalar.data_type(), "{text}");
     }
 }
+
+/// Found by fuzzing: what doubles with each part of an expression never ends here.
+#[test]
+fn the_work_for_an_expression_does_not_double_with_each_of_its_parts() {
+    let long = |first: &str, part: &str| format!("{first}{}", part.repeat(40));
+    for text in [
+        long("u + 1", " + u"),
+        long("u + 1", " - n"),
+        long("CAST(amount AS decimal(20, 2))", " + CAST(1 AS decimal(5, 2))"),
+        long("amount", " + n + amount"),
+        long("amount > 1", " = (amount > n)"),
+        long("card", " || '-' || card"),
+        long("-u", " * 1"),
+    ] {
+        survive::survive(&text);
+    }
+}
