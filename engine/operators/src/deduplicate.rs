@@ -5,10 +5,10 @@
 
 use crate::check::{self, OneOrMany};
 use crate::codec::{Bytes, put};
+use crate::keyed::{Keys, Waiting};
 use crate::render::Projection;
 use crate::{OperatorEntry, Render, RenderCx, planned};
-use arrow::array::{ArrayRef, BooleanArray};
-use arrow::row::{RowConverter, SortField};
+use arrow::array::BooleanArray;
 use engine_base::codes::rolling as codes;
 use engine_dataflow::{EpochStep, Moment, Rows, StepOutput};
 use engine_plan::kinds::InputKeys;
@@ -19,7 +19,6 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 static KIND: OperatorKind = OperatorKind {
     name: "deduplicate",
@@ -137,45 +136,34 @@ impl Kept {
 
 struct Deduplicate {
     store: Box<dyn SlotStore<Kept>>,
-    key: Vec<usize>,
-    key_encoder: RowConverter,
+    keys: Keys,
     within_ns: i64,
     /// Keys by a time that was kept of them.
     times: BTreeMap<i64, Vec<Box<[u8]>>>,
     /// The rows that are kept, duplicates, and late ones; `None` where nobody reads them.
     ports: [Option<Projection>; 3],
-    waiting_for_time: Arc<AtomicU64>,
-    counted: bool,
+    waiting: Waiting,
 }
 
 impl Deduplicate {
     fn new(plan: &DeduplicatePlan, cx: &RenderCx<'_>) -> Result<Self, String> {
         let input = cx.inputs.first().ok_or("deduplicate without an input")?;
-        let place = |name: &String| input.index_of(name).map_err(|_| format!("column `{name}` is not in the input"));
-        let key = plan.key.iter().map(place).collect::<Result<Vec<_>, _>>()?;
-        let fields = key.iter().map(|at| SortField::new(input.field(*at).data_type().clone())).collect();
         let port = |at: usize| match (cx.wanted.get(at), cx.read.get(at)) {
             (Some(wanted), Some(true)) => Some(Projection::new(input, wanted, &BTreeSet::new())),
             _ => None,
         };
         Ok(Deduplicate {
             store: Box::new(MemoryStore::new()),
-            key,
-            key_encoder: RowConverter::new(fields).map_err(|error| error.to_string())?,
+            keys: Keys::new(&plan.key, input)?,
             within_ns: plan.within_ns,
             times: BTreeMap::new(),
             ports: [port(0), port(1), port(2)],
-            waiting_for_time: cx.waiting_for_time.clone(),
-            counted: false,
+            waiting: Waiting::new(cx),
         })
     }
 
     fn batch(&mut self, rows: &Rows, late_ns: Option<i64>, out: &mut StepOutput) {
-        let keys: Vec<ArrayRef> = self.key.iter().map(|at| rows.batch.column(*at).clone()).collect();
-        let keys = self
-            .key_encoder
-            .convert_columns(&keys)
-            .unwrap_or_else(|error| panic!("key columns changed their types: {error}"));
+        let keys = self.keys.encode(rows);
         // The port of each row.
         let mut ports = vec![0u8; rows.num_rows()];
         for (row, port) in ports.iter_mut().enumerate() {
@@ -185,10 +173,10 @@ impl Deduplicate {
                 *port = 2;
                 continue;
             }
-            let key = keys.row(row);
-            let id = self.store.find_or_insert(key.as_ref(), 0, &mut Kept::default);
+            let key = keys.get(row);
+            let id = self.store.find_or_insert(key, 0, &mut Kept::default);
             if self.store.get_mut(id).is_some_and(|kept| kept.take(time_ns, self.within_ns)) {
-                self.times.entry(time_ns).or_default().push(key.as_ref().into());
+                self.times.entry(time_ns).or_default().push(key.into());
             } else {
                 *port = 1;
             }
@@ -230,13 +218,7 @@ impl EpochStep for Deduplicate {
         if let Some(watermark_ns) = moment.watermark_ns.first().copied().flatten() {
             self.forget(watermark_ns);
         }
-        let open = !self.times.is_empty();
-        if std::mem::replace(&mut self.counted, open) != open {
-            match open {
-                true => self.waiting_for_time.fetch_add(1, Ordering::Relaxed),
-                false => self.waiting_for_time.fetch_sub(1, Ordering::Relaxed),
-            };
-        }
+        self.waiting.set(!self.times.is_empty());
     }
 }
 
@@ -244,7 +226,7 @@ impl EpochStep for Deduplicate {
 mod tests {
     use super::*;
     use crate::testing::{Given, check_problems, with_step};
-    use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};
+    use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
     use arrow::datatypes::Int64Type;
     use engine_base::{Epoch, SourceId};
     use engine_dataflow::rows::origin;

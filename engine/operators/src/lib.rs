@@ -21,6 +21,7 @@ mod deduplicate;
 pub mod event_time;
 pub mod filter;
 pub mod flatten;
+mod keyed;
 pub mod map;
 mod payload;
 pub mod predict;

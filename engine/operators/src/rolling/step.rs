@@ -5,10 +5,10 @@ use super::tree::{Fold, KeyRows, NewRow, Shape, Window};
 use crate::RenderCx;
 use crate::aggregates::states::CallState;
 use crate::aggregates::{Arguments, Calls, Form, Results};
+use crate::keyed::Keys;
 use crate::render::{assemble, evaluate, fail};
 use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use arrow::row::{RowConverter, SortField};
 use engine_base::RowError;
 use engine_dataflow::{EpochStep, Moment, Rows, StepOutput};
 use engine_expr::Program;
@@ -30,8 +30,7 @@ const AHEAD: usize = 8;
 struct Rolling {
     step: Arc<str>,
     store: Box<dyn SlotStore<KeyRows>>,
-    key: Vec<usize>,
-    key_encoder: RowConverter,
+    keys: Keys,
     calls: Calls,
     fold: Fold,
     /// The sizes of a key's parts, once all calls are known.
@@ -69,15 +68,11 @@ impl Rolling {
     fn new(plan: &RollingPlan, cx: &RenderCx<'_>, store: Box<dyn SlotStore<KeyRows>>) -> Result<Self, String> {
         let input = cx.inputs.first().ok_or("rolling without an input")?;
         let place = |name: &str| input.index_of(name).map_err(|_| format!("column `{name}` is not in the input"));
-        let key = plan.key.iter().map(|name| place(name)).collect::<Result<Vec<_>, _>>()?;
-        let fields = key.iter().map(|at| SortField::new(input.field(*at).data_type().clone())).collect();
-        let key_encoder = RowConverter::new(fields).map_err(|error| error.to_string())?;
         let wanted = cx.wanted.first().ok_or("rolling without an output")?;
         let mut rolling = Rolling {
             step: cx.step.clone(),
             store,
-            key,
-            key_encoder,
+            keys: Keys::new(&plan.key, input)?,
             calls: Calls::default(),
             fold: Fold::default(),
             shape: Shape::default(),
@@ -153,11 +148,7 @@ impl Rolling {
         let count = rows.num_rows();
         let mut failed: BTreeMap<usize, RowError> = BTreeMap::new();
         let arguments = self.calls.arguments(rows, &mut failed);
-        let keys: Vec<ArrayRef> = self.key.iter().map(|at| rows.batch.column(*at).clone()).collect();
-        let keys = self
-            .key_encoder
-            .convert_columns(&keys)
-            .unwrap_or_else(|error| panic!("key columns changed their types: {error}"));
+        let keys = self.keys.encode(rows);
 
         let mut results: Vec<Results> = self.calls.calls.iter().map(|call| call.results(count)).collect();
         let mut kept: Vec<u32> = Vec::with_capacity(count);
@@ -172,13 +163,13 @@ impl Rolling {
             // The memory is asked for what later rows will need while this one is worked on: first for the slot of the key,
             // then for its rows.
             if row + 3 * AHEAD < count {
-                self.store.prefetch(keys.row(row + 3 * AHEAD).as_ref(), 0);
+                self.store.prefetch(keys.get(row + 3 * AHEAD), 0);
             }
             while slots.len() < count.min(row + 2 * AHEAD) {
                 let row = slots.len();
                 let sound = failed.is_empty() || !failed.contains_key(&row);
                 let make = &mut || KeyRows::new(shape);
-                slots.push(sound.then(|| self.store.find_or_insert(keys.row(row).as_ref(), 0, make)));
+                slots.push(sound.then(|| self.store.find_or_insert(keys.get(row), 0, make)));
             }
             if let Some(state) = slots.get(row + AHEAD).and_then(|slot| self.store.get((*slot)?)) {
                 state.prefetch();

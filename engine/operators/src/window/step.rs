@@ -6,10 +6,10 @@ use super::plan::{WindowForm, WindowPlan};
 use super::session::touched;
 use crate::RenderCx;
 use crate::aggregates::{Calls, Form, Results};
+use crate::keyed::{Keys, Waiting};
 use crate::render::{assemble, evaluate, fail};
 use arrow::array::{ArrayRef, BooleanArray, TimestampNanosecondArray, UInt32Array};
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use arrow::row::{RowConverter, SortField};
 use engine_base::{RowError, StepId};
 use engine_dataflow::rows::made_by;
 use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, Times};
@@ -19,7 +19,6 @@ use engine_state::{MemoryStore, SlotId, SlotStore};
 use smallvec::{SmallVec, smallvec};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// By how many rows the slot of a key is asked for ahead of its use.
 const AHEAD: usize = 12;
@@ -63,8 +62,7 @@ pub(super) struct WindowStep {
     store: Box<dyn SlotStore<Slot>>,
     form: WindowForm,
     lateness_ns: i64,
-    key: Vec<usize>,
-    key_encoder: RowConverter,
+    keys: Keys,
     calls: Calls,
     /// Places among the key columns, then 0 and 1 for the bounds: what is wanted of them, in order.
     keys_wanted: Vec<usize>,
@@ -83,8 +81,7 @@ pub(super) struct WindowStep {
     /// How many rows came.
     arrivals: u64,
     clock_ns: i64,
-    waiting_for_time: Arc<AtomicU64>,
-    counted: bool,
+    waiting: Waiting,
 }
 
 struct Slice {
@@ -97,9 +94,6 @@ impl WindowStep {
         let input = cx.inputs.first().ok_or("a window without an input")?;
         let wanted = cx.wanted.first().ok_or("a window without an output")?;
         let place = |name: &str| input.index_of(name).map_err(|_| format!("column `{name}` is not in the input"));
-        let key = plan.key.iter().map(|name| place(name)).collect::<Result<Vec<_>, _>>()?;
-        let fields = key.iter().map(|at| SortField::new(input.field(*at).data_type().clone())).collect();
-        let key_encoder = RowConverter::new(fields).map_err(|error| error.to_string())?;
         let wanted_at =
             |names: &[String]| -> Vec<usize> { (0..names.len()).filter(|at| wanted.contains(&names[*at])).collect() };
         let mut calls = Calls::default();
@@ -126,8 +120,7 @@ impl WindowStep {
             store,
             form: plan.form.clone(),
             lateness_ns: plan.lateness_ns,
-            key,
-            key_encoder,
+            keys: Keys::new(&plan.key, input)?,
             calls: calls.placed(),
             keys_wanted: wanted_at(&plan.key),
             bounds_wanted: wanted_at(&plan.bounds),
@@ -142,8 +135,7 @@ impl WindowStep {
             fired: VecDeque::new(),
             arrivals: 0,
             clock_ns: 0,
-            waiting_for_time: cx.waiting_for_time.clone(),
-            counted: false,
+            waiting: Waiting::new(cx),
         })
     }
 
@@ -179,15 +171,7 @@ impl WindowStep {
     fn batch(&mut self, rows: &Rows, closed_ns: Option<i64>, out: &mut StepOutput) {
         let mut failed: BTreeMap<usize, RowError> = BTreeMap::new();
         let arguments = self.calls.arguments(rows, &mut failed);
-        let keys: Vec<ArrayRef> = self.key.iter().map(|at| rows.batch.column(*at).clone()).collect();
-        let keys = match keys.is_empty() {
-            true => None,
-            false => Some(
-                self.key_encoder
-                    .convert_columns(&keys)
-                    .unwrap_or_else(|error| panic!("key columns changed their types: {error}")),
-            ),
-        };
+        let keys = self.keys.encode(rows);
         let mut late: Vec<u32> = Vec::new();
         let mut new = NewRow {
             words: vec![0; self.calls.row_words()],
@@ -203,14 +187,10 @@ impl WindowStep {
             }
             // The plan refuses inputs without event time, and the source makes a null one an error row.
             let time_ns = rows.event_ns.as_ref().map_or(0, |times| times.get(row));
-            let key_of = |row: usize| keys.as_ref().map(|keys| keys.row(row));
-            let key = key_of(row);
-            let key: &[u8] = key.as_ref().map_or(&[], |key| key.as_ref());
+            let key = keys.get(row);
             // The memory is asked for the slot of a later row; it is likely of the same slice.
-            if row + AHEAD < rows.num_rows()
-                && let Some(later) = key_of(row + AHEAD)
-            {
-                self.store.prefetch(later.as_ref(), slice.0);
+            if row + AHEAD < rows.num_rows() {
+                self.store.prefetch(keys.get(row + AHEAD), slice.0);
             }
             let too_late = match &self.form {
                 WindowForm::Fixed(windows) => {
@@ -330,11 +310,8 @@ impl WindowStep {
     }
 
     fn close_sessions(&mut self, closed_ns: i64) {
-        let later = self.ends.split_off(&closed_ns.saturating_add(1));
+        let later = closed_ns.checked_add(1).map_or_else(BTreeMap::new, |bound| self.ends.split_off(&bound));
         let reached = std::mem::replace(&mut self.ends, later);
-        if closed_ns == i64::MAX {
-            self.ends.clear();
-        }
         for (end, keys) in reached {
             for key in keys {
                 let Some(id) = self.store.find(&key, 0) else { continue };
@@ -408,14 +385,7 @@ impl WindowStep {
             }
             extra += usize::from(matches!(call.form, Form::Extra { .. }));
         }
-        let parser = self.key_encoder.parser();
-        let keys = match self.key.is_empty() {
-            true => Vec::new(),
-            false => self
-                .key_encoder
-                .convert_rows(fired.iter().map(|window| parser.parse(&window.key)))
-                .unwrap_or_else(|error| panic!("a key can't be read back: {error}")),
-        };
+        let keys = self.keys.decode(fired.iter().map(|window| &*window.key));
         let time = |of: &dyn Fn(&Fired) -> i64| -> ArrayRef {
             Arc::new(TimestampNanosecondArray::from_iter_values(fired.iter().map(of)).with_timezone("UTC"))
         };
@@ -487,13 +457,7 @@ impl EpochStep for WindowStep {
         if let Some(closed_ns) = closed_ns.filter(|closed_ns| before_ns != Some(*closed_ns)) {
             self.close_windows(before_ns, closed_ns);
         }
-        let open = !self.slices.is_empty() || !self.ends.is_empty();
-        if std::mem::replace(&mut self.counted, open) != open {
-            match open {
-                true => self.waiting_for_time.fetch_add(1, Ordering::Relaxed),
-                false => self.waiting_for_time.fetch_sub(1, Ordering::Relaxed),
-            };
-        }
+        self.waiting.set(!self.slices.is_empty() || !self.ends.is_empty());
     }
 
     fn resume(&mut self, out: &mut StepOutput) -> bool {

@@ -1,0 +1,81 @@
+//! What the keyed steps share while they run: keys as bytes, and the note that something waits for time to pass.
+
+use crate::RenderCx;
+use arrow::array::ArrayRef;
+use arrow::datatypes::SchemaRef;
+use arrow::row::{RowConverter, Rows as EncodedRows, SortField};
+use engine_dataflow::Rows;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The key columns of a step: equal keys have equal bytes.
+pub(crate) struct Keys {
+    places: Vec<usize>,
+    encoder: RowConverter,
+}
+
+impl Keys {
+    /// The keys made of these columns of an input.
+    pub(crate) fn new(names: &[String], input: &SchemaRef) -> Result<Self, String> {
+        let place = |name: &String| input.index_of(name).map_err(|_| format!("column `{name}` is not in the input"));
+        let places = names.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+        let fields = places.iter().map(|at| SortField::new(input.field(*at).data_type().clone())).collect();
+        Ok(Keys { places, encoder: RowConverter::new(fields).map_err(|error| error.to_string())? })
+    }
+
+    /// The key of each row.
+    pub(crate) fn encode(&self, rows: &Rows) -> RowKeys {
+        let columns: Vec<ArrayRef> = self.places.iter().map(|at| rows.batch.column(*at).clone()).collect();
+        let encoded = || {
+            self.encoder
+                .convert_columns(&columns)
+                .unwrap_or_else(|error| panic!("key columns changed their types: {error}"))
+        };
+        RowKeys((!columns.is_empty()).then(encoded))
+    }
+
+    /// The columns of encoded keys.
+    pub(crate) fn decode<'a>(&self, keys: impl IntoIterator<Item = &'a [u8]>) -> Vec<ArrayRef> {
+        if self.places.is_empty() {
+            return Vec::new();
+        }
+        let parser = self.encoder.parser();
+        self.encoder
+            .convert_rows(keys.into_iter().map(|key| parser.parse(key)))
+            .unwrap_or_else(|error| panic!("a key can't be read back: {error}"))
+    }
+}
+
+/// The keys of the rows of a batch; none where the key has no columns, so that all rows have the same.
+pub(crate) struct RowKeys(Option<EncodedRows>);
+
+impl RowKeys {
+    /// The key of a row.
+    #[inline]
+    pub(crate) fn get(&self, row: usize) -> &[u8] {
+        self.0.as_ref().map_or(&[], |keys| keys.row(row).data())
+    }
+}
+
+/// A step's part in what waits for time to pass: as long as any does, silent sources let event time go on.
+pub(crate) struct Waiting {
+    all: Arc<AtomicU64>,
+    counted: bool,
+}
+
+impl Waiting {
+    /// Nothing waits yet.
+    pub(crate) fn new(cx: &RenderCx<'_>) -> Self {
+        Waiting { all: cx.waiting_for_time.clone(), counted: false }
+    }
+
+    /// Says whether something waits now.
+    pub(crate) fn set(&mut self, waits: bool) {
+        if std::mem::replace(&mut self.counted, waits) != waits {
+            match waits {
+                true => self.all.fetch_add(1, Ordering::Relaxed),
+                false => self.all.fetch_sub(1, Ordering::Relaxed),
+            };
+        }
+    }
+}
