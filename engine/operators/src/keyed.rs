@@ -1,10 +1,10 @@
 //! What the keyed steps share while they run: keys as bytes, and the note that something waits for time to pass.
 
 use crate::RenderCx;
-use arrow::array::ArrayRef;
+use arrow::array::{ArrayRef, UInt32Array};
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, Rows as EncodedRows, SortField};
-use engine_dataflow::Rows;
+use engine_dataflow::{Rows, StepOutput};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -54,6 +54,41 @@ impl RowKeys {
     #[inline]
     pub(crate) fn get(&self, row: usize) -> &[u8] {
         self.0.as_ref().map_or(&[], |keys| keys.row(row).data())
+    }
+}
+
+/// The output of rows that came too late for a step with one input.
+pub(crate) struct LatePort {
+    port: usize,
+    /// Its columns; `None` where nobody reads it.
+    columns: Option<Vec<usize>>,
+}
+
+impl LatePort {
+    /// The output at a port.
+    pub(crate) fn new(cx: &RenderCx<'_>, port: usize) -> Result<Self, String> {
+        let input = cx.inputs.first().ok_or("a step without an input")?;
+        let read = cx.read.get(port).copied().unwrap_or(false);
+        let wanted = cx.wanted.get(port).filter(|_| read);
+        let places = |wanted: &engine_plan::Columns| {
+            (0..input.fields().len()).filter(|at| wanted.contains(input.field(*at).name())).collect()
+        };
+        Ok(LatePort { port, columns: wanted.map(places) })
+    }
+
+    /// Puts these rows of a batch out, and counts them.
+    pub(crate) fn give(&self, rows: &Rows, late: Vec<u32>, out: &mut StepOutput) {
+        out.late += late.len() as u64;
+        let Some(columns) = &self.columns else {
+            out.dropped += late.len() as u64;
+            return;
+        };
+        if late.is_empty() {
+            return;
+        }
+        let mut rows = rows.take(&UInt32Array::from(late));
+        rows.batch = rows.batch.project(columns).unwrap_or(rows.batch);
+        out.give(self.port, rows);
     }
 }
 

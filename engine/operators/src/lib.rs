@@ -91,8 +91,8 @@ pub struct RenderCx<'a> {
 
 /// Every kind of operator, in the order of the reference.
 pub fn operators() -> &'static [OperatorEntry] {
-    static OPERATORS: LazyLock<[OperatorEntry; 9]> = LazyLock::new(|| {
-        [
+    static OPERATORS: LazyLock<Vec<OperatorEntry>> = LazyLock::new(|| {
+        vec![
             filter::entry(),
             map::entry(),
             flatten::entry(),
@@ -104,7 +104,7 @@ pub fn operators() -> &'static [OperatorEntry] {
             predict::entry(),
         ]
     });
-    &*OPERATORS
+    &OPERATORS
 }
 
 /// The planner's half of every kind.

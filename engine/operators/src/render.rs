@@ -58,6 +58,25 @@ pub(crate) fn sound(rows: usize, failed: &[(usize, RowError)]) -> BooleanArray {
     BooleanArray::from(mask)
 }
 
+/// A batch of columns of which those that can't be null may be: as long as failed rows are among them.
+pub(crate) fn assemble_loose(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> RecordBatch {
+    let loose: Vec<Field> = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
+    assemble(&Arc::new(Schema::new(loose)), columns, rows)
+}
+
+/// Puts rows with these columns out at the main port, without those at which the mask is false.
+pub(crate) fn give_sound(
+    rows: &Rows,
+    schema: &SchemaRef,
+    columns: Vec<ArrayRef>,
+    good: &BooleanArray,
+    out: &mut StepOutput,
+) {
+    let filtered = rows.with_batch(assemble_loose(schema, columns, rows.num_rows())).filter(good);
+    let batch = assemble(schema, filtered.batch.columns().to_vec(), filtered.num_rows());
+    out.give(0, filtered.with_batch(batch));
+}
+
 /// Which columns of its input a port puts out, and as what.
 pub(crate) struct Projection {
     /// Places in the input; `None` where the port puts out every column.

@@ -5,8 +5,8 @@ use super::tree::{Fold, KeyRows, NewRow, Shape, Window};
 use crate::RenderCx;
 use crate::aggregates::states::CallState;
 use crate::aggregates::{Arguments, Calls, Form, Results};
-use crate::keyed::Keys;
-use crate::render::{assemble, evaluate, fail};
+use crate::keyed::{Keys, LatePort};
+use crate::render::{assemble, evaluate, fail, give_sound};
 use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use engine_base::RowError;
@@ -42,8 +42,7 @@ struct Rolling {
     passed: Vec<usize>,
     output: SchemaRef,
     keeps_event_time: bool,
-    late_columns: Vec<usize>,
-    late_read: bool,
+    late: LatePort,
     over_ns: i64,
     max_delay_ns: i64,
 }
@@ -81,8 +80,7 @@ impl Rolling {
             passed: Vec::new(),
             output: Arc::new(Schema::empty()),
             keeps_event_time: wanted.contains(hidden::EVENT_TIME),
-            late_columns: Vec::new(),
-            late_read: cx.read.get(1).copied().unwrap_or(false),
+            late: LatePort::new(cx, 1)?,
             over_ns: plan.over_ns,
             max_delay_ns: plan.max_delay_ns,
         };
@@ -129,9 +127,6 @@ impl Rolling {
             extras: size(rolling.calls.extras)?,
         };
         rolling.output = Arc::new(Schema::new(fields));
-        let late = cx.wanted.get(1).cloned().unwrap_or_default();
-        let names = plan.input.fields().iter().filter(|field| late.contains(field.name()));
-        rolling.late_columns = names.map(|field| place(field.name())).collect::<Result<_, _>>()?;
         Ok(rolling)
     }
 
@@ -246,15 +241,7 @@ impl Rolling {
             }
             kept.push(row as u32);
         }
-        out.late += late.len() as u64;
-        if !self.late_read {
-            out.dropped += late.len() as u64;
-        }
-        if self.late_read && !late.is_empty() {
-            let mut rows = rows.take(&UInt32Array::from(late));
-            rows.batch = rows.batch.project(&self.late_columns).unwrap_or(rows.batch);
-            out.give(1, rows);
-        }
+        self.late.give(rows, late, out);
         let whole = kept.len() == count;
         let mut kept_rows = if whole { rows.clone() } else { rows.take(&UInt32Array::from(kept.clone())) };
         let arrays: Vec<ArrayRef> =
@@ -281,13 +268,7 @@ impl Rolling {
         // Rows that failed only at their results are in the state all the same: the next row of the key sees them.
         let good: BooleanArray = kept.iter().map(|row| Some(!failed.contains_key(&(*row as usize)))).collect();
         fail(&self.step, rows, failed.into_iter().collect(), out);
-        // A column that can't be null is null where its row failed, so the batch is put together after the filter.
-        let loose: Vec<Field> =
-            self.output.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
-        let batch = assemble(&Arc::new(Schema::new(loose)), columns, kept_rows.num_rows());
-        let filtered = kept_rows.with_batch(batch).filter(&good);
-        let batch = assemble(&self.output, filtered.batch.columns().to_vec(), filtered.num_rows());
-        out.give(0, filtered.with_batch(batch));
+        give_sound(&kept_rows, &self.output, columns, &good, out);
     }
 }
 

@@ -118,7 +118,6 @@ impl Default for Names {
 /// The planned form of `window`.
 #[derive(Debug)]
 pub struct WindowPlan {
-    pub(super) input: SchemaRef,
     pub(super) output: SchemaRef,
     pub(super) key: Vec<String>,
     pub(super) form: WindowForm,
@@ -270,8 +269,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
             (format!("the open sessions of {}, with a gap of {}", of(&key), TimeSpan(*gap_ns)), i64::MAX)
         }
     };
-    let input_schema = input.schema.clone();
-    let planned = WindowPlan { input: input_schema, output, key: key.clone(), form, lateness_ns, bounds, columns };
+    let planned = WindowPlan { output, key: key.clone(), form, lateness_ns, bounds, columns };
     Some(PlannedOperator {
         outputs,
         can_fail: true,

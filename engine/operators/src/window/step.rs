@@ -6,9 +6,9 @@ use super::plan::{WindowForm, WindowPlan};
 use super::session::touched;
 use crate::RenderCx;
 use crate::aggregates::{Calls, Form, Results};
-use crate::keyed::{Keys, Waiting};
-use crate::render::{assemble, evaluate, fail};
-use arrow::array::{ArrayRef, BooleanArray, TimestampNanosecondArray, UInt32Array};
+use crate::keyed::{Keys, LatePort, Waiting};
+use crate::render::{assemble, assemble_loose, evaluate, fail, give_sound};
+use arrow::array::{ArrayRef, BooleanArray, TimestampNanosecondArray};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use engine_base::{RowError, StepId};
 use engine_dataflow::rows::made_by;
@@ -70,8 +70,7 @@ pub(super) struct WindowStep {
     columns: Vec<OutputColumn>,
     output: SchemaRef,
     gives_event_time: bool,
-    late_columns: Vec<usize>,
-    late_read: bool,
+    late: LatePort,
     /// Fixed windows: the keys of each slice, by its start.
     slices: BTreeMap<i64, Slice>,
     /// Sessions: keys by the end of a session that they had; it may have grown since.
@@ -93,7 +92,6 @@ impl WindowStep {
     pub(super) fn new(plan: &WindowPlan, cx: &RenderCx<'_>, store: Box<dyn SlotStore<Slot>>) -> Result<Self, String> {
         let input = cx.inputs.first().ok_or("a window without an input")?;
         let wanted = cx.wanted.first().ok_or("a window without an output")?;
-        let place = |name: &str| input.index_of(name).map_err(|_| format!("column `{name}` is not in the input"));
         let wanted_at =
             |names: &[String]| -> Vec<usize> { (0..names.len()).filter(|at| wanted.contains(&names[*at])).collect() };
         let mut calls = Calls::default();
@@ -112,8 +110,6 @@ impl WindowStep {
         }
         let fields: Vec<_> =
             plan.output.fields().iter().filter(|field| wanted.contains(field.name())).cloned().collect();
-        let late = cx.wanted.get(1).cloned().unwrap_or_default();
-        let late_names = plan.input.fields().iter().filter(|field| late.contains(field.name()));
         Ok(WindowStep {
             step: cx.step.clone(),
             step_id: cx.step_id,
@@ -127,8 +123,7 @@ impl WindowStep {
             columns,
             output: Arc::new(Schema::new(fields)),
             gives_event_time: wanted.contains(hidden::EVENT_TIME),
-            late_columns: late_names.map(|field| place(field.name())).collect::<Result<_, _>>()?,
-            late_read: cx.read.get(1).copied().unwrap_or(false),
+            late: LatePort::new(cx, 1)?,
             slices: BTreeMap::new(),
             ends: BTreeMap::new(),
             due: VecDeque::new(),
@@ -228,14 +223,7 @@ impl WindowStep {
                 WindowForm::Session { gap_ns } => self.add_to_session(time_ns, gap_ns, key, &mut new),
             }
         }
-        out.late += late.len() as u64;
-        if !self.late_read {
-            out.dropped += late.len() as u64;
-        } else if !late.is_empty() {
-            let mut rows = rows.take(&UInt32Array::from(late));
-            rows.batch = rows.batch.project(&self.late_columns).unwrap_or(rows.batch);
-            out.give(1, rows);
-        }
+        self.late.give(rows, late, out);
         fail(&self.step, rows, failed.into_iter().collect(), out);
     }
 
@@ -421,15 +409,10 @@ impl WindowStep {
             out.give(0, rows.with_batch(assemble(&self.output, columns, count)));
             return;
         }
-        // A column that can't be null is null where its row failed, so the batch is put together after the filter.
         let good: BooleanArray = (0..count).map(|row| Some(!failed.contains_key(&row))).collect();
-        let loose: Vec<Field> =
-            self.output.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
-        let whole = rows.with_batch(assemble(&Arc::new(Schema::new(loose)), columns, count));
+        let whole = rows.with_batch(assemble_loose(&self.output, columns.clone(), count));
         fail(&self.step, &whole, failed.into_iter().collect(), out);
-        let filtered = whole.filter(&good);
-        let batch = assemble(&self.output, filtered.batch.columns().to_vec(), filtered.num_rows());
-        out.give(0, filtered.with_batch(batch));
+        give_sound(&rows, &self.output, columns, &good, out);
     }
 }
 
