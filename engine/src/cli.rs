@@ -30,6 +30,10 @@ pub(crate) enum Command {
     ///
     /// Exit codes: 0 (no problem), 1 (problems), 2 (usage).
     DryRun(DryRun),
+    /// Run the tests in pipeline files, on a virtual clock
+    ///
+    /// Exit codes: 0 (all passed), 1 (problems, or a test failed), 2 (usage).
+    Test(commands::test::TestArgs),
     /// Draw the dataflow of a pipeline
     Graph(Graph),
     /// Print the JSON Schema of the pipeline language, for editors

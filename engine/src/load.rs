@@ -5,6 +5,7 @@ use crate::commands;
 use crate::files::RealFiles;
 use engine_base::{Diagnostic, Diagnostics, Severity, SourceMap};
 use engine_plan::{Plan, Registries};
+use engine_spec::Pipeline;
 use std::path::Path;
 
 /// Every kind that is built.
@@ -28,11 +29,22 @@ pub(crate) fn plan_file(
     sources: &mut SourceMap,
     diagnostics: &mut Diagnostics,
 ) -> Option<Plan> {
+    load_and_plan(path, arguments, required, sources, diagnostics).map(|(_, plan)| plan)
+}
+
+/// The same, with the pipeline as it was read.
+pub(crate) fn load_and_plan(
+    path: &Path,
+    arguments: &PipelineArgs,
+    required: bool,
+    sources: &mut SourceMap,
+    diagnostics: &mut Diagnostics,
+) -> Option<(Pipeline, Plan)> {
     let options = arguments.options(required);
     let mut found = Diagnostics::new();
     let plan = engine_spec::load(path, &RealFiles, &options, sources, &mut found).and_then(|pipeline| {
         let plan = engine_plan::plan(&pipeline, &registries(), &RealFiles, sources, &mut found);
-        plan.filter(|_| !found.has_errors())
+        plan.filter(|_| !found.has_errors()).map(|plan| (pipeline, plan))
     });
     diagnostics.extend(found);
     plan

@@ -6,6 +6,7 @@ mod files;
 mod load;
 mod process;
 mod runtime;
+mod testing;
 
 use clap::Parser;
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
         cli::Command::DryRun(arguments) => commands::dry_run::run(&arguments),
         cli::Command::Graph(arguments) => commands::graph::run(&arguments),
         cli::Command::Schema => commands::schema::run(),
+        cli::Command::Test(arguments) => commands::test::run(&arguments),
         cli::Command::Explain(arguments) => commands::explain::run(&arguments),
         cli::Command::Run(arguments) => return commands::run::run(arguments),
     }

@@ -30,3 +30,20 @@ pub(crate) fn survive_file_size_limit() {
     // SAFETY: ignoring a signal runs no code of ours.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
+
+/// The exit code of a fault of the engine itself (sysexits.h, EX_SOFTWARE).
+const EXIT_PANIC: i32 = 70;
+
+/// A panic in an operator ends the process: other workers would wait for it for ever. Panics in pure code are caught before
+/// they come here (architecture, decision 10).
+pub(crate) fn exit_on_panic() {
+    std::panic::set_hook(Box::new(|info| {
+        let thread = std::thread::current();
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        let what = info.payload_as_str().unwrap_or("no message");
+        tracing::error!(thread = thread.name().unwrap_or("unnamed"), place, "a fault of the engine: {what}");
+        std::process::exit(EXIT_PANIC);
+    }));
+    // Expressions and models install their own hook over this one, which stays silent while they catch.
+    drop(engine_expr::quiet_panics());
+}

@@ -6,6 +6,7 @@
 //! ```
 
 pub(crate) mod errors_file;
+pub(crate) mod given;
 pub(crate) mod graph;
 pub(crate) mod state_dir;
 pub(crate) mod watch;

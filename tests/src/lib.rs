@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod broken;
+mod cases;
 mod edges;
 mod language;
 mod receiver;

@@ -11,6 +11,7 @@ pub mod plan;
 pub mod rolling;
 pub mod spec;
 pub mod system;
+pub mod testing;
 
 use crate::diagnostic::Code;
 
@@ -39,6 +40,7 @@ pub fn all() -> impl Iterator<Item = &'static CodeInfo> {
         .chain(connector::CODES)
         .chain(system::CODES)
         .chain(model::CODES)
+        .chain(testing::CODES)
 }
 
 /// The code with this text, in any case.

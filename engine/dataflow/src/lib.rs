@@ -10,6 +10,7 @@
 //! | [`EpochStep`] | a keyed operator | takes the rows of a closed epoch in canonical order |
 //! | [`Writer`] | a worker's sink operator | encodes rows, hands them to the system, says when they are acknowledged |
 
+pub mod capture;
 pub mod control;
 pub mod cuts;
 pub mod deliver;

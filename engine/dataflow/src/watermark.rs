@@ -86,6 +86,8 @@ struct PartitionTime {
     watermark_ns: Option<i64>,
     /// Since when nothing came, monotonic nanoseconds.
     quiet_since_ns: u64,
+    /// It was said to be idle then, monotonic nanoseconds.
+    silenced_ns: Option<u64>,
 }
 
 impl SourceTime {
@@ -98,7 +100,7 @@ impl SourceTime {
     pub fn assigned(&mut self, partitions: impl Iterator<Item = u32>, now_ns: u64) {
         let watermark_ns = self.partitions.values().filter_map(|partition| partition.watermark_ns).min();
         for partition in partitions {
-            let new = PartitionTime { watermark_ns, quiet_since_ns: now_ns };
+            let new = PartitionTime { watermark_ns, quiet_since_ns: now_ns, silenced_ns: None };
             self.partitions.entry(partition).or_insert(new);
         }
     }
@@ -106,10 +108,18 @@ impl SourceTime {
     /// Rows of a partition came, the latest with this event time.
     pub fn saw(&mut self, partition: u32, greatest_ns: i64, now_ns: u64) {
         let watermark_ns = greatest_ns.saturating_sub(self.policy.max_delay_ns);
-        let known =
-            self.partitions.entry(partition).or_insert(PartitionTime { watermark_ns: None, quiet_since_ns: now_ns });
+        let new = PartitionTime { watermark_ns: None, quiet_since_ns: now_ns, silenced_ns: None };
+        let known = self.partitions.entry(partition).or_insert(new);
         known.watermark_ns = known.watermark_ns.max(Some(watermark_ns));
         known.quiet_since_ns = now_ns;
+        known.silenced_ns = None;
+    }
+
+    /// All partitions are idle from now on, until a row comes: what a test says.
+    pub fn silence(&mut self, now_ns: u64) {
+        for partition in self.partitions.values_mut() {
+            partition.silenced_ns.get_or_insert(now_ns);
+        }
     }
 
     /// Asks of each partition that seems idle whether it is at its end, by what its system says. One that was not read, or
@@ -126,8 +136,8 @@ impl SourceTime {
     /// Where it stands. `now_ns` is monotonic.
     pub fn standing(&self, now_ns: u64) -> Standing {
         Standing::of_all(self.partitions.values().map(|partition| {
-            let quiet_ns = now_ns.saturating_sub(partition.quiet_since_ns);
-            if quiet_ns >= self.policy.idle_after_ns {
+            let quiet_ns = now_ns.saturating_sub(partition.silenced_ns.unwrap_or(partition.quiet_since_ns));
+            if partition.silenced_ns.is_some() || quiet_ns >= self.policy.idle_after_ns {
                 // By the time elapsed since, never to `now`: the rows may be of long ago.
                 let since_ns = i64::try_from(quiet_ns).unwrap_or(i64::MAX);
                 return Standing::Idle(partition.watermark_ns.map(|at| at.saturating_add(since_ns)));

@@ -1,5 +1,6 @@
 //! `predict`: a model's outputs as new columns. The config and its checks; scoring stands in [`step`].
 
+mod mock;
 mod step;
 
 use crate::{OperatorEntry, Render, check, planned};
@@ -12,6 +13,7 @@ use engine_plan::{
 };
 use engine_spec::{Node, TimeSpan};
 use indexmap::IndexMap;
+use mock::MockPlan;
 use schemars::{JsonSchema, Schema as JsonForm, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use std::sync::Arc;
@@ -29,6 +31,27 @@ static KIND: OperatorKind = OperatorKind {
     inputs: InputKeys::One,
     plan,
 };
+
+/// The kind for tests: it also takes `mock`.
+static TESTED: OperatorKind = OperatorKind {
+    config_schema: |generator| {
+        let mut schema = PredictConfig::json_schema(generator);
+        if let Some(properties) = schema.get_mut("properties").and_then(|properties| properties.as_object_mut()) {
+            properties.insert(mock::KEY.to_owned(), true.into());
+        }
+        schema
+    },
+    plan: |cx, inputs| {
+        cx.config = cx.config.without(&[mock::KEY]);
+        plan(cx, inputs)
+    },
+    ..KIND
+};
+
+/// `predict` as tests know it: its component may have the key `mock`, which says what the model answers.
+pub(crate) fn tested() -> &'static OperatorKind {
+    &TESTED
+}
 
 /// The registry line of `predict`.
 pub(crate) fn entry() -> OperatorEntry {
@@ -190,6 +213,8 @@ pub struct PredictPlan {
     status: String,
     digest: String,
     max_rows: usize,
+    /// In a test, what is answered instead.
+    mock: Option<MockPlan>,
 }
 
 /// A column and how many elements of the model's input it fills.
@@ -221,6 +246,7 @@ impl Planned for PredictPlan {
         };
         let mut reads: Columns = wanted.iter().flatten().filter(|name| !own(name)).cloned().collect();
         reads.extend(self.inputs.iter().flatten().map(|feature| feature.column.clone()));
+        reads.extend(self.mock.iter().flat_map(MockPlan::reads));
         vec![reads]
     }
 
@@ -304,6 +330,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         }
         fields.push(Arc::new(Field::new(name, DataType::Utf8, false)));
     }
+    let mock = mock::plan(cx, input, &outputs);
     if problems(cx) > noted {
         // An output that could not be planned is missing: any name may be it.
         return Some(wrong(cx, &input.opened(), outputs.into_iter().map(|output| output.field).collect()));
@@ -325,6 +352,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
             status,
             digest,
             max_rows,
+            mock,
         }),
     })
 }

@@ -14,7 +14,8 @@ pub mod yaml;
 
 pub use node::{Entry, Node, Value};
 pub use pipeline::{
-    Component, LoadOptions, MaxInFlight, Measure, ModelRef, Objective, Parameter, Pipeline, PipelineFile, load,
+    Component, ExpectedConfig, LoadOptions, MaxInFlight, Measure, ModelRef, Objective, Parameter, Pipeline,
+    PipelineFile, Test, TestStepConfig, load,
 };
 pub use types::{ColumnType, FieldSpec, SchemaSpec, TimeUnit, read_schema, read_type};
 pub use value::{Assignments, Expression, Input, Rate, Secret, Size, SpanOr, TimeSpan};

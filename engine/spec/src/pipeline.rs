@@ -12,6 +12,7 @@ mod frame;
 mod overrides;
 mod parameters;
 mod profile;
+mod tests_section;
 
 use std::path::{Path, PathBuf};
 
@@ -28,6 +29,7 @@ use crate::{Files, Node, Value, yaml};
 pub use chain::ChainConfig;
 pub use frame::{AnyComponent, ComponentMap, Delivery, ObjectiveConfig, PipelineFile};
 pub use parameters::ParameterConfig;
+pub use tests_section::{ExpectedConfig, Test, TestConfig, TestStepConfig};
 
 /// What the command line says about a pipeline.
 #[derive(Clone, Debug, Default)]
@@ -75,6 +77,8 @@ pub struct Pipeline {
     pub objectives: Vec<Objective>,
     /// `max_in_flight`
     pub max_in_flight: MaxInFlight,
+    /// `tests`
+    pub tests: Vec<Test>,
     /// Components that were left out because of an error that was reported: a step that reads one is not to blame.
     pub broken: IndexSet<String>,
 }
@@ -229,6 +233,7 @@ pub fn load(
     components::check_names(&read_sources, &operators, &sinks, diagnostics);
     let models = models(&root, &base_dir, &values, files, sources, diagnostics);
     let objectives = frame::objectives(&root, diagnostics);
+    let tests = tests_section::read(&root, diagnostics);
 
     // A component lost to a syntax error is known by name; what else refers to a lost part can't be told from a slip.
     for lost in parsed.lost {
@@ -236,7 +241,7 @@ pub fn load(
             ("sources" | "operators" | "sinks", Some(name)) => {
                 broken.insert(name);
             }
-            ("objectives" | "max_in_flight" | "description", _) => {}
+            ("objectives" | "max_in_flight" | "description" | "tests", _) => {}
             _ => return None,
         }
     }
@@ -255,6 +260,7 @@ pub fn load(
         sinks,
         objectives,
         max_in_flight: frame.max_in_flight,
+        tests,
         broken,
         root,
         profiles,

@@ -2,7 +2,9 @@
 
 use super::{Exit, print, report};
 use crate::cli::{DryRun, ReportFormat};
-use crate::load::plan_file;
+use crate::files::RealFiles;
+use crate::load::{load_and_plan, registries};
+use crate::testing::case::cases;
 use engine_base::{Diagnostics, SourceMap};
 use engine_plan::print::plan_text;
 
@@ -12,7 +14,14 @@ pub(crate) fn run(arguments: &DryRun) -> Exit {
     let mut diagnostics = Diagnostics::new();
     let mut plans = Vec::new();
     for file in &arguments.files {
-        plans.extend(plan_file(file, &arguments.pipeline, false, &mut sources, &mut diagnostics));
+        let planned = load_and_plan(file, &arguments.pipeline, false, &mut sources, &mut diagnostics);
+        if let Some((pipeline, plan)) = planned {
+            // What is wrong with a test is as much a problem as anything else in the file.
+            let mut found = Diagnostics::new();
+            cases(&pipeline, &registries(), &RealFiles, &mut sources, &mut found);
+            plans.extend((!found.has_errors()).then_some(plan));
+            diagnostics.extend(found);
+        }
     }
     report(arguments.format.format(), &mut diagnostics, &sources);
     if arguments.format == ReportFormat::Human {

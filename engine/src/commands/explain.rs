@@ -45,6 +45,7 @@ fn page() -> String {
         ("E03", "The plan: names, edges, types, guarantees"),
         ("E04", "Sources, sinks and connections"),
         ("E05", "Models"),
+        ("E06", "The tests of a pipeline"),
     ];
     for (prefix, subject) in subjects {
         let _ = write!(page, "\n## {subject}\n");

@@ -38,8 +38,6 @@ const COMMIT_EVERY: Duration = Duration::from_millis(20);
 const ONE_SIGNAL: Duration = Duration::from_millis(300);
 /// How long sinks may take to close after a drain was given up.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The exit code of a fault of the engine itself (sysexits.h, EX_SOFTWARE).
-const EXIT_PANIC: i32 = 70;
 
 /// Run a pipeline until its input ends or it is told to stop.
 #[derive(Debug, clap::Args)]
@@ -94,7 +92,7 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
     let clock = SystemClock::shared();
     let control = Arc::new(Control::default());
     stop_on_signals(&control, args.drain_timeout)?;
-    exit_on_panic();
+    process::exit_on_panic();
     process::survive_file_size_limit();
     if process::stdout_is_closed()
         && let Some(step) = plan.sinks().find(|step| step.kind == "stdout")
@@ -165,6 +163,7 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
         from: resume.from,
         meters: instruments.meters(&plan),
         errors_meter: instruments.errors_meter(),
+        stand: None,
         clock,
         plan: plan.clone(),
     };
@@ -344,18 +343,4 @@ fn give_up_draining(control: &Control, drain: Duration) {
     std::thread::sleep(CLOSE_TIMEOUT);
     tracing::error!("a sink can't be closed: ending without it");
     std::process::exit(1);
-}
-
-/// A panic in an operator ends the process: other workers would wait for it for ever. Panics in pure code are caught before
-/// they come here (architecture, decision 10).
-fn exit_on_panic() {
-    std::panic::set_hook(Box::new(|info| {
-        let thread = std::thread::current();
-        let place = info.location().map(ToString::to_string).unwrap_or_default();
-        let what = info.payload_as_str().unwrap_or("no message");
-        tracing::error!(thread = thread.name().unwrap_or("unnamed"), place, "a fault of the engine: {what}");
-        std::process::exit(EXIT_PANIC);
-    }));
-    // Expressions and models install their own hook over this one, which stays silent while they catch.
-    drop(engine_expr::quiet_panics());
 }

@@ -4,16 +4,18 @@
 //! `errors.jsonl`.
 
 use super::errors_file::ErrorsFile;
+use super::given::GivenRows;
 use arrow::datatypes::{Schema, SchemaRef};
 use engine_base::{Clock, SourceId, StepId};
 use engine_connectors::{SinkHandle, SourceStart};
+use engine_dataflow::capture::{Captured, capture};
 use engine_dataflow::deliver::{SinkShared, deliver};
 use engine_dataflow::ingest::{IngestShared, Ingested, SourceInput, ingest};
 use engine_dataflow::meter::Meter;
 use engine_dataflow::operate::{ChainStep, KeyedInput, KeyedTime, StepShared, chain, keyed};
 use engine_dataflow::run::Built;
 use engine_dataflow::watermark::{Statement, TimePolicy, TimeSources};
-use engine_dataflow::{Cut, RowStep, Rows};
+use engine_dataflow::{Cut, Reader, RowStep, Rows};
 use engine_operators::{Render, RenderCx};
 use engine_plan::Output;
 use engine_plan::event_time::EventTimePlan;
@@ -42,6 +44,18 @@ pub(crate) struct GraphShared {
     /// The instruments of each step, by its id; one more for `errors.jsonl`.
     pub(crate) meters: Vec<Arc<dyn Meter>>,
     pub(crate) errors_meter: Arc<dyn Meter>,
+    /// In a test, what stands for all systems.
+    pub(crate) stand: Option<Arc<Stand>>,
+}
+
+/// What stands for all systems in a test: rows that are given, and ends that remember.
+pub(crate) struct Stand {
+    /// The rows of each source.
+    pub(crate) given: HashMap<SourceId, Vec<Rows>>,
+    /// What came to each sink.
+    pub(crate) sinks: HashMap<StepId, Arc<Captured>>,
+    /// Error rows that no step reads.
+    pub(crate) errors: Arc<Captured>,
 }
 
 type Streams<'scope> = HashMap<Edge, Stream<'scope, u64, Rows>>;
@@ -86,6 +100,15 @@ pub(crate) fn build<'scope>(shared: &GraphShared, scope: Scope<'scope, u64>, wor
             Role::Source { .. } => {}
             Role::Sink { .. } => {
                 let Some(input) = streams.get(&step.inputs[0]).cloned() else { continue };
+                if let Some(stand) = &shared.stand {
+                    let Some(captured) = stand.sinks.get(&step.id) else { continue };
+                    let nothing = capture(input, &step.name, captured.clone());
+                    if let Some(port) = step.error_port() {
+                        streams.insert(Edge { from: step.id, port }, nothing.clone());
+                    }
+                    done.push(nothing);
+                    continue;
+                }
                 let Some(handle) = shared.handles.get(&step.id).cloned() else { continue };
                 let open = Box::new(move |waker| {
                     let guard = handle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -121,7 +144,9 @@ pub(crate) fn build<'scope>(shared: &GraphShared, scope: Scope<'scope, u64>, wor
             nobody.then(|| streams.remove(&Edge { from: step.id, port }))?
         })
         .collect();
-    if !unread.is_empty() {
+    if let (Some(stand), false) = (&shared.stand, unread.is_empty()) {
+        done.push(capture(scope.concatenate(unread), "errors", stand.errors.clone()));
+    } else if !unread.is_empty() {
         let errors = shared.errors.clone();
         let open = Box::new(move |_waker| Ok(errors.writer()));
         let input = scope.concatenate(unread);
@@ -170,7 +195,12 @@ fn source_input(
         finite_from_start: false,
     };
     let (kind, planned) = (step.kind, step.planned.clone());
+    let stand = shared.stand.clone();
     let open = Box::new(move |waker| {
+        if let Some(stand) = stand {
+            let given = stand.given.get(&start.source).filter(|_| start.owns_single_partition());
+            return Ok(given.map(|given| Box::new(GivenRows::new(given.clone())) as Box<dyn Reader>));
+        }
         let entry = engine_connectors::find_source(kind).ok_or_else(|| format!("no source of type `{kind}`"))?;
         (entry.start)(&*planned, SourceStart { waker, ..start })
     });
@@ -235,6 +265,26 @@ fn row_step(
     let inputs = input_schemas(shared, step);
     let read = read_ports(step, readers);
     let cx = render_cx(shared, step, worker, &inputs, &read);
+    match engine_operators::render_of(step.kind) {
+        Some(Render::Rows(render)) => render(&*step.planned, &cx),
+        _ => Err(format!("`{}` is not row-wise", step.kind)),
+    }
+}
+
+/// A step that the keys of a source imply, without a dataflow around it: to see what event times it gives.
+pub(crate) fn entry_row_step(plan: &Plan, step: &Step) -> Result<Box<dyn RowStep>, String> {
+    let inputs: Vec<SchemaRef> = step.inputs.iter().map(|edge| pruned(plan.step(edge.from), edge.port)).collect();
+    let cx = RenderCx {
+        step: step.name.as_str().into(),
+        step_id: step.id,
+        inputs: &inputs,
+        wanted: &step.wanted[..step.row_outputs().len()],
+        read: &[true],
+        worker: 0,
+        workers: 1,
+        clock: engine_base::SystemClock::shared(),
+        waiting_for_time: Arc::default(),
+    };
     match engine_operators::render_of(step.kind) {
         Some(Render::Rows(render)) => render(&*step.planned, &cx),
         _ => Err(format!("`{}` is not row-wise", step.kind)),

@@ -11,6 +11,7 @@
 //! A failed row stands as zeros in its chunk, so that no row moves; what the model makes of it is not looked at. A
 //! model whose results depend on the batch gets one row at a time: a row's score depends on that row alone.
 
+use super::mock::{Mock, MockPlan};
 use super::{Feature, PredictPlan};
 use crate::RenderCx;
 use crate::render::{assemble, fail, sound};
@@ -38,7 +39,9 @@ type Failed = BTreeMap<usize, RowError>;
 pub(super) fn render(plan: &PredictPlan, cx: &RenderCx<'_>) -> Result<Box<dyn RowStep>, String> {
     let schema = cx.inputs.first().ok_or("a predict without an input")?;
     let wanted = cx.wanted.first().ok_or("a predict without an output")?;
-    let scorer = plan.model.load().map_err(|error| format!("the model `{}`: {error}", plan.model.name()))?;
+    let asks = plan.mock.as_ref().is_none_or(MockPlan::asks);
+    let load = || plan.model.load().map_err(|error| format!("the model `{}`: {error}", plan.model.name()));
+    let scorer = if asks { Some(load()?) } else { None };
     let inputs = plan
         .inputs
         .iter()
@@ -89,6 +92,7 @@ pub(super) fn render(plan: &PredictPlan, cx: &RenderCx<'_>) -> Result<Box<dyn Ro
         columns,
         schema: Arc::new(Schema::new(fields)),
         event_time: wanted.contains(hidden::EVENT_TIME),
+        mock: plan.mock.as_ref().map(|mock| Mock::new(mock, cx)).transpose()?,
         ok: Repeated::new("ok"),
         digest: Repeated::new(plan.model.digest()),
     }))
@@ -107,7 +111,9 @@ enum Column {
 struct Predict {
     step: Arc<str>,
     model: Arc<dyn PlannedModel>,
-    scorer: Box<dyn Scorer>,
+    /// `None` where a test answers for it.
+    scorer: Option<Box<dyn Scorer>>,
+    mock: Option<Mock>,
     /// The most rows at once.
     chunk: usize,
     inputs: Vec<Input>,
@@ -150,8 +156,13 @@ impl RowStep for Predict {
             for (input, columns) in self.inputs.iter_mut().zip(&columns) {
                 input.fill(columns, from..to, &mut failed);
             }
-            self.score_chunk(from..to, &mut failed, &mut results);
+            if self.scorer.is_some() {
+                self.score_chunk(from..to, &mut failed, &mut results);
+            }
             from = to;
+        }
+        if let Some(mock) = &mut self.mock {
+            mock.answer(&rows, &mut results, &mut failed);
         }
         self.check_numbers(count, &results, &mut failed);
         self.put_out(rows, results, failed, out);
@@ -195,7 +206,7 @@ impl Predict {
         for scores in &mut self.scores {
             scores.clear();
         }
-        let (scorer, scores) = (&mut self.scorer, &mut self.scores);
+        let (Some(scorer), scores) = (&mut self.scorer, &mut self.scores) else { return Ok(()) };
         // A scorer starts each call from its inputs, so that one that panicked can be asked again.
         let result = catching(|| scorer.score(rows.len(), &inputs, scores));
         let name = self.model.name();

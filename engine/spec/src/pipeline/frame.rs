@@ -9,6 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
 use super::parameters::ParameterConfig;
+use super::tests_section::TestConfig;
 use super::{MaxInFlight, Measure, Objective};
 use crate::node::{Entry, Node, Value};
 use crate::value::TimeSpan;
@@ -55,6 +56,8 @@ pub struct PipelineFile {
     pub max_in_flight: Option<MaxInFlight>,
     /// What is promised when a process dies: `at_least_once`.
     pub delivery: Option<Delivery>,
+    /// Tests of the pipeline, run by `engine test` on a virtual clock.
+    pub tests: Option<Vec<TestConfig>>,
 }
 
 /// What is promised when a process dies.
@@ -162,13 +165,12 @@ pub struct ObjectiveConfig {
 }
 
 /// Keys at the top that are no sections.
-const OTHER_KEYS: &[&str] = &["version", "pipeline", "description", "objectives", "max_in_flight", "delivery"];
+const OTHER_KEYS: &[&str] = &["version", "pipeline", "description", "objectives", "max_in_flight", "delivery", "tests"];
 
 /// Keys of the language that are not built yet.
 const NOT_BUILT: &[(&str, &str)] = &[
     ("commit", "output is committed as it is acknowledged"),
     ("checkpoint", "state is rebuilt from the source after a restart"),
-    ("tests", "try the pipeline on a small input file"),
     ("templates", "write the steps out, or use `type: chain`"),
     ("include", "put everything into this file"),
     ("memory_limit", "bound what is in flight with `max_in_flight`"),
