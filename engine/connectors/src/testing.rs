@@ -121,6 +121,7 @@ pub(crate) fn rows(batch: RecordBatch, first: u64) -> Rows {
         ingest_ns: Times::One(1_000),
         born_ns: Times::One(1_000),
         event_ns: None,
+        removes: None,
     }
 }
 

@@ -50,6 +50,7 @@ pub const ENTRY: SinkEntry = SinkEntry {
         config_schema: |generator| delivery::schema_with_keys::<WebhookKeys>(generator),
         encodes: true,
         sees_all: true,
+        changelogs: false,
         plan,
     },
     open: |planned, start| open(planned, start),

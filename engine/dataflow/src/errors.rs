@@ -81,5 +81,6 @@ pub fn error_rows(errors: Vec<ErrorRow>, names: &SourceNames) -> Rows {
         ingest_ns: Times::Each(at.clone().into()),
         born_ns: Times::Each(at.into()),
         event_ns: None,
+        removes: None,
     }
 }

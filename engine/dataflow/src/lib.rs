@@ -11,6 +11,7 @@
 //! | [`Writer`] | a worker's sink operator | encodes rows, hands them to the system, says when they are acknowledged |
 
 pub mod capture;
+pub mod changes;
 pub mod control;
 pub mod cuts;
 pub mod deliver;

@@ -162,7 +162,7 @@ pub(crate) fn through<'c, C: CapabilityTrait<u64> + 'c>(
     }
 }
 
-fn measure(meter: &dyn Meter, rows_in: u64, out: &StepOutput, start_ns: u64, shared: &StepShared) {
+pub(crate) fn measure(meter: &dyn Meter, rows_in: u64, out: &StepOutput, start_ns: u64, shared: &StepShared) {
     let rows_out = out.ports.iter().flatten().map(|rows| rows.num_rows() as u64).sum();
     let busy_ns = shared.clock.monotonic_ns().saturating_sub(start_ns);
     meter.batch(rows_in, rows_out, busy_ns);
@@ -191,7 +191,12 @@ fn stops(out: &StepOutput, shared: &StepShared) -> bool {
     true
 }
 
-fn give_errors<C: CapabilityTrait<u64>>(output: &mut Output, errors: Vec<ErrorRow>, cap: &C, names: &SourceNames) {
+pub(crate) fn give_errors<C: CapabilityTrait<u64>>(
+    output: &mut Output,
+    errors: Vec<ErrorRow>,
+    cap: &C,
+    names: &SourceNames,
+) {
     if !errors.is_empty() {
         output.activate().session_with_builder(cap).give_container(&mut error_rows(errors, names));
     }

@@ -41,6 +41,11 @@ impl Rows {
                     born_ns: concat_times(many, total, |rows| &rows.born_ns),
                     event_ns: has_event
                         .then(|| concat_times(many, total, |rows| rows.event_ns.as_ref().unwrap_or(&Times::One(0)))),
+                    removes: many.iter().any(|rows| rows.removes.is_some()).then(|| {
+                        let bits =
+                            |rows: &Rows| (0..rows.num_rows()).map(|row| rows.is_removed(row)).collect::<Vec<_>>();
+                        many.iter().flat_map(|rows| bits(rows)).collect()
+                    }),
                 }
             }
         }

@@ -3,10 +3,10 @@
 //! Hidden are each row's position, its ingest time, its event time and the time it was born (for latency). They cost
 //! nothing while they are ranges or constants, and are materialised only when rows of several batches mix.
 
-use arrow::array::RecordBatch;
-use arrow::buffer::ScalarBuffer;
-use arrow::datatypes::{Schema, SchemaRef};
-use engine_base::{RowError, SourceId, StepId};
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::buffer::{BooleanBuffer, ScalarBuffer};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use engine_base::{CHANGE_COLUMN, RowError, SourceId, StepId};
 use std::sync::Arc;
 
 /// A value for each row: one for all, or one each.
@@ -94,6 +94,8 @@ pub struct Rows {
     pub born_ns: Times,
     /// Each row's event time, nanoseconds since 1970 UTC, where the stream has one and a later step reads it.
     pub event_ns: Option<Times>,
+    /// On a changelog, whether a row takes back one like it that came before; `None` where none does.
+    pub removes: Option<BooleanBuffer>,
 }
 
 /// A row that failed, on its way to an error output.
@@ -128,6 +130,23 @@ impl Rows {
         self.batch.num_rows()
     }
 
+    /// Whether a row takes back one like it that came before.
+    pub fn is_removed(&self, row: usize) -> bool {
+        self.removes.as_ref().is_some_and(|removes| removes.value(row))
+    }
+
+    /// The same rows with what becomes of each as their first column, [`CHANGE_COLUMN`]: as they leave the engine.
+    pub fn with_changes(&self) -> Rows {
+        let text = |row| if self.is_removed(row) { "delete" } else { "insert" };
+        let changes: StringArray = (0..self.num_rows()).map(|row| Some(text(row))).collect();
+        let field = Arc::new(Field::new(CHANGE_COLUMN, DataType::Utf8, false));
+        let schema = self.schema();
+        let fields = std::iter::once(field).chain(schema.fields().iter().cloned()).collect::<Vec<_>>();
+        let columns = std::iter::once(Arc::new(changes) as ArrayRef).chain(self.batch.columns().iter().cloned());
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns.collect());
+        self.with_batch(batch.unwrap_or_else(|error| panic!("columns of one length: {error}")))
+    }
+
     /// The visible columns.
     pub fn schema(&self) -> SchemaRef {
         self.batch.schema()
@@ -142,6 +161,7 @@ impl Default for Rows {
             ingest_ns: Times::One(0),
             born_ns: Times::One(0),
             event_ns: None,
+            removes: None,
         }
     }
 }

@@ -5,7 +5,7 @@
 use crate::rows::{Positions, RowPosition, Rows, Times};
 use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, BooleanArray, PrimitiveArray, RecordBatch, UInt32Array};
 use arrow::array::{RecordBatchOptions, cast::AsArray};
-use arrow::buffer::ScalarBuffer;
+use arrow::buffer::{BooleanBuffer, ScalarBuffer};
 use arrow::compute::{FilterBuilder, FilterPredicate, prep_null_mask_filter, take};
 use arrow::datatypes::{Int64Type, UInt64Type};
 use engine_base::StepId;
@@ -26,6 +26,7 @@ impl Rows {
             ingest_ns: self.ingest_ns.clone(),
             born_ns: self.born_ns.clone(),
             event_ns: self.event_ns.clone(),
+            removes: self.removes.clone(),
         }
     }
 
@@ -51,6 +52,7 @@ impl Rows {
             ingest_ns: self.ingest_ns.filter(&predicate),
             born_ns: self.born_ns.filter(&predicate),
             event_ns: self.event_ns.as_ref().map(|times| times.filter(&predicate)),
+            removes: self.removes.as_ref().map(|removes| filter_bits(removes, &predicate)),
         }
     }
 
@@ -63,6 +65,7 @@ impl Rows {
             ingest_ns: self.ingest_ns.take(indices),
             born_ns: self.born_ns.take(indices),
             event_ns: self.event_ns.as_ref().map(|times| times.take(indices)),
+            removes: self.removes.as_ref().map(|removes| take_bits(removes, indices)),
         }
     }
 
@@ -82,6 +85,7 @@ impl Rows {
             ingest_ns: self.ingest_ns.slice(from, len),
             born_ns: self.born_ns.slice(from, len),
             event_ns: self.event_ns.as_ref().map(|times| times.slice(from, len)),
+            removes: self.removes.as_ref().map(|removes| removes.slice(from, len)),
         }
     }
 
@@ -128,6 +132,15 @@ impl Rows {
         self.positions =
             Positions::Mixed { origins: origins.into(), offsets: offsets.into(), suffixes: Some(suffixes) };
     }
+}
+
+fn filter_bits(bits: &BooleanBuffer, predicate: &FilterPredicate) -> BooleanBuffer {
+    let filtered = predicate.filter(&BooleanArray::new(bits.clone(), None)).expect(EVERY_TYPE);
+    filtered.as_boolean().values().clone()
+}
+
+fn take_bits(bits: &BooleanBuffer, indices: &UInt32Array) -> BooleanBuffer {
+    indices.values().iter().map(|row| bits.value(*row as usize)).collect()
 }
 
 /// The first true row, where the `kept` true rows stand one after the other.
@@ -263,6 +276,7 @@ mod tests {
             ingest_ns: Times::One(5),
             born_ns: Times::Each((0..10).collect()),
             event_ns: Some(Times::Each((20..30).collect())),
+            removes: Some((0..10).map(|row| row % 3 == 0).collect()),
         };
         let mut offsets = range.clone();
         offsets.positions = Positions::Offsets { origin: 7, offsets: (0..10).map(|n| 100 + n * n).collect() };

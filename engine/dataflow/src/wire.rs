@@ -61,6 +61,13 @@ fn encode(rows: &Rows, out: &mut Vec<u8>) {
             put_times(times, out);
         }
     }
+    match &rows.removes {
+        None => out.push(0),
+        Some(removes) => {
+            out.push(1);
+            put_u64s((0..removes.len()).map(|row| u64::from(removes.value(row))), out);
+        }
+    }
     let hidden = (out.len() - 8) as u64;
     out[..8].copy_from_slice(&hidden.to_le_bytes());
     // Writing into memory can fail only for a type that IPC does not know; the plan's types are all known to it.
@@ -83,10 +90,14 @@ fn decode(bytes: &[u8]) -> Result<Rows, Box<dyn std::error::Error>> {
     let ingest_ns = get_times(hidden)?;
     let born_ns = get_times(hidden)?;
     let event_ns = if get_u8(hidden)? == 1 { Some(get_times(hidden)?) } else { None };
+    let removes = match get_u8(hidden)? {
+        1 => Some(get_u64s(hidden)?.iter().map(|removed| *removed != 0).collect()),
+        _ => None,
+    };
     let mut reader = StreamReader::try_new(io::Cursor::new(ipc), None)?;
     let schema = reader.schema();
     let batch = reader.next().transpose()?.unwrap_or_else(|| RecordBatch::new_empty(schema));
-    Ok(Rows { batch, positions, ingest_ns, born_ns, event_ns })
+    Ok(Rows { batch, positions, ingest_ns, born_ns, event_ns, removes })
 }
 
 fn put_u64s(values: impl ExactSizeIterator<Item = u64>, out: &mut Vec<u8>) {
@@ -203,7 +214,7 @@ mod tests {
         assert_eq!(back.positions, rows.positions);
         assert_eq!(back.ingest_ns, rows.ingest_ns);
         assert_eq!(back.born_ns, rows.born_ns);
-        assert_eq!(back.event_ns, rows.event_ns);
+        assert_eq!((&back.event_ns, &back.removes), (&rows.event_ns, &rows.removes));
         for cut in 0..bytes.len().saturating_sub(16) {
             // Cut short it is an error or, past the last batch, still the same rows; never a panic.
             let _ = decode(&bytes[..cut]);
@@ -223,6 +234,7 @@ mod tests {
             ingest_ns: Times::One(-5),
             born_ns: Times::Each(vec![1, 2, 3].into()),
             event_ns: Some(Times::One(9)),
+            removes: None,
         };
         check(&rows);
         rows.positions = Positions::Offsets { origin: 7, offsets: vec![1, 5, 9].into() };

@@ -65,6 +65,7 @@ impl Reader for Numbers {
                 ingest_ns: Times::One(1),
                 born_ns: Times::One(1),
                 event_ns: Some(Times::Each((*next..end).map(|n| n as i64).collect())),
+                removes: None,
             });
             *next = end;
         }

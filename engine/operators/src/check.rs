@@ -22,6 +22,9 @@ pub(crate) fn predicate(cx: &mut Cx<'_>, path: &[&str], text: &Expression, input
 }
 
 fn has_time(cx: &mut Cx<'_>, path: &[&str], scalar: &Scalar, input: &StreamType) -> bool {
+    if !cx.lasts(path, scalar, input) {
+        return false;
+    }
     if !scalar.reads_event_time() || input.event_time.is_some() {
         return true;
     }

@@ -287,6 +287,7 @@ mod tests {
                     ingest_ns: Times::One(0),
                     born_ns: Times::One(0),
                     event_ns: Some(Times::Each(rows.iter().map(|(.., at)| *at).collect())),
+                    removes: None,
                 }
             });
             let moment = Moment {

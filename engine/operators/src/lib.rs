@@ -9,15 +9,19 @@
 
 use arrow::datatypes::SchemaRef;
 use engine_base::{Clock, StepId};
+use engine_dataflow::changes::RegionStep;
 use engine_dataflow::{EpochStep, RowStep};
 use engine_plan::{Columns, OperatorKind, Planned};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, LazyLock};
 
+mod aggregate;
 mod aggregates;
+mod changes;
 mod check;
 mod codec;
 mod deduplicate;
+mod distinct;
 pub mod event_time;
 pub mod filter;
 pub mod flatten;
@@ -28,6 +32,7 @@ pub mod predict;
 mod render;
 pub mod rolling;
 pub mod route;
+mod top;
 pub mod union;
 pub mod window;
 
@@ -57,6 +62,10 @@ pub enum Render {
     Rows(RenderRows),
     /// A keyed step, at the close of an epoch.
     Epochs(RenderEpochs),
+    /// On differential dataflow.
+    Region(RenderRegion),
+    /// In the way that suits how it was planned.
+    OfPlan(fn(&dyn Planned) -> Render),
     /// The streams of all inputs as one, each through the step of [`render_union_input`].
     Union,
 }
@@ -66,6 +75,9 @@ pub type RenderRows = fn(&dyn Planned, &RenderCx<'_>) -> Result<Box<dyn RowStep>
 
 /// Makes a keyed step of its planned form.
 pub type RenderEpochs = fn(&dyn Planned, &RenderCx<'_>) -> Result<Box<dyn EpochStep>, String>;
+
+/// Makes a step on differential dataflow of its planned form.
+pub type RenderRegion = fn(&dyn Planned, &RenderCx<'_>) -> Result<RegionStep, String>;
 
 /// What a step is told while it is rendered on a worker.
 pub struct RenderCx<'a> {
@@ -101,6 +113,9 @@ pub fn operators() -> &'static [OperatorEntry] {
             deduplicate::entry(),
             OperatorEntry { kind: window::kind(), render: Render::Epochs(window::render) },
             OperatorEntry { kind: rolling::kind(), render: Render::Epochs(rolling::render) },
+            aggregate::entry(),
+            distinct::entry(),
+            top::entry(),
             predict::entry(),
         ]
     });
@@ -124,10 +139,13 @@ pub fn find(name: &str) -> Option<&'static OperatorEntry> {
 }
 
 /// How a step of this kind is made to run: the kinds of [`operators`], and `event_time`, which a source's key implies.
-pub fn render_of(kind: &str) -> Option<Render> {
+pub fn render_of(kind: &str, plan: &dyn Planned) -> Option<Render> {
     match kind {
         "event_time" => Some(Render::Rows(|plan, cx| render_event_time(planned(plan, "event_time")?, cx))),
-        kind => find(kind).map(|entry| entry.render),
+        kind => find(kind).map(|entry| match entry.render {
+            Render::OfPlan(of_plan) => of_plan(plan),
+            render => render,
+        }),
     }
 }
 

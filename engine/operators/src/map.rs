@@ -94,9 +94,11 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         cx.error(codes::NOTHING_TO_DO, &[key], "no column is left");
     }
     let stream = input.with_columns(columns.iter().map(|column| column.field.clone()).collect::<Vec<_>>());
+    let same = |column: &&Column, name: &str| column.value.as_ref().and_then(Scalar::as_column) == Some(name);
+    let stream = stream.renamed(|name| columns.iter().find(|column| same(column, name)).map(|it| it.name().to_owned()));
     // Which columns a wrong `keep`, `drop` or `rename` would leave can't be told.
     let mut stream = if cx.diagnostics.len() > set_noted { stream.opened() } else { stream };
-    stream.event_time = input.event_time.as_ref().map(|time| event_time(cx, &config, time, &columns));
+    stream.event_time = stream.event_time.as_ref().map(|time| event_time(cx, &config, time, &columns));
     let outputs = vec![Output { port: String::new(), stream }];
     let values = columns.into_iter().map(|column| Some((column.field.name().clone(), column.value?)));
     let columns = match values.collect::<Option<Vec<(String, Scalar)>>>() {

@@ -35,6 +35,8 @@ pub(crate) fn evaluate(program: &mut Program, rows: &Rows) -> Evaluated {
 
 /// Puts rows out as failed, each with its reason and the columns it came with. `failed` is ascending.
 pub(crate) fn fail(step: &Arc<str>, rows: &Rows, failed: Vec<(usize, RowError)>, out: &mut StepOutput) {
+    // Where a row is taken back, it has failed before, when it came.
+    let failed: Vec<(usize, RowError)> = failed.into_iter().filter(|(row, _)| !rows.is_removed(*row)).collect();
     if failed.is_empty() {
         return;
     }

@@ -194,6 +194,7 @@ impl<'a> Run<'a> {
                 ingest_ns: Times::Each((first..first + rows).map(|row| INGEST_NS + row as i64).collect()),
                 born_ns: Times::One(INGEST_NS),
                 event_ns: None,
+                removes: None,
             },
         );
     }
@@ -259,12 +260,12 @@ fn render(plan: &Plan, step: &engine_plan::Step, readers: &[Vec<(StepId, usize)>
     if step.role != Role::Operator {
         return Vec::new();
     }
-    with_cx(plan, step, readers, |schemas, cx| match crate::render_of(step.kind).expect("a kind") {
+    with_cx(plan, step, readers, |schemas, cx| match crate::render_of(step.kind, &*step.planned).expect("a kind") {
         Render::Rows(render) => vec![render(&*step.planned, cx).expect("renders")],
         Render::Union => {
             (0..schemas).map(|input| render_union_input(&*step.planned, cx, input).expect("renders")).collect()
         }
-        Render::Epochs(_) => panic!("`{}` is not row-wise", step.kind),
+        _ => panic!("`{}` is not row-wise", step.kind),
     })
 }
 
@@ -329,6 +330,7 @@ pub(crate) fn registries() -> Registries {
         config_schema: no_keys,
         encodes: false,
         sees_all: false,
+        changelogs: true,
         plan: |_, input: &StreamType, _: &SinkCommon| {
             let names = input.schema.fields().iter().map(|field| field.name().clone()).collect();
             Some(PlannedSink { can_fail: false, timeout_ns: None, planned: Arc::new(All(names)) })

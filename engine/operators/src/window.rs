@@ -10,7 +10,7 @@
 //! canonical order, so that the bits of a result depend on the rows and their cuts alone.
 
 mod assign;
-mod pane;
+pub(crate) mod pane;
 mod plan;
 mod session;
 mod step;

@@ -27,6 +27,8 @@ pub type Columns = BTreeSet<String>;
 pub mod hidden {
     /// Each row's event time.
     pub const EVENT_TIME: &str = "@event_time";
+    /// What a row of a changelog does, where the change leaves the engine: `insert` or `delete`.
+    pub const CHANGE: &str = engine_base::CHANGE_COLUMN;
 }
 
 /// What is known of the rows on an edge.
@@ -68,6 +70,19 @@ impl StreamType {
         self.with_schema(engine_expr::open(&self.schema))
     }
 
+    /// The same stream where the columns of `from` have these names now, and those that are not among them are gone or others.
+    #[must_use]
+    pub fn renamed(mut self, now: impl Fn(&str) -> Option<String>) -> StreamType {
+        if let Some(event_time) = &mut self.event_time {
+            event_time.windows = event_time.windows.iter().filter_map(|column| now(column)).collect();
+        }
+        if let StreamKind::Changelog { key } = &mut self.kind {
+            // Without one of its columns, a key tells rows apart no longer: whole rows do.
+            *key = key.iter().map(|column| now(column)).collect::<Option<_>>().unwrap_or_default();
+        }
+        self
+    }
+
     /// The same stream with no column that may be null, so that no false problem comes of a guess.
     #[must_use]
     pub fn never_null(&self) -> StreamType {
@@ -88,6 +103,8 @@ pub struct EventTime {
     /// The sources whose watermarks it follows, each with how far behind rows may still come, nanoseconds: what the steps
     /// between hold back.
     pub follows: BTreeMap<SourceId, i64>,
+    /// Columns each value of which comes in one epoch and never again: the bounds of windows that are put out once.
+    pub windows: Vec<String>,
 }
 
 /// A column that shows the event time no longer.
@@ -120,6 +137,13 @@ impl EventTime {
     pub fn held(&self, hold_ns: i64) -> EventTime {
         let follows = self.follows.iter().map(|(source, held)| (*source, held.saturating_add(hold_ns))).collect();
         EventTime { follows, ..EventTime::default() }
+    }
+}
+
+impl StreamKind {
+    /// Whether rows may be taken back.
+    pub fn is_changelog(&self) -> bool {
+        matches!(self, StreamKind::Changelog { .. })
     }
 }
 
@@ -348,6 +372,23 @@ impl Cx<'_> {
         self.root.get(section).is_some_and(|section| section.get(name).is_some())
     }
 
+    /// Whether the value of the expression at `path` is the same whenever a row is looked at, as it must be of rows that may be
+    /// taken back; where not, that is noted.
+    pub fn lasts(&mut self, path: &[&str], value: &Scalar, input: &StreamType) -> bool {
+        let lasts = !input.kind.is_changelog() || !value.reads_now() && !value.reads_position();
+        if !lasts {
+            let what = if value.reads_now() { "the time of the row's arrival" } else { "a random number" };
+            let message = format!("{what} is another one when the row is taken back");
+            let span = self.span(path);
+            self.push(
+                Diagnostic::error(codes::CHANGELOG_INPUT, span, message)
+                    .at_caret("these rows are a changelog")
+                    .help("compute it before the step that makes the changelog, as a column"),
+            );
+        }
+        lasts
+    }
+
     /// Turns the problems of the expression at `path` into diagnostics.
     pub fn noted<T>(&mut self, path: &[&str], planned: Result<T, ExprError>) -> Option<T> {
         match planned {
@@ -518,6 +559,8 @@ pub struct SinkKind {
     /// Whether it has expressions of its own, such as a record's key. They see the columns that `columns` gives and beside
     /// them those it leaves out: `input` of `plan` has both, and [`SinkCommon::columns`] the ones that are put out.
     pub sees_all: bool,
+    /// Whether it takes changelogs; otherwise rows that stay only.
+    pub changelogs: bool,
     /// Checks a component and plans it. `None` only with an error noted.
     pub plan: fn(&mut Cx<'_>, input: &StreamType, common: &SinkCommon) -> Option<PlannedSink>,
 }
@@ -530,6 +573,7 @@ pub struct SinkCommon {
     /// The node of `timestamps:`, where it was given.
     pub timestamps: Option<Node>,
     /// The columns that are put out. The rows that come have them first; behind them stand those that the sink reads beside.
+    /// The first column of a changelog is [`hidden::CHANGE`], which says what becomes of the row.
     pub columns: SchemaRef,
 }
 

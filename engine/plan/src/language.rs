@@ -62,6 +62,9 @@ pub const MODELS: &[&str] = &["candle", "embedding", "onnx", "remote", "trees"];
 /// operator itself is wrong.
 pub const PASSES_ROWS: &[&str] = &["deduplicate", "filter", "union"];
 
+/// Operators that take changelogs; all others take rows that stay.
+pub const TAKES_CHANGELOGS: &[&str] = &["aggregate", "distinct", "filter", "join", "map", "route", "top"];
+
 /// Words that people bring from elsewhere, and the kind that does it here.
 pub const ELSEWHERE: &[(&str, &str)] = &[
     ("project", "map"),

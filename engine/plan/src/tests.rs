@@ -191,6 +191,7 @@ static OUT: SinkKind = SinkKind {
     config_schema: nothing_schema,
     encodes: true,
     sees_all: false,
+    changelogs: false,
     plan: |cx: &mut Cx<'_>, input: &StreamType, _: &SinkCommon| {
         cx.config::<Nothing>()?;
         Some(PlannedSink {

@@ -188,6 +188,12 @@ pub fn narrow(schema: &SchemaRef, non_null: &BTreeSet<String>) -> SchemaRef {
     Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }
 
+/// The columns of a changelog where it leaves the engine: what becomes of each row stands before them.
+pub fn with_change(columns: &SchemaRef) -> SchemaRef {
+    let change = Arc::new(Field::new(engine_base::CHANGE_COLUMN, DataType::Utf8, false));
+    Arc::new(Schema::new(std::iter::once(change).chain(columns.fields().iter().cloned()).collect::<Vec<_>>()))
+}
+
 /// The columns of every `name.errors`, in this order. The dataflow makes rows of just this schema.
 pub fn error_schema() -> SchemaRef {
     let text = |name: &str| Field::new(name, DataType::Utf8, false);

@@ -9,13 +9,14 @@ use arrow::datatypes::{Schema, SchemaRef};
 use engine_base::{Clock, SourceId, StepId};
 use engine_connectors::{SinkHandle, SourceStart};
 use engine_dataflow::capture::{Captured, capture};
+use engine_dataflow::changes::{Encode, Give, Join, Region, RegionStep, region};
 use engine_dataflow::deliver::{SinkShared, deliver};
 use engine_dataflow::ingest::{IngestShared, Ingested, SourceInput, ingest};
 use engine_dataflow::meter::Meter;
 use engine_dataflow::operate::{ChainStep, KeyedInput, KeyedTime, StepShared, chain, keyed};
 use engine_dataflow::run::Built;
 use engine_dataflow::watermark::{Statement, TimePolicy, TimeSources};
-use engine_dataflow::{Cut, Reader, RowStep, Rows};
+use engine_dataflow::{Cut, Reader, RowStep, Rows, StepOutput, Unmetered};
 use engine_operators::{Render, RenderCx};
 use engine_plan::Output;
 use engine_plan::event_time::EventTimePlan;
@@ -100,6 +101,8 @@ pub(crate) fn build<'scope>(shared: &GraphShared, scope: Scope<'scope, u64>, wor
             Role::Source { .. } => {}
             Role::Sink { .. } => {
                 let Some(input) = streams.get(&step.inputs[0]).cloned() else { continue };
+                let is_changelog = plan.output(step.inputs[0]).stream.kind.is_changelog();
+                let input = if is_changelog { changes_shown(input, &step.name, &shared.steps) } else { input };
                 if let Some(stand) = &shared.stand {
                     let Some(captured) = stand.sinks.get(&step.id) else { continue };
                     let nothing = capture(input, &step.name, captured.clone());
@@ -161,6 +164,23 @@ pub(crate) fn build<'scope>(shared: &GraphShared, scope: Scope<'scope, u64>, wor
             .map(|(_, stream)| stream),
     );
     Built { done, flight, activator }
+}
+
+/// The rows of a changelog as they leave the engine: with a column that says what becomes of each.
+fn changes_shown<'scope>(
+    input: Stream<'scope, u64, Rows>,
+    name: &str,
+    shared: &StepShared,
+) -> Stream<'scope, u64, Rows> {
+    struct Shown;
+    impl RowStep for Shown {
+        fn step(&mut self, rows: Rows, out: &mut engine_dataflow::StepOutput) {
+            out.give(0, rows.with_changes());
+        }
+    }
+    let meter = Arc::new(Unmetered);
+    let step = ChainStep { name: format!("{name}: changes").into(), step: Box::new(Shown), side_ports: 0, meter };
+    chain(input, vec![step], shared).main
 }
 
 fn source_input(
@@ -265,7 +285,7 @@ fn row_step(
     let inputs = input_schemas(shared, step);
     let read = read_ports(step, readers);
     let cx = render_cx(shared, step, worker, &inputs, &read);
-    match engine_operators::render_of(step.kind) {
+    match engine_operators::render_of(step.kind, &*step.planned) {
         Some(Render::Rows(render)) => render(&*step.planned, &cx),
         _ => Err(format!("`{}` is not row-wise", step.kind)),
     }
@@ -285,7 +305,7 @@ pub(crate) fn entry_row_step(plan: &Plan, step: &Step) -> Result<Box<dyn RowStep
         clock: engine_base::SystemClock::shared(),
         waiting_for_time: Arc::default(),
     };
-    match engine_operators::render_of(step.kind) {
+    match engine_operators::render_of(step.kind, &*step.planned) {
         Some(Render::Rows(render)) => render(&*step.planned, &cx),
         _ => Err(format!("`{}` is not row-wise", step.kind)),
     }
@@ -303,7 +323,7 @@ fn add_step<'scope>(
     let inputs = input_schemas(shared, step);
     let read = read_ports(step, readers);
     let sources: Vec<_> = step.inputs.iter().filter_map(|edge| streams.get(edge).cloned()).collect();
-    let render = engine_operators::render_of(step.kind);
+    let render = engine_operators::render_of(step.kind, &*step.planned);
     let meter = shared.meters[step.id.0 as usize].clone();
     let fail = |reason: String| shared.ingest.control.fail(format!("step `{}`: {reason}", step.name));
     match render {
@@ -351,6 +371,19 @@ fn add_step<'scope>(
                 streams.insert(Edge { from: step.id, port }, built.errors);
             }
         }
+        Some(Render::Region(render)) => {
+            let cx = render_cx(shared, step, worker, &inputs, &read);
+            let rendered = render(&*step.planned, &cx).unwrap_or_else(|reason| {
+                fail(reason);
+                broken_region(sources.len())
+            });
+            let built = region(&step.name, sources, rendered, meter, &shared.steps);
+            streams.insert(Edge { from: step.id, port: 0 }, built.changes);
+            let errors = scope.concatenate(built.errors);
+            if let Some(port) = step.error_port() {
+                streams.insert(Edge { from: step.id, port }, errors);
+            }
+        }
         _ => fail(format!("nothing runs a step of type `{}`", step.kind)),
     }
 }
@@ -371,6 +404,15 @@ impl engine_dataflow::EpochStep for BrokenEpochs {
         _inputs: Vec<Vec<Rows>>,
         _out: &mut engine_dataflow::StepOutput,
     ) {
+    }
+}
+
+/// Stands where a step on differential dataflow could not be rendered.
+fn broken_region(inputs: usize) -> RegionStep {
+    RegionStep {
+        inputs: (0..inputs).map(|_| Box::new(|_: &Rows, _: &mut Give<'_>, _: &mut StepOutput| ()) as Encode).collect(),
+        region: if inputs == 2 { Region::Join(Join::Inner) } else { Region::Distinct },
+        build: Box::new(|_, _, _, _| ()),
     }
 }
 

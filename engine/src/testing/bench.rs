@@ -14,7 +14,7 @@ use engine_dataflow::operate::StepShared;
 use engine_dataflow::rows::RowPosition;
 use engine_dataflow::{Budget, Control, Cut, CutBoard, Meter, Rows, SourceNames, Unmetered};
 use engine_plan::Plan;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -67,7 +67,9 @@ pub(crate) fn run(case: &Case, setting: Setting) -> Outcome {
         let from = seen.insert(expect.end, until).unwrap_or(0);
         let rows = came.get(&expect.end).into_iter().flatten();
         let rows = rows.filter(|(epoch, _)| (from..until).contains(epoch)).map(|(_, cells)| cells.clone());
-        differences.extend(compare(at, expect, rows.collect()));
+        let rows: Vec<Vec<String>> = rows.collect();
+        let rows = if expect.changelog { net(rows) } else { rows };
+        differences.extend(compare(at, expect, rows));
     }
     Outcome { differences, failed_rows: failed_rows(errors.take()), stopped, took: started.elapsed() }
 }
@@ -82,6 +84,24 @@ fn in_order(captured: Vec<(u64, Rows)>) -> Vec<(u64, Vec<String>)> {
     // Stable: what has one position stays in the order in which it came.
     all.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
     all.into_iter().map(|(epoch, _, cells)| (epoch, cells)).collect()
+}
+
+/// What changed over all, however it was cut into epochs: rows that go, then rows that come. The first cell of each says which.
+fn net(rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
+    const DELETE: &str = "\"delete\"";
+    const INSERT: &str = "\"insert\"";
+    let mut counts: BTreeMap<Vec<String>, i64> = BTreeMap::new();
+    for mut row in rows {
+        let removes = row.remove(0) == DELETE;
+        *counts.entry(row).or_default() += if removes { -1 } else { 1 };
+    }
+    let some = |change: &'static str, sign: i64| {
+        counts.iter().flat_map(move |(row, count)| {
+            let row = std::iter::once(change.to_owned()).chain(row.iter().cloned()).collect();
+            std::iter::repeat_n(row, usize::try_from(count * sign).unwrap_or(0))
+        })
+    };
+    some(DELETE, -1).chain(some(INSERT, 1)).collect()
 }
 
 fn failed_rows(captured: Vec<(u64, Rows)>) -> Vec<String> {

@@ -12,7 +12,7 @@ use engine_dataflow::rows::origin;
 use engine_dataflow::watermark::TimePolicy;
 use engine_dataflow::{Positions, Rows, StepOutput, Times};
 use engine_plan::event_time::EventTimePlan;
-use engine_plan::{Columns, Plan, Planned, PlannedSink, Registries, Role, SinkCommon, SinkKind, StreamType};
+use engine_plan::{Columns, Plan, Planned, PlannedSink, Registries, Role, SinkCommon, SinkKind, StreamType, types};
 use engine_spec::{Component, Entry, ExpectedConfig, Files, Node, Pipeline, Test, TestStepConfig, Value};
 use schemars::JsonSchema;
 use std::path::PathBuf;
@@ -44,6 +44,8 @@ pub(crate) struct Expect {
     /// The act of the script that it is.
     pub(crate) act: usize,
     pub(crate) schema: SchemaRef,
+    /// Whether it is a changelog, whose rows are what has changed over all epochs since the last `expect`.
+    pub(crate) changelog: bool,
     pub(crate) rows: Vec<ExpectedRow>,
     pub(crate) ordered: bool,
     pub(crate) exact: bool,
@@ -63,6 +65,7 @@ static END: SinkKind = SinkKind {
     },
     encodes: false,
     sees_all: false,
+    changelogs: true,
     plan: |_, input: &StreamType, _: &SinkCommon| {
         let all = input.schema.fields().iter().map(|field| field.name().clone()).collect();
         Some(PlannedSink { can_fail: false, timeout_ns: None, planned: Arc::new(All(all)) })
@@ -346,6 +349,8 @@ impl Maker<'_> {
             let Some(end) = plan.find(&end_of(&entry.key)) else { continue };
             let input = end.inputs[0];
             let schema = pruned(plan.step(input.from), input.port);
+            let changelog = plan.output(input).stream.kind.is_changelog();
+            let schema = if changelog { types::with_change(&schema) } else { schema };
             let is_list = matches!(entry.value.value, Value::List(_) | Value::Null);
             let config = match is_list {
                 true => Some(ExpectedConfig { rows: Some(entry.value.clone()), ..ExpectedConfig::default() }),
@@ -384,6 +389,7 @@ impl Maker<'_> {
                 end: end.id,
                 act,
                 schema,
+                changelog,
                 rows,
                 ordered: config.ordered,
                 exact: config.exact,
@@ -428,6 +434,7 @@ fn greatest_event_ns(
         ingest_ns: Times::One(0),
         born_ns: Times::One(0),
         event_ns: None,
+        removes: None,
     }];
     for id in plan.entry_steps(step.id) {
         let mut rendered = entry_row_step(plan, plan.step(id))?;

@@ -82,6 +82,7 @@ impl Script {
                                 ingest_ns: Times::One(clock_ns),
                                 born_ns: Times::One(clock_ns),
                                 event_ns: None,
+                                removes: None,
                             });
                             *next += rows as u64;
                             from += rows;

@@ -46,6 +46,7 @@ pub const ENTRY: SinkEntry = SinkEntry {
         config_schema: |generator| KafkaSinkKeys::json_schema(generator),
         encodes: true,
         sees_all: true,
+        changelogs: false,
         plan,
     },
     open: |planned, start| open(planned, start),

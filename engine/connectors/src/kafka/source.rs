@@ -668,7 +668,7 @@ impl KafkaReader {
         };
         let born =
             if born_ns.iter().all(|born| *born == born_ns[0]) { Times::One(born_ns[0]) } else { Times::Each(born_ns) };
-        Ok(Rows { batch, positions, ingest_ns: Times::One(ingest_ns), born_ns: born, event_ns: None })
+        Ok(Rows { batch, positions, ingest_ns: Times::One(ingest_ns), born_ns: born, event_ns: None, removes: None })
     }
 
     /// All that is to be read has been.

@@ -21,6 +21,7 @@ pub(crate) const ENTRY: SinkEntry = SinkEntry {
         config_schema: |generator: &mut SchemaGenerator| generator.subschema_for::<BlackholeConfig>(),
         encodes: false,
         sees_all: false,
+        changelogs: true,
         plan,
     },
     open,

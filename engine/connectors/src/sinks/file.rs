@@ -48,6 +48,7 @@ pub(crate) const ENTRY: SinkEntry = SinkEntry {
         config_schema: |generator: &mut SchemaGenerator| generator.subschema_for::<FileConfig>(),
         encodes: true,
         sees_all: false,
+        changelogs: true,
         plan,
     },
     open,

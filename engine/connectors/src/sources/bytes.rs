@@ -435,6 +435,7 @@ impl StreamReader {
             ingest_ns: Times::One(batch.ingest_ns),
             born_ns: Times::One(batch.ingest_ns),
             event_ns: None,
+            removes: None,
         })
     }
 }

@@ -307,7 +307,14 @@ impl GenerateReader {
         out.records = count as u64;
         if batch.num_rows() > 0 {
             let times = Times::One(ingest_ns);
-            out.rows.push(Rows { batch, positions, ingest_ns: times.clone(), born_ns: times, event_ns: None });
+            out.rows.push(Rows {
+                batch,
+                positions,
+                ingest_ns: times.clone(),
+                born_ns: times,
+                event_ns: None,
+                removes: None,
+            });
         }
         self.next += count as u64;
         Ok(out)

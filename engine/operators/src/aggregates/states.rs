@@ -151,6 +151,21 @@ impl StateKind {
         a[0] += b[0];
     }
 
+    /// Whether rows can be taken back from it exactly.
+    pub(crate) fn can_subtract(self) -> bool {
+        matches!(self, StateKind::Count | StateKind::SumInt)
+    }
+
+    /// `a = a ⊖ b`, where [`StateKind::can_subtract`].
+    pub(crate) fn unmerge(self, a: &mut [u64], b: &[u64]) {
+        if self == StateKind::SumInt {
+            let sum = wide(a[1], a[2]).wrapping_sub(wide(b[1], b[2])) as u128;
+            a[1] = sum as u64;
+            a[2] = (sum >> 64) as u64;
+        }
+        a[0] = a[0].wrapping_sub(b[0]);
+    }
+
     /// The number of rows or values behind a state.
     pub(crate) fn count(words: &[u64]) -> u64 {
         words[0]

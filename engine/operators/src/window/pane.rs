@@ -8,39 +8,39 @@ use smallvec::SmallVec;
 /// A session, or the one pane of a slice: from when to when, nanoseconds since 1970 UTC, and its rows. A session ends one gap
 /// after its last row.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Session {
-    pub(super) start: i64,
-    pub(super) end: i64,
-    pub(super) pane: Pane,
+pub(crate) struct Session {
+    pub(crate) start: i64,
+    pub(crate) end: i64,
+    pub(crate) pane: Pane,
 }
 
 /// What is kept of the rows of one key and slice.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Pane {
+pub(crate) struct Pane {
     /// The states of the calls that fit in words.
-    pub(super) words: SmallVec<[u64; 4]>,
+    pub(crate) words: SmallVec<[u64; 4]>,
     /// The rows of the other calls, in the order in which they came.
-    pub(super) rows: Vec<Kept>,
+    pub(crate) rows: Vec<Kept>,
 }
 
 /// A row for the calls that are computed from all rows again.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Kept {
+pub(crate) struct Kept {
     /// The how manieth row of the step it was: the order of a key's rows over several slices.
-    pub(super) arrival: u64,
+    pub(crate) arrival: u64,
     /// The encoded arguments of each such call; none where its filter leaves the row out.
-    pub(super) arguments: Box<[Option<Box<[u8]>>]>,
+    pub(crate) arguments: Box<[Option<Box<[u8]>>]>,
 }
 
 impl Pane {
     /// Of no rows yet, with states of so many words.
-    pub(super) fn new(words: usize) -> Self {
+    pub(crate) fn new(words: usize) -> Self {
         Pane { words: SmallVec::from_elem(0, words), rows: Vec::new() }
     }
 
     /// Adds a row.
     #[inline]
-    pub(super) fn add(&mut self, row: &mut NewRow, states: &[CallState]) {
+    pub(crate) fn add(&mut self, row: &mut NewRow, states: &[CallState]) {
         for state in states {
             state.load(&row.words, &mut row.leaf);
             state.kind.merge(&mut self.words[state.words()], &row.leaf[state.words()]);
@@ -51,7 +51,7 @@ impl Pane {
     }
 
     /// Adds the rows of a later one.
-    pub(super) fn join(&mut self, later: &Pane, states: &[CallState]) {
+    pub(crate) fn join(&mut self, later: &Pane, states: &[CallState]) {
         for state in states {
             state.kind.merge(&mut self.words[state.words()], &later.words[state.words()]);
         }
@@ -61,7 +61,7 @@ impl Pane {
         }
     }
 
-    fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         put(self.words.len() as u64, out);
         self.words.iter().for_each(|word| put(*word, out));
         put(self.rows.len() as u64, out);
@@ -72,7 +72,7 @@ impl Pane {
         }
     }
 
-    fn decode(bytes: &mut Bytes<'_>) -> Result<Pane, String> {
+    pub(crate) fn decode(bytes: &mut Bytes<'_>) -> Result<Pane, String> {
         let words = (0..bytes.number()?).map(|_| bytes.number()).collect::<Result<_, _>>()?;
         let mut pane = Pane { words, rows: Vec::new() };
         for _ in 0..bytes.number()? {
@@ -83,7 +83,7 @@ impl Pane {
         Ok(pane)
     }
 
-    fn heap_bytes(&self) -> usize {
+    pub(crate) fn heap_bytes(&self) -> usize {
         let row = |row: &Kept| {
             let bytes: usize = row.arguments.iter().flatten().map(|argument| argument.len()).sum();
             bytes + row.arguments.len() * size_of::<Option<Box<[u8]>>>()
@@ -94,13 +94,13 @@ impl Pane {
 }
 
 /// A row on its way into a pane.
-pub(super) struct NewRow {
+pub(crate) struct NewRow {
     /// What [`crate::aggregates::Calls::keep`] writes.
-    pub(super) words: Vec<u64>,
-    pub(super) extras: Vec<Option<Box<[u8]>>>,
-    pub(super) arrival: u64,
+    pub(crate) words: Vec<u64>,
+    pub(crate) extras: Vec<Option<Box<[u8]>>>,
+    pub(crate) arrival: u64,
     /// Room for its state.
-    pub(super) leaf: Vec<u64>,
+    pub(crate) leaf: Vec<u64>,
 }
 
 /// The format of the encoded state.
@@ -108,8 +108,8 @@ const FORMAT: u8 = 1;
 
 /// The sessions of a key, or the one pane of a slice.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Slot {
-    pub(super) sessions: SmallVec<[Session; 1]>,
+pub(crate) struct Slot {
+    pub(crate) sessions: SmallVec<[Session; 1]>,
 }
 
 impl SlotState for Slot {

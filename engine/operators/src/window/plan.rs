@@ -251,7 +251,12 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         fields.push(Arc::new(Field::new(&name, aggregation.data_type.clone(), nullable)));
         columns.push((name, aggregation));
     }
-    let held = input.event_time.as_ref().map(|event_time| event_time.held(lateness_ns));
+    let held = input.event_time.as_ref().map(|event_time| {
+        let mut held = event_time.held(lateness_ns);
+        // Windows of one end are put out together; sessions of one start may end at several times.
+        held.windows = bounds[usize::from(config.session.is_some())..].to_vec();
+        held
+    });
     let stream = StreamType { event_time: held, ..input.with_columns(fields) };
     let output = stream.schema.clone();
     let outputs =

@@ -394,6 +394,7 @@ impl WindowStep {
             ingest_ns: Times::One(self.clock_ns),
             born_ns: Times::One(self.clock_ns),
             event_ns: Some(Times::Each(event_ns.into())),
+            removes: None,
         };
         for column in &mut self.columns {
             let inner = facts.with_batch(assemble(&column.schema, arrays[column.calls.clone()].to_vec(), count));

@@ -294,6 +294,7 @@ fn rows_of(rows: &[&Row], schema: &arrow::datatypes::SchemaRef) -> Rows {
         ingest_ns: Times::One(0),
         born_ns: Times::One(0),
         event_ns: Some(Times::Each(rows.iter().map(|row| row.at).collect())),
+        removes: None,
     }
 }
 

@@ -163,7 +163,7 @@ impl Planner<'_> {
         let config = component.node.without(&part.kind.shared_keys());
         let (inputs, mut sound) = self.inputs(part);
         let streams: Vec<StreamType> = inputs.iter().map(|input| input.stream.clone()).collect();
-        sound &= self.check_append(component, &streams);
+        sound &= self.check_append(component, language::TAKES_CHANGELOGS.contains(&kind.name), &streams);
         let mut found = Diagnostics::new();
         let planned = (kind.plan)(&mut self.cx(component, config, &mut found), &streams);
         sound &= planned.is_some() && !found.has_errors();
@@ -258,13 +258,16 @@ impl Planner<'_> {
             Some(_) => {}
             None => input.stream = StreamType::unknown(),
         }
-        sound &= self.check_append(component, std::slice::from_ref(&input.stream));
+        sound &= self.check_append(component, kind.changelogs, std::slice::from_ref(&input.stream));
         let encoding = encoding.unwrap_or_default();
         let given = |columns: &[(Field, Option<Scalar>)]| {
             input.stream.with_columns(columns.iter().map(|(field, _)| field.clone()).collect::<Vec<_>>())
         };
-        let columns =
+        let mut columns =
             assigned.as_deref().map_or_else(|| input.stream.schema.clone(), |assigned| given(assigned).schema);
+        if input.stream.kind.is_changelog() {
+            columns = types::with_change(&columns);
+        }
         let common = SinkCommon { format: encoding.format, timestamps: encoding.timestamps, columns: columns.clone() };
         let mut all = assigned.clone().unwrap_or_default();
         if kind.sees_all && assigned.is_some() {
@@ -465,8 +468,9 @@ impl Planner<'_> {
             || failed("connection", "connections", &|name| self.pipeline.connections.contains_key(name))
     }
 
-    fn check_append(&mut self, component: &Component, inputs: &[StreamType]) -> bool {
-        let changelog = inputs.iter().any(|input| input.kind != StreamKind::Append);
+    /// Whether a component takes what comes, which is noted where not. `takes` is whether it takes changelogs.
+    fn check_append(&mut self, component: &Component, takes: bool, inputs: &[StreamType]) -> bool {
+        let changelog = !takes && inputs.iter().any(|input| input.kind.is_changelog());
         if changelog {
             self.found.push(
                 Diagnostic::error(
@@ -474,7 +478,11 @@ impl Planner<'_> {
                     component.kind_span,
                     format!("`{}` takes rows that stay, and its input is a changelog", component.name),
                 )
-                .at_caret(format!("`{}` works on append streams only", component.kind)),
+                .at_caret(format!("`{}` works on append streams only", component.kind))
+                .help(
+                    "what takes changelogs: `filter`, `map`, `route`, `aggregate`, `distinct`, `top`, a `join` without `within` \
+                     and `window`, and the sinks `file`, `stdout` and `blackhole`",
+                ),
             );
         }
         !changelog

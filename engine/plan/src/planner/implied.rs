@@ -128,8 +128,12 @@ impl Planner<'_> {
         input: &Incoming,
     ) -> Incoming {
         let max_delay_ns = keys.max_delay.map_or(0, |max_delay| max_delay.ns());
-        let event_time =
-            EventTime { max_delay_ns, column: keys.column.clone(), replaced: None, follows: [(source, 0)].into() };
+        let event_time = EventTime {
+            max_delay_ns,
+            column: keys.column.clone(),
+            follows: [(source, 0)].into(),
+            ..EventTime::default()
+        };
         let stream = StreamType { event_time: Some(event_time), ..input.stream.clone() };
         let planned = self.event_time(component, keys, input);
         let Some((value, unit_ns)) = planned else {
@@ -240,7 +244,12 @@ impl Planner<'_> {
         input: &Incoming,
     ) -> Incoming {
         let fields: Vec<Field> = columns.iter().map(|(field, _)| field.clone()).collect();
-        let mut stream = input.stream.with_columns(fields);
+        let same = |name: &str, value: &Option<Scalar>| value.as_ref().and_then(Scalar::as_column) == Some(name);
+        let now = |column: &str| {
+            let found = columns.iter().find(|(_, value)| same(column, value));
+            found.map(|(field, _)| field.name().clone())
+        };
+        let mut stream = input.stream.with_columns(fields).renamed(now);
         let sound = self.check_columns(component, &mut stream);
         let values = columns.into_iter().map(|(field, value)| Some((field.name().clone(), value?)));
         let Some(columns) = values.collect::<Option<Vec<(String, Scalar)>>>().filter(|_| sound) else {
@@ -294,6 +303,7 @@ impl Planner<'_> {
     }
 
     fn check_event_time(&mut self, component: &Component, path: &[&str], value: &Scalar, input: &StreamType) {
+        self.with_cx(component, |cx| cx.lasts(path, value, input));
         if value.reads_event_time() {
             let span = component.node.span_at(path);
             self.check_timed(span, "`event_time()`", [input]);
