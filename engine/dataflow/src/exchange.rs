@@ -5,7 +5,10 @@
 use crate::rows::Rows;
 use arrow::array::{Array, ArrayRef, AsArray, UInt32Array};
 use arrow::compute::SortOptions;
-use arrow::datatypes::{DataType, Int32Type, Int64Type, TimestampNanosecondType, UInt64Type};
+use arrow::datatypes::{
+    DataType, Int8Type, Int16Type, Int32Type, Int64Type, TimestampNanosecondType, UInt8Type, UInt16Type, UInt32Type,
+    UInt64Type,
+};
 use arrow::row::{RowConverter, SortField};
 use timely::communication::Push;
 use timely::dataflow::channels::Message;
@@ -41,7 +44,28 @@ fn combine(column: &ArrayRef, hashes: &mut [u64]) {
             *hash = mix(hash.rotate_left(23) ^ one);
         }
     }
+    // Integers of all widths and texts of all layouts are equal where their values are: two inputs of a step may differ in them.
     match column.data_type() {
+        DataType::Int8 => {
+            let values = column.as_primitive::<Int8Type>().values();
+            each(column, hashes, |row| i64::from(values[row]) as u64);
+        }
+        DataType::Int16 => {
+            let values = column.as_primitive::<Int16Type>().values();
+            each(column, hashes, |row| i64::from(values[row]) as u64);
+        }
+        DataType::UInt8 => {
+            let values = column.as_primitive::<UInt8Type>().values();
+            each(column, hashes, |row| u64::from(values[row]));
+        }
+        DataType::UInt16 => {
+            let values = column.as_primitive::<UInt16Type>().values();
+            each(column, hashes, |row| u64::from(values[row]));
+        }
+        DataType::UInt32 => {
+            let values = column.as_primitive::<UInt32Type>().values();
+            each(column, hashes, |row| u64::from(values[row]));
+        }
         DataType::Int64 => {
             let values = column.as_primitive::<Int64Type>().values();
             each(column, hashes, |row| values[row] as u64);
@@ -60,6 +84,14 @@ fn combine(column: &ArrayRef, hashes: &mut [u64]) {
         }
         DataType::Utf8 => {
             let values = column.as_string::<i32>();
+            each(column, hashes, |row| xxh3_64(values.value(row).as_bytes()));
+        }
+        DataType::LargeUtf8 => {
+            let values = column.as_string::<i64>();
+            each(column, hashes, |row| xxh3_64(values.value(row).as_bytes()));
+        }
+        DataType::Utf8View => {
+            let values = column.as_string_view();
             each(column, hashes, |row| xxh3_64(values.value(row).as_bytes()));
         }
         other => {
@@ -144,6 +176,30 @@ mod tests {
         assert_ne!(hashes[0], hashes[2]);
         // The value itself is part of the state's format: a change would lose keys on a restart.
         assert_eq!(hash_rows(&[Arc::new(StringArray::from(vec!["card"])) as ArrayRef], 1), [PINNED]);
+    }
+
+    #[test]
+    fn a_value_has_one_hash_in_all_widths() {
+        let wide: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), Some(127), None]));
+        let expected = hash_rows(std::slice::from_ref(&wide), 3);
+        let integers = [
+            DataType::Int8,
+            DataType::Int16,
+            DataType::Int32,
+            DataType::UInt8,
+            DataType::UInt16,
+            DataType::UInt32,
+            DataType::UInt64,
+        ];
+        for narrow in integers {
+            assert_eq!(hash_rows(&[arrow::compute::cast(&wide, &narrow).unwrap()], 3), expected, "{narrow}");
+        }
+        let text: ArrayRef =
+            Arc::new(StringArray::from(vec![Some("a"), Some("a longer text than twelve bytes"), None]));
+        let expected = hash_rows(std::slice::from_ref(&text), 3);
+        for layout in [DataType::LargeUtf8, DataType::Utf8View] {
+            assert_eq!(hash_rows(&[arrow::compute::cast(&text, &layout).unwrap()], 3), expected, "{layout}");
+        }
     }
 
     const PINNED: u64 = 2_759_706_347_809_948_198;

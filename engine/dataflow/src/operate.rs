@@ -7,7 +7,7 @@ use crate::exchange::ByKey;
 use crate::meter::{Meter, count_failed};
 use crate::rows::{ErrorRow, Rows, is_made, partition_of};
 use crate::step::{EpochStep, Moment, RowStep, StepOutput};
-use crate::watermark::{Statement, TimeSources, Timeline, watermark_ns};
+use crate::watermark::{InputTime, Statement, Timeline, watermarks_ns};
 use engine_base::{Clock, Epoch};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -224,14 +224,14 @@ pub struct KeyedTime<'scope> {
     pub statements: StreamVec<'scope, u64, Statement>,
     /// How many sources there are.
     pub sources: usize,
-    /// For each input, what it stands on.
-    pub inputs: Vec<TimeSources>,
+    /// The event time of each input.
+    pub inputs: Vec<InputTime>,
 }
 
 /// The event time of a keyed operator: what was stated up to the epoch that closes.
 struct Watch {
     timeline: Timeline,
-    inputs: Vec<TimeSources>,
+    inputs: Vec<InputTime>,
     reached: Vec<Option<i64>>,
 }
 
@@ -240,9 +240,9 @@ impl Watch {
     fn close(&mut self, epoch: u64, statements: Vec<Statement>) -> Moment {
         statements.into_iter().for_each(|statement| self.timeline.hear(statement));
         let late_ns = self.reached.clone();
-        for (reached, sources) in self.reached.iter_mut().zip(&self.inputs) {
+        for (reached, stated) in self.reached.iter_mut().zip(watermarks_ns(&self.timeline, &self.inputs)) {
             // It never goes back, and what was not known may still be less than what is.
-            *reached = (*reached).max(watermark_ns(&self.timeline, sources));
+            *reached = (*reached).max(stated);
         }
         Moment { epoch: Epoch(epoch), late_ns, watermark_ns: self.reached.clone(), clock_ns: self.timeline.clock_ns() }
     }

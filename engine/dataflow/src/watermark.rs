@@ -203,10 +203,32 @@ impl Timeline {
 /// The sources that a stream stands on, each with how far behind its watermark rows still come, nanoseconds.
 pub type TimeSources = Vec<(u16, i64)>;
 
-/// The watermark of a stream.
-pub fn watermark_ns(timeline: &Timeline, sources: &TimeSources) -> Option<i64> {
-    Standing::of_all(sources.iter().map(|(source, hold_ns)| timeline.standing(usize::from(*source)).held(*hold_ns)))
-        .watermark_ns()
+/// The event time of an input of a step.
+#[derive(Clone, Debug)]
+pub struct InputTime {
+    /// What it stands on.
+    pub sources: TimeSources,
+    /// How far behind the latest row another may come, nanoseconds.
+    pub max_delay_ns: i64,
+}
+
+/// The watermark of each input of a step.
+///
+/// An input whose sources are all silent does not hold back what waits for it: it goes on with the other inputs, behind them
+/// by what its own rows may be late. So what a step puts out is never behind the least of its inputs by more than that.
+pub fn watermarks_ns(timeline: &Timeline, inputs: &[InputTime]) -> Vec<Option<i64>> {
+    let held = |(source, hold_ns): &(u16, i64)| timeline.standing(usize::from(*source)).held(*hold_ns);
+    let standings: Vec<Standing> =
+        inputs.iter().map(|input| Standing::of_all(input.sources.iter().map(held))).collect();
+    let together = Standing::of_all(standings.iter().copied());
+    let own = inputs.iter().zip(standings);
+    own.map(|(input, standing)| match standing {
+        Standing::Idle(_) | Standing::Absent => {
+            standing.watermark_ns().max(together.held(input.max_delay_ns).watermark_ns())
+        }
+        standing => standing.watermark_ns(),
+    })
+    .collect()
 }
 
 #[cfg(test)]
@@ -257,6 +279,9 @@ mod tests {
     fn a_stream_holds_for_what_steps_before_it_may_still_put_out() {
         let mut timeline = Timeline::new(2, 2);
         let stated = |worker, source, standing| Statement { worker, source, standing, clock_ns: 7 };
+        let watermark_ns = |timeline: &Timeline, sources: &TimeSources| {
+            watermarks_ns(timeline, &[InputTime { sources: sources.clone(), max_delay_ns: 5 }])[0]
+        };
         assert_eq!(watermark_ns(&timeline, &vec![(0, 0)]), None);
         [stated(0, 0, Active(100)), stated(1, 0, Absent)].into_iter().for_each(|said| timeline.hear(said));
         assert_eq!(watermark_ns(&timeline, &vec![(0, 0)]), Some(100));
@@ -265,5 +290,29 @@ mod tests {
         assert_eq!(watermark_ns(&timeline, &vec![(0, 30), (1, 5)]), Some(70));
         assert_eq!(watermark_ns(&timeline, &vec![(1, 5)]), Some(i64::MAX));
         assert_eq!(timeline.clock_ns(), 7);
+    }
+
+    #[test]
+    fn a_silent_input_goes_on_with_the_others() {
+        let mut timeline = Timeline::new(3, 1);
+        let input = |source, max_delay_ns| InputTime { sources: vec![(source, 0)], max_delay_ns };
+        let inputs = [input(0, 3), input(1, 20), InputTime { sources: vec![(1, 7), (2, 0)], max_delay_ns: 0 }];
+        let mut check = |standings: [Standing; 3], expected: [Option<i64>; 3]| {
+            for (source, standing) in standings.into_iter().enumerate() {
+                timeline.hear(Statement { worker: 0, source: source as u16, standing, clock_ns: 0 });
+            }
+            assert_eq!(watermarks_ns(&timeline, &inputs), expected, "{standings:?}");
+        };
+        check([Active(100), Active(200), Active(150)], [Some(100), Some(200), Some(150)]);
+        // Each has its own watermark while any of its sources is active; a silent one is behind the others by its delay.
+        check([Active(100), Idle(Some(10)), Active(150)], [Some(100), Some(80), Some(150)]);
+        check([Active(100), Idle(Some(90)), Idle(None)], [Some(100), Some(90), Some(100)]);
+        check([Active(100), Idle(None), Idle(None)], [Some(100), Some(80), Some(100)]);
+        // All silent: time goes on with the clock, from the farthest.
+        check([Idle(Some(50)), Idle(Some(90)), Idle(None)], [Some(87), Some(90), Some(90)]);
+        // What may have rows of times that are not known holds back what is silent.
+        check([Unknown, Idle(Some(90)), Ended], [None, Some(90), Some(83)]);
+        check([Ended, Idle(Some(90)), Ended], [Some(i64::MAX), Some(90), Some(90)]);
+        check([Ended, Ended, Ended], [Some(i64::MAX); 3]);
     }
 }

@@ -7,7 +7,7 @@ use engine_dataflow::deliver::{SinkShared, deliver};
 use engine_dataflow::ingest::{Committed, IngestShared, Ingested, SourceInput, ingest};
 use engine_dataflow::operate::{ChainStep, KeyedInput, KeyedTime, StepShared, chain, keyed};
 use engine_dataflow::run::{Built, run};
-use engine_dataflow::watermark::TimePolicy;
+use engine_dataflow::watermark::{InputTime, TimePolicy};
 use engine_dataflow::{
     Acknowledged, Budget, Control, CutBoard, EpochStep, ErrorRow, Mark, Marks, Moment, Polled, Positions, Reader,
     RecordedCuts, RowPosition, RowStep, Rows, SourceNames, SourceRows, StepOutput, Times, Unmetered, Waker, Writer,
@@ -280,7 +280,11 @@ fn check(setup: Setup) -> Outcome {
             };
             let chained = chain(input, vec![hundreds], &steps);
             let timed = KeyedInput { stream: chained.main.clone(), key: vec!["key".into()] };
-            let time = KeyedTime { statements, sources: 1, inputs: vec![vec![(0, 10)]] };
+            let time = KeyedTime {
+                statements,
+                sources: 1,
+                inputs: vec![InputTime { sources: vec![(0, 10)], max_delay_ns: 0 }],
+            };
             let noted = Box::new(Noted(told.clone()));
             let noted = keyed(scope, "noted", vec![timed], Some(time), 1, noted, Arc::new(Unmetered), &steps);
             let by_key = KeyedInput { stream: chained.main, key: vec!["key".into()] };

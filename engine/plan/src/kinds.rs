@@ -436,6 +436,19 @@ pub enum InputKeys {
     One,
     /// `inputs:`, a list of two or more.
     Many,
+    /// Inputs with a key each, such as `left:` and `right:`, all of them due. Beside each stands what it is, for the reference.
+    Named(&'static [(&'static str, &'static str)]),
+}
+
+impl InputKeys {
+    /// The keys, in the order of the inputs.
+    pub fn keys(self) -> Vec<&'static str> {
+        match self {
+            InputKeys::One => vec!["input"],
+            InputKeys::Many => vec!["inputs"],
+            InputKeys::Named(keys) => keys.iter().map(|(key, _)| *key).collect(),
+        }
+    }
 }
 
 /// An output port of a step.

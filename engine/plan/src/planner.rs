@@ -165,7 +165,7 @@ impl Planner<'_> {
                 continue;
             };
             let own = self.keys.own(kind.name, "connection", kind.config_schema);
-            let connection = keys::known(connection, &[], own.as_deref(), &mut self.found);
+            let connection = keys::known(connection, &[], &[], own.as_deref(), &mut self.found);
             let mut found = Diagnostics::new();
             (kind.check)(&mut self.cx(&connection, connection.node.clone(), &mut found));
             self.found.extend(found);

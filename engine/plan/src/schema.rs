@@ -11,6 +11,7 @@
 
 use crate::common::{DecodingKeys, EncodingKeys, ManyInputs, OneInput, SetKeys, SinkKeys, SourceTimeKeys};
 use crate::kinds::{InputKeys, Registries};
+use engine_spec::Input;
 use engine_spec::pipeline::{ChainConfig, PipelineFile};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -128,6 +129,7 @@ impl Writer {
             let inputs = match kind.inputs {
                 InputKeys::One => self.of::<OneInput>(),
                 InputKeys::Many => self.of::<ManyInputs>(),
+                InputKeys::Named(keys) => self.named_inputs(keys),
             };
             if kind.inputs == InputKeys::One {
                 let name = json!({ "properties": { "name": {
@@ -147,6 +149,18 @@ impl Writer {
         let summary = "Several steps, one after the other.";
         branches.push(Branch { name: "chain", summary, own: chain, common: Vec::new() });
         self.section("operator", "What changes rows. The kind is its `type`.", branches)
+    }
+
+    fn named_inputs(&mut self, keys: &[(&str, &str)]) -> Value {
+        let input = self.generator.subschema_for::<Input>().to_value();
+        let property = |says: &str| {
+            let mut property = input.clone();
+            property["description"] = json!(says);
+            property
+        };
+        let properties: Object = keys.iter().map(|(key, says)| ((*key).to_owned(), property(says))).collect();
+        let names: Vec<&str> = keys.iter().map(|(key, _)| *key).collect();
+        json!({ "properties": properties, "required": names })
     }
 
     fn connections(&mut self, registries: &Registries) -> Value {

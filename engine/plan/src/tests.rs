@@ -149,6 +149,17 @@ static UNION: OperatorKind = OperatorKind {
     plan: pass_plan,
 };
 
+static PAIR: OperatorKind = OperatorKind {
+    name: "pair",
+    summary: "Rows of two inputs with keys of their own.",
+    config_schema: pass_schema,
+    inputs: InputKeys::Named(&[("left", "The left rows."), ("right", "The right rows.")]),
+    plan: |cx: &mut Cx<'_>, inputs: &[StreamType]| {
+        assert_eq!(inputs.len(), 2);
+        pass_plan(cx, inputs)
+    },
+};
+
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct KeyedConfig {
@@ -214,7 +225,7 @@ static OTHER: ConnectionKind =
 fn registries() -> Registries {
     Registries {
         sources: vec![&ROWS],
-        operators: vec![&FILTER, &UNION, &KEYED],
+        operators: vec![&FILTER, &UNION, &PAIR, &KEYED],
         sinks: vec![&OUT],
         connections: vec![&SYSTEM, &OTHER],
         models: Vec::new(),
@@ -387,6 +398,44 @@ sinks:
 }
 
 #[test]
+fn inputs_with_keys_of_their_own() {
+    let plan = planned(&format!(
+        "{SOURCE}operators:
+  good: {{ type: filter, input: a }}
+  p: {{ type: pair, right: {{ from: a, where: id > 0 }}, left: good.rejected }}
+sinks:
+  x: {{ type: out, input: p }}
+  y: {{ type: out, input: p.right.where }}
+"
+    ));
+    let pair = plan.find("p").expect("a step");
+    let reads: Vec<String> = pair.inputs.iter().map(|edge| plan.step(edge.from).output_name(edge.port)).collect();
+    assert_eq!(reads, ["good.rejected", "p.right.where"]);
+    check_steps(
+        "operators:
+  one: { type: pair, left: aa, right: { from: a, where: amuont > 0 } }
+  two: { type: pair, right: a.oops }
+  three: { type: pair, input: a, right: [a] }
+  four: { type: pair, left: four, rigth: a }
+sinks:
+  x: { type: out, input: one }
+  y: { type: out, input: two }
+  z: { type: out, input: three }
+  w: { type: out, input: four }
+",
+        &[
+            "E0301 4[aa] there is no source or operator named `aa` | did you mean `a`?",
+            "E0202 4[amuont] there is no column `amuont` | did you mean `amount`? | the columns are `id`, `card` and `amount` | for text, write single quotes: `'amuont'`, in YAML `\"'amuont'\"`",
+            "E0118 5[two] the key `left` is missing | add `left:`",
+            "E0302 5[a.oops] `a` has no output `oops` | its outputs are `a` and `a.errors`",
+            "E0117 6[input] unknown key `input` | `pair` has several inputs: write `left:` and `right:` | the keys of `pair` are `left`, `right` and `reads`",
+            "E0303 7[four] `four` reads itself | let it read the step whose rows it should work on",
+            "E0117 7[rigth] unknown key `rigth` | did you mean `right`? | the keys of `pair` are `left`, `right` and `reads`",
+        ],
+    );
+}
+
+#[test]
 fn circles() {
     check_steps(
         "operators:
@@ -419,7 +468,7 @@ sinks:
 ",
         &[
             "E0305 4[fliter] there is no operator of type `fliter` | did you mean `filter`?",
-            "E0306 5[window] an operator of type `window` is not built yet | the types of operator are `filter`, `union` and `keyed`",
+            "E0306 5[window] an operator of type `window` is not built yet | the types of operator are `filter`, `union`, `pair` and `keyed`",
             "E0305 6[rows] there is no operator of type `rows` | `rows` is the type of a source: it stands under `sources:`",
             "E0305 7[project] there is no operator of type `project` | here that is `map`",
             "E0305 10[console] there is no sink of type `console` | here that is `stdout`",
@@ -649,6 +698,10 @@ fn the_schema_has_a_branch_for_each_kind() {
     assert_eq!(keys("source_rows"), "connection count event_time format metadata schema set type");
     assert_eq!(keys("operator_keyed"), "changelog input key type");
     assert_eq!(keys("operator_union"), "inputs reads type");
+    assert_eq!(keys("operator_pair"), "left reads right type");
+    assert_eq!(schema["$defs"]["operator_pair"]["properties"]["left"]["description"], "The left rows.");
+    assert_eq!(schema["$defs"]["operator_pair"]["required"], serde_json::json!(["type", "left", "right"]));
+    assert!(schema["$defs"].get("step_pair").is_none(), "a step of a chain has one input");
     assert_eq!(keys("operator_chain"), "input inputs steps type");
     assert_eq!(keys("step_keyed"), "changelog key name type");
     assert_eq!(keys("sink_out"), "columns delivery format input timestamps type where");

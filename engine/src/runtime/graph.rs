@@ -15,7 +15,7 @@ use engine_dataflow::ingest::{IngestShared, Ingested, SourceInput, ingest};
 use engine_dataflow::meter::Meter;
 use engine_dataflow::operate::{ChainStep, KeyedInput, KeyedTime, StepShared, chain, keyed};
 use engine_dataflow::run::Built;
-use engine_dataflow::watermark::{Statement, TimePolicy, TimeSources};
+use engine_dataflow::watermark::{InputTime, Statement, TimePolicy};
 use engine_dataflow::{Cut, Reader, RowStep, Rows, StepOutput, Unmetered};
 use engine_operators::{Render, RenderCx};
 use engine_plan::Output;
@@ -361,7 +361,7 @@ fn add_step<'scope>(
             let time = step.timed.then(|| KeyedTime {
                 statements: statements.clone(),
                 sources: shared.plan.sources().count(),
-                inputs: step.inputs.iter().map(|edge| time_sources(shared.plan.output(*edge))).collect(),
+                inputs: step.inputs.iter().map(|edge| input_time(shared.plan.output(*edge))).collect(),
             });
             let built = keyed(scope, &step.name, keyed_inputs, time, ports, rendered, meter, &shared.steps);
             for (port, stream) in built.ports.into_iter().enumerate() {
@@ -389,9 +389,13 @@ fn add_step<'scope>(
 }
 
 /// What the event time of a stream stands on.
-fn time_sources(output: &Output) -> TimeSources {
-    let follows = output.stream.event_time.iter().flat_map(|event_time| &event_time.follows);
-    follows.map(|(source, hold_ns)| (source.0, *hold_ns)).collect()
+fn input_time(output: &Output) -> InputTime {
+    let event_time = output.stream.event_time.as_ref();
+    let follows = event_time.iter().flat_map(|event_time| &event_time.follows);
+    InputTime {
+        sources: follows.map(|(source, hold_ns)| (source.0, *hold_ns)).collect(),
+        max_delay_ns: event_time.map_or(0, |event_time| event_time.max_delay_ns),
+    }
 }
 
 /// Stands where a keyed step could not be rendered.

@@ -4,8 +4,8 @@ use super::wiring::{Part, PartKind, Reference};
 use super::{Incoming, NewStep, Placed, Planner, list, needs_no_types, timed};
 use crate::common::{DecodingKeys, Delivery, EncodingKeys, SetKeys, SinkKeys, SourceTimeKeys};
 use crate::kinds::{
-    Columns, EventTime, OperatorKind, Output, PlannedOperator, PlannedSource, SinkCommon, SinkKind, SourceCommon,
-    SourceKind, StreamKind, StreamType, Unplanned,
+    Columns, EventTime, InputKeys, OperatorKind, Output, PlannedOperator, PlannedSource, SinkCommon, SinkKind,
+    SourceCommon, SourceKind, StreamKind, StreamType, Unplanned,
 };
 use crate::language;
 use crate::plan::{ERRORS, Edge, Role};
@@ -310,7 +310,21 @@ impl Planner<'_> {
     fn inputs(&mut self, part: &Part<'_>) -> (Vec<Incoming>, bool) {
         let mut inputs = Vec::with_capacity(part.inputs.len());
         let mut complete = !part.broken;
-        for (at, reference) in part.inputs.iter().enumerate() {
+        // A named input that is missing leaves its place.
+        let named = match part.kind {
+            PartKind::Operator(OperatorKind { inputs: InputKeys::Named(keys), .. }) => Some(*keys),
+            _ => None,
+        };
+        let of_key = |(key, _): &(&str, &str)| part.inputs.iter().find(|reference| reference.path == [*key]);
+        let references: Vec<Option<&Reference>> = match named {
+            Some(keys) => keys.iter().map(of_key).collect(),
+            None => part.inputs.iter().map(Some).collect(),
+        };
+        for (at, reference) in references.into_iter().enumerate() {
+            let Some(reference) = reference else {
+                inputs.push(Incoming::unknown());
+                continue;
+            };
             let mut input = match self.output(reference, part) {
                 Some(edge) => self.incoming(edge),
                 None => {
@@ -320,9 +334,10 @@ impl Planner<'_> {
             };
             complete &= !engine_expr::is_open(&input.stream.schema);
             if let Some(filter) = &reference.filter {
-                let name = match part.inputs.len() {
-                    1 => format!("{}.where", part.component.name),
-                    _ => format!("{}.where.{}", part.component.name, at + 1),
+                let name = match (named, part.inputs.len()) {
+                    (Some(keys), _) => format!("{}.{}.where", part.component.name, keys[at].0),
+                    (None, 1) => format!("{}.where", part.component.name),
+                    (None, _) => format!("{}.where.{}", part.component.name, at + 1),
                 };
                 let mut path: Vec<&str> = reference.path.iter().map(String::as_str).collect();
                 path.push("where");

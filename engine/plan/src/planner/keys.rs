@@ -32,10 +32,11 @@ impl KeyNames {
 /// A component with only the keys that its kind takes: an unknown key is reported, and then read as the key that was
 /// probably meant, so that nobody reports that one as missing.
 ///
-/// A key that stayed from the file when a profile changed the type is passed over if the new type has none of that name.
+/// `inputs` are the keys of its inputs. A key that stayed from the file when a profile changed the type is passed over if the new type has none of that name.
 pub(super) fn known<'c>(
     component: &'c Component,
     common: &[&str],
+    inputs: &[&str],
     own: Option<&[String]>,
     found: &mut Diagnostics,
 ) -> Cow<'c, Component> {
@@ -66,6 +67,11 @@ pub(super) fn known<'c>(
             }
             "input" if known.contains(&"inputs") => {
                 (problem.help(format!("`{kind}` has several inputs: write `inputs: [a, b]`")), Some("inputs"))
+            }
+            "input" | "inputs" if !inputs.is_empty() => {
+                let keys: Vec<String> = inputs.iter().map(|key| format!("`{key}:`")).collect();
+                let meant = inputs.iter().copied().find(|meant| component.node.get(meant).is_none());
+                (problem.help(format!("`{kind}` has several inputs: write {}", keys.join(" and "))), meant)
             }
             _ => (problem.did_you_mean(key, known.iter().copied()), suggest::nearest(key, known.iter().copied())),
         };

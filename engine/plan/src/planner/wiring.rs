@@ -6,10 +6,10 @@ use crate::common::{ManyInputs, OneInput};
 use crate::kinds::{InputKeys, OperatorKind, Registries, SinkKind, SourceKind};
 use crate::language;
 use crate::plan::ERRORS;
-use engine_base::codes::plan as codes;
+use engine_base::codes::{plan as codes, spec as spec_codes};
 use engine_base::{Diagnostic, Diagnostics, Span};
-use engine_spec::{Component, Expression, Input, Pipeline};
-use indexmap::IndexSet;
+use engine_spec::{Component, Expression, Input, Node, Pipeline};
+use indexmap::{IndexMap, IndexSet};
 use std::borrow::Cow;
 use std::collections::HashMap;
 
@@ -46,14 +46,23 @@ impl PartKind {
             PartKind::Source(kind) => {
                 (if kind.decodes { &["schema", "format", "metadata"] } else { &[] }, &["set", "event_time"])
             }
-            PartKind::Operator(OperatorKind { inputs: InputKeys::One, .. }) => (&["input"], &[]),
-            PartKind::Operator(OperatorKind { inputs: InputKeys::Many, .. }) => (&["inputs"], &[]),
+            PartKind::Operator(kind) => return kind.inputs.keys(),
             PartKind::Sink(kind) => {
                 (&["input", "where", "columns", "delivery"], if kind.encodes { &["format", "timestamps"] } else { &[] })
             }
             PartKind::Unknown { .. } => (&[], &[]),
         };
         keys.iter().chain(more).copied().collect()
+    }
+
+    /// The keys under which its inputs stand.
+    fn input_keys(self) -> Vec<&'static str> {
+        match self {
+            PartKind::Source(_) => Vec::new(),
+            PartKind::Operator(kind) => kind.inputs.keys(),
+            PartKind::Sink(_) => vec!["input"],
+            PartKind::Unknown { .. } => vec!["input", "inputs"],
+        }
     }
 }
 
@@ -312,9 +321,10 @@ impl<'a> Part<'a> {
             PartKind::Sink(kind) => keys.own(kind.name, "sink", kind.config_schema),
             PartKind::Unknown { .. } => None,
         };
-        let known = keys::known(component, &kind.shared_keys(), own.as_deref(), found);
-        let input_meant =
-            ["input", "inputs"].iter().any(|key| known.node.get(key).is_some() && component.node.get(key).is_none());
+        let known = keys::known(component, &kind.shared_keys(), &kind.input_keys(), own.as_deref(), found);
+        // What stands under a key of inputs that was not written.
+        let meant = |key: &&str| known.node.get(key).is_some() && component.node.get(key).is_none();
+        let input_meant = kind.input_keys().iter().any(meant);
         Part { component: known, kind, inputs: Vec::new(), input_meant, broken: false }
     }
 
@@ -322,20 +332,28 @@ impl<'a> Part<'a> {
         let mut problems = Diagnostics::new();
         let node = &self.component.node;
         // The keys of an unknown kind are read as far as they go, so that what it reads does not look unused.
-        let (many, quiet) = match self.kind {
-            PartKind::Operator(kind) => (kind.inputs == InputKeys::Many, false),
-            PartKind::Unknown { .. } => (node.get("inputs").is_some(), true),
-            _ => (false, false),
+        let (keys, quiet) = match self.kind {
+            PartKind::Operator(kind) => (kind.inputs, false),
+            PartKind::Unknown { .. } if node.get("inputs").is_some() => (InputKeys::Many, true),
+            PartKind::Unknown { .. } => (InputKeys::One, true),
+            _ => (InputKeys::One, false),
         };
-        if many {
-            match node.only(&["inputs"]).decode::<ManyInputs>(&mut problems) {
+        match keys {
+            InputKeys::Many => match node.only(&["inputs"]).decode::<ManyInputs>(&mut problems) {
                 Some(keys) => self.push_all(keys.inputs, &mut problems),
                 None => self.broken = true,
-            }
-        } else {
-            match node.only(&["input"]).decode::<OneInput>(&mut problems) {
+            },
+            InputKeys::One => match node.only(&["input"]).decode::<OneInput>(&mut problems) {
                 Some(keys) => self.push(keys.input, vec!["input".into()]),
                 None => self.broken = true,
+            },
+            InputKeys::Named(keys) => {
+                for (key, _) in keys {
+                    match named_input(&self.component.node, key, &mut problems) {
+                        Some(input) => self.push(input, vec![(*key).to_owned()]),
+                        None => self.broken = true,
+                    }
+                }
             }
         }
         self.broken |= problems.has_errors();
@@ -384,6 +402,20 @@ impl<'a> Part<'a> {
     pub(super) fn is_sink(&self) -> bool {
         matches!(self.kind, PartKind::Sink(_) | PartKind::Unknown { sink: true })
     }
+}
+
+/// The input under a key of its own, or a problem.
+fn named_input(node: &Node, key: &str, found: &mut Diagnostics) -> Option<Input> {
+    if node.get(key).is_none() {
+        found.push(
+            Diagnostic::error(spec_codes::MISSING_KEY, node.head(), format!("the key `{key}` is missing"))
+                .help(format!("add `{key}:`")),
+        );
+        return None;
+    }
+    // Read below its key, which problems name.
+    let below: IndexMap<String, Input> = node.only(&[key]).decode(found)?;
+    below.into_values().next()
 }
 
 /// A name as (component, rest), the longest component first: `a.b.c` as (`a.b.c`, ``), (`a.b`, `c`), (`a`, `b.c`).
