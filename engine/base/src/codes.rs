@@ -5,6 +5,7 @@
 
 pub mod connector;
 pub mod expr;
+pub mod join;
 pub mod model;
 pub mod operator;
 pub mod plan;
@@ -37,6 +38,7 @@ pub fn all() -> impl Iterator<Item = &'static CodeInfo> {
         .chain(plan::CODES)
         .chain(rolling::CODES)
         .chain(operator::CODES)
+        .chain(join::CODES)
         .chain(connector::CODES)
         .chain(system::CODES)
         .chain(model::CODES)

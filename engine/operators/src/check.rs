@@ -145,6 +145,7 @@ pub(crate) fn key(cx: &mut Cx<'_>, key: &[String], schema: &SchemaRef) -> bool {
     sound
 }
 
-fn can_be_key(data_type: &DataType) -> bool {
+/// Whether equal values of a type have equal bytes, so that rows can be brought together by them.
+pub(crate) fn can_be_key(data_type: &DataType) -> bool {
     !(data_type.is_floating() || data_type.is_nested())
 }

@@ -57,7 +57,7 @@ impl RowKeys {
     }
 }
 
-/// The output of rows that came too late for a step with one input.
+/// The output of rows that came too late for a step.
 pub(crate) struct LatePort {
     port: usize,
     /// Its columns; `None` where nobody reads it.
@@ -67,7 +67,12 @@ pub(crate) struct LatePort {
 impl LatePort {
     /// The output at a port.
     pub(crate) fn new(cx: &RenderCx<'_>, port: usize) -> Result<Self, String> {
-        let input = cx.inputs.first().ok_or("a step without an input")?;
+        LatePort::of_input(cx, 0, port)
+    }
+
+    /// The output at a port of the late rows of one of several inputs.
+    pub(crate) fn of_input(cx: &RenderCx<'_>, input: usize, port: usize) -> Result<Self, String> {
+        let input = cx.inputs.get(input).ok_or("a step without that input")?;
         let read = cx.read.get(port).copied().unwrap_or(false);
         let wanted = cx.wanted.get(port).filter(|_| read);
         let places = |wanted: &engine_plan::Columns| {

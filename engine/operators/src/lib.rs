@@ -25,6 +25,7 @@ mod distinct;
 pub mod event_time;
 pub mod filter;
 pub mod flatten;
+pub mod join;
 mod keyed;
 pub mod map;
 mod payload;
@@ -116,6 +117,7 @@ pub fn operators() -> &'static [OperatorEntry] {
             aggregate::entry(),
             distinct::entry(),
             top::entry(),
+            OperatorEntry { kind: join::kind(), render: Render::Epochs(join::render) },
             predict::entry(),
         ]
     });

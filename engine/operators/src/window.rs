@@ -9,7 +9,8 @@
 //! A slice is freed with the last window it is part of; a row of a freed slice goes to `late`. Rows of an epoch go in in
 //! canonical order, so that the bits of a result depend on the rows and their cuts alone.
 
-mod assign;
+pub(crate) mod assign;
+pub(crate) mod fixed;
 pub(crate) mod pane;
 mod plan;
 mod session;

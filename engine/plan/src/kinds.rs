@@ -290,17 +290,22 @@ impl Cx<'_> {
     /// The column that is named at `path`, or a problem with the nearest name. A column that a wrong step before makes is
     /// none, and no problem of its own.
     pub fn column<'s>(&mut self, path: &[&str], name: &str, schema: &'s SchemaRef) -> Option<&'s Field> {
+        let span = self.span(path);
+        self.column_at(span, name, schema)
+    }
+
+    /// The same for a column that is named at `span`: a key of a map, for one.
+    pub fn column_at<'s>(&mut self, span: Span, name: &str, schema: &'s SchemaRef) -> Option<&'s Field> {
         match schema.field_with_name(name) {
             Ok(field) if !field.data_type().is_null() => return Some(field),
             Err(_) if !is_open(schema) => {}
             _ => {
-                self.follows(path);
+                self.push(Diagnostic::error(FOLLOWS, span, "a part of this is not known"));
                 return None;
             }
         }
         const SHOWN_MAX: usize = 12;
         let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        let span = self.span(path);
         let problem = Diagnostic::error(codes::UNKNOWN_COLUMN, span, format!("there is no column `{name}` here"))
             .did_you_mean(name, columns.iter().copied());
         let shown: Vec<String> = columns.iter().take(SHOWN_MAX).map(|column| format!("`{column}`")).collect();

@@ -9,7 +9,7 @@ mod memory;
 pub use memory::MemoryStore;
 
 /// The place of a slot in its store. Valid until the slot is removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotId(pub(crate) u32);
 
 /// What a slot holds: it can be written down and read back.

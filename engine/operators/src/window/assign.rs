@@ -5,7 +5,7 @@ use chrono::{DateTime, Days, MappedLocalTime, NaiveDate, NaiveDateTime, TimeDelt
 
 /// Windows of fixed bounds: tumbling and hopping ones.
 #[derive(Clone, Debug)]
-pub(super) enum Windows {
+pub(crate) enum Windows {
     /// Windows of `size`, one starting `every`, on multiples of `every` since 1970 UTC plus `offset`. All nanoseconds.
     Spans { size: i64, every: i64, offset: i64 },
     /// Windows of so many whole days of a time zone, one after the other.
@@ -14,7 +14,7 @@ pub(super) enum Windows {
 
 impl Windows {
     /// The slice of a time: where it starts and ends, nanoseconds since 1970 UTC.
-    pub(super) fn slice_of(&self, time_ns: i64) -> (i64, i64) {
+    pub(crate) fn slice_of(&self, time_ns: i64) -> (i64, i64) {
         match self {
             Windows::Spans { size, every, offset } => {
                 let width = gcd(*size, *every);
@@ -30,7 +30,7 @@ impl Windows {
     }
 
     /// The end of the last window that a slice is part of, nanoseconds since 1970 UTC.
-    pub(super) fn last_end(&self, slice: (i64, i64)) -> i64 {
+    pub(crate) fn last_end(&self, slice: (i64, i64)) -> i64 {
         match self {
             Windows::Spans { size, every, offset } => {
                 let latest = slice.0.saturating_add(*size);
@@ -41,7 +41,7 @@ impl Windows {
     }
 
     /// The ends of the windows that a slice is part of, in order.
-    pub(super) fn ends(&self, slice: (i64, i64)) -> impl Iterator<Item = i64> {
+    pub(crate) fn ends(&self, slice: (i64, i64)) -> impl Iterator<Item = i64> {
         let last = self.last_end(slice);
         let (first, every) = match self {
             Windows::Spans { every, offset, .. } => {
@@ -54,7 +54,7 @@ impl Windows {
     }
 
     /// Where the window with this end starts, nanoseconds since 1970 UTC. `first` is the start of one of its slices.
-    pub(super) fn start_of(&self, end: i64, first: i64) -> i64 {
+    pub(crate) fn start_of(&self, end: i64, first: i64) -> i64 {
         match self {
             Windows::Spans { size, .. } => end.saturating_sub(*size),
             Windows::Days { .. } => first,
@@ -62,7 +62,7 @@ impl Windows {
     }
 
     /// How long a window is at the most, nanoseconds.
-    pub(super) fn longest_ns(&self) -> i64 {
+    pub(crate) fn longest_ns(&self) -> i64 {
         match self {
             Windows::Spans { size, .. } => *size,
             // The day on which clocks go back, and half of the zones' history.
@@ -73,7 +73,7 @@ impl Windows {
 
 const EPOCH: NaiveDate = NaiveDate::from_epoch_days(0).expect("the day is in range");
 /// Nanoseconds of a day without a change of clocks.
-pub(super) const DAY_NS: i64 = 86_400_000_000_000;
+pub(crate) const DAY_NS: i64 = 86_400_000_000_000;
 
 /// The start of a local day, nanoseconds since 1970 UTC. Where clocks skip midnight, it is the first time after.
 fn start_of_day(zone: &Tz, day: i64) -> i64 {

@@ -1,12 +1,12 @@
 //! The config of `window` and its checks.
 
-use super::assign::{DAY_NS, Windows};
+use super::assign::Windows;
+use super::fixed::{Bounds, Hopping, TumblingFrom, hopping, positive, tumbling};
 use crate::aggregates::null_of_rows;
 use crate::check::{self, OneOrMany};
-use arrow::array::timezone::Tz;
-use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use engine_base::Diagnostic;
-use engine_base::codes::{rolling as codes, spec as spec_codes};
+use engine_base::codes::rolling as codes;
 use engine_expr::{Aggregation, Scope};
 use engine_plan::{Columns, Cx, OperatorKind, Output, Planned, PlannedOperator, StreamType, hidden, kinds::InputKeys};
 use engine_spec::{Expression, SpanOr, TimeSpan};
@@ -43,31 +43,7 @@ struct Config {
     emit: Emit,
     /// Other names for `window_start` and `window_end`.
     #[serde(default, rename = "as")]
-    names: Names,
-}
-
-/// A length and what the windows start from.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct TumblingFrom {
-    /// How long a window is.
-    size: TimeSpan,
-    /// A time zone, `Europe/Berlin`: windows are whole days of it. Days on which its clocks change are shorter or longer.
-    zone: Option<String>,
-    /// By how much windows start later than multiples of `size` since 1970-01-01T00:00:00Z.
-    offset: Option<TimeSpan>,
-}
-
-/// Windows that overlap.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Hopping {
-    /// How long a window is.
-    size: TimeSpan,
-    /// How long after one window the next one starts.
-    every: TimeSpan,
-    /// By how much windows start later than multiples of `every` since 1970-01-01T00:00:00Z.
-    offset: Option<TimeSpan>,
+    names: Bounds,
 }
 
 /// Windows of rows that are less than a gap apart.
@@ -97,22 +73,6 @@ enum Emit {
     /// Every so often, and at its end. Not built yet.
     #[schemars(skip)]
     Early(TimeSpan),
-}
-
-/// Names of the columns that tell the window.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-struct Names {
-    /// The start of the window, inclusive.
-    start: String,
-    /// The end of the window, exclusive.
-    end: String,
-}
-
-impl Default for Names {
-    fn default() -> Self {
-        Names { start: "window_start".to_owned(), end: "window_end".to_owned() }
-    }
 }
 
 /// The planned form of `window`.
@@ -155,15 +115,7 @@ impl Planned for WindowPlan {
             facts.push(("key".to_owned(), self.key.join(", ")));
         }
         facts.push(match &self.form {
-            WindowForm::Fixed(Windows::Spans { size, every, .. }) if size == every => {
-                ("tumbling".to_owned(), span(*size))
-            }
-            WindowForm::Fixed(Windows::Spans { size, every, .. }) => {
-                ("hopping".to_owned(), format!("{} every {}", span(*size), span(*every)))
-            }
-            WindowForm::Fixed(Windows::Days { days, zone }) => {
-                ("tumbling".to_owned(), format!("{days}d of {}", zone_name(zone)))
-            }
+            WindowForm::Fixed(windows) => windows.fact(),
             WindowForm::Session { gap_ns } => ("session".to_owned(), format!("a gap of {}", span(*gap_ns))),
         });
         if self.lateness_ns > 0 {
@@ -173,10 +125,6 @@ impl Planned for WindowPlan {
         facts.extend(self.columns.iter().map(column));
         facts
     }
-}
-
-fn zone_name(zone: &Tz) -> String {
-    format!("{zone:?}").trim_start_matches("Tz(").trim_end_matches(')').to_owned()
 }
 
 /// The kind `window`.
@@ -217,18 +165,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
             fields.push(Arc::new(field.clone()));
         }
     }
-    let bounds = [config.names.start, config.names.end];
-    let utc = DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into()));
-    for (at, bound) in bounds.iter().enumerate() {
-        if fields.iter().any(|field| field.name() == bound) {
-            let path: &[&str] = &["as", if at == 0 { "start" } else { "end" }];
-            let span = if cx.component.node.at(path).is_some() { cx.span(path) } else { cx.component.kind_span };
-            cx.push(
-                check::taken(span, bound).help("give the window's bound another name: `as: { start: from, end: to }`"),
-            );
-        }
-        fields.push(Arc::new(Field::new(bound, utc.clone(), false)));
-    }
+    let bounds = config.names.add_to(cx, &mut fields);
     let mut columns = Vec::new();
     for (name, value) in config.columns {
         if fields.iter().any(|field| *field.name() == name) {
@@ -318,50 +255,8 @@ fn form(cx: &mut Cx<'_>, config: &Config) -> Option<WindowForm> {
         let gap_ns = positive(cx, &["session", "gap"], session.gap)?;
         return Some(WindowForm::Session { gap_ns });
     }
-    if let Some(hopping) = &config.hopping {
-        let size = positive(cx, &["hopping", "size"], hopping.size);
-        let every = positive(cx, &["hopping", "every"], hopping.every);
-        let offset = hopping.offset.map_or(0, |offset| offset.ns());
-        return Some(WindowForm::Fixed(Windows::Spans { size: size?, every: every?, offset }));
+    if let Some(form) = &config.hopping {
+        return hopping(cx, &["hopping"], form).map(WindowForm::Fixed);
     }
-    match config.tumbling.as_ref()? {
-        SpanOr::Span(size) => {
-            let size = positive(cx, &["tumbling"], *size)?;
-            Some(WindowForm::Fixed(Windows::Spans { size, every: size, offset: 0 }))
-        }
-        SpanOr::Map(from) => {
-            let size = positive(cx, &["tumbling", "size"], from.size)?;
-            let Some(zone) = &from.zone else {
-                let offset = from.offset.map_or(0, |offset| offset.ns());
-                return Some(WindowForm::Fixed(Windows::Spans { size, every: size, offset }));
-            };
-            let path = ["tumbling", "zone"];
-            let Ok(tz) = zone.parse::<Tz>() else {
-                let span = cx.span(&path);
-                cx.push(
-                    Diagnostic::error(spec_codes::BAD_VALUE, span, format!("there is no time zone `{zone}`"))
-                        .help("write a name of the IANA time zone database, such as `Europe/Berlin`"),
-                );
-                return None;
-            };
-            if size % DAY_NS != 0 || from.offset.is_some() {
-                let span = cx.span(&["tumbling"]);
-                let message = "windows of a time zone are whole days of it, without an offset";
-                cx.push(
-                    Diagnostic::error(codes::WINDOW_FORM, span, message)
-                        .help("write `size: 1d`, or leave `zone` out: hours are the same in most zones"),
-                );
-                return None;
-            }
-            Some(WindowForm::Fixed(Windows::Days { days: size / DAY_NS, zone: tz }))
-        }
-    }
-}
-
-fn positive(cx: &mut Cx<'_>, path: &[&str], span: TimeSpan) -> Option<i64> {
-    if span.ns() <= 0 {
-        cx.error(codes::EMPTY_WINDOW, path, "a window must be longer than nothing");
-        return None;
-    }
-    Some(span.ns())
+    tumbling(cx, &["tumbling"], config.tumbling.as_ref()?).map(WindowForm::Fixed)
 }

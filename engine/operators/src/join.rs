@@ -1,0 +1,49 @@
+//! `join`: rows of two streams that belong together, by equal columns and by event time.
+//!
+//! ```text
+//! within (interval.rs)      left  ──────●───────────      a right row matches if it is at most `before` earlier
+//!                           right ───○──┼──○──○─────      and at most `after` later; pairs go out at the close of the
+//!                                 └before┴─after─┘        epoch in which the second of the two is there
+//!
+//! window (same_window.rs)   left  │ ●   ● │   ●   │       rows of one window match, and go out when it closes
+//!                           right │   ○   │ ○     │
+//! ```
+//!
+//! Both sides are kept as bytes of the columns that are read of them later (`slot.rs`), until the other side's watermark says
+//! that no row can meet them any more. A side that may be missing puts a row out alone then. Pairs are put together a portion
+//! at a time (`pairs.rs`): a hot key can make millions of them in an epoch.
+
+mod columns;
+mod index;
+mod interval;
+mod pairs;
+mod plan;
+mod same_window;
+mod slot;
+mod taken;
+#[cfg(test)]
+mod tests;
+
+pub use plan::{JoinPlan, kind};
+
+use crate::RenderCx;
+use engine_dataflow::EpochStep;
+use engine_plan::Planned;
+use engine_state::MemoryStore;
+
+/// Makes the step of a planned `join` on a worker.
+pub fn render(planned: &dyn Planned, cx: &RenderCx<'_>) -> Result<Box<dyn EpochStep>, String> {
+    let plan: &JoinPlan = crate::planned(planned, "join")?;
+    let store = Box::new(MemoryStore::new());
+    Ok(match &plan.form {
+        plan::Form::Interval(span) => Box::new(interval::Interval::new(plan, *span, cx, store)?),
+        plan::Form::Window(windows) => Box::new(same_window::SameWindow::new(plan, windows.clone(), cx, store)?),
+    })
+}
+
+/// The place of the left side among two.
+const LEFT: usize = 0;
+/// The place of the right side.
+const RIGHT: usize = 1;
+/// How many rows a step puts out before others have their turn.
+const PORTION_ROWS: usize = 8_192;
