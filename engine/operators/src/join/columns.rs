@@ -6,7 +6,7 @@ use super::{LEFT, RIGHT};
 use crate::check;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use engine_base::codes::{join as codes, plan as plan_codes, spec as spec_codes};
-use engine_base::{Diagnostic, suggest};
+use engine_base::{Diagnostic, Span, suggest};
 use engine_expr::{Scalar, Scope, is_open};
 use engine_plan::Cx;
 use engine_spec::{Assignments, Expression, Node, Value as Written};
@@ -223,6 +223,12 @@ pub(super) fn chosen(cx: &mut Cx<'_>, written: &Node, names: &Names, kind: JoinK
             let sides: &[usize] = if kind.pairs() { &[LEFT, RIGHT] } else { &[LEFT] };
             let scope = names.scope(kind.optional(), sides);
             for (name, expression) in assignments.iter().flatten() {
+                if !kind.pairs() && reads_right(cx, expression, names) {
+                    let span = cx.span(&["columns", name]);
+                    left_only(cx, span);
+                    columns.push(Column { field: Field::new(name, DataType::Null, true), value: Value::Unknown });
+                    continue;
+                }
                 columns.push(assigned(cx, name, expression, names, &scope, kind));
             }
         }
@@ -234,6 +240,41 @@ pub(super) fn chosen(cx: &mut Cx<'_>, written: &Node, names: &Names, kind: JoinK
         );
     }
     columns
+}
+
+/// The column of a side that is named at `span`, or a problem, with what may help.
+pub(super) fn column_of(
+    cx: &mut Cx<'_>,
+    span: Span,
+    name: &str,
+    side: usize,
+    schema: &SchemaRef,
+    hint: Option<&str>,
+) -> Option<Field> {
+    if schema.field_with_name(name).is_ok() || is_open(schema) {
+        return cx.column_at(span, name, schema).cloned();
+    }
+    let columns = || schema.fields().iter().map(|field| field.name().as_str());
+    let message = format!("the {} rows have no column `{name}`", SIDES[side]);
+    let mut problem = Diagnostic::error(plan_codes::UNKNOWN_COLUMN, span, message).did_you_mean(name, columns());
+    problem.help.extend(hint.map(str::to_owned));
+    cx.push(problem.help(format!("their columns are {}", check::listed(columns()))));
+    None
+}
+
+/// Whether an expression that is sound over both sides names the right one.
+fn reads_right(cx: &Cx<'_>, expression: &Expression, names: &Names) -> bool {
+    let planned = cx.expr.scalar(&expression.0, &names.scope([false, false], &[LEFT, RIGHT]));
+    planned.is_ok_and(|scalar| names.term(scalar).reads(RIGHT).next().is_some())
+}
+
+/// Notes a column of the right side where only left rows come out.
+fn left_only(cx: &mut Cx<'_>, span: Span) {
+    let message = "only left rows come out of this join, without columns of the right side";
+    cx.push(
+        Diagnostic::error(codes::LEFT_ROWS_ONLY, span, message)
+            .help("leave it out; `join: inner` and `join: left` have the columns of both"),
+    );
 }
 
 /// A column that is an expression over both rows.
@@ -277,11 +318,7 @@ fn listed(cx: &mut Cx<'_>, at: &str, name: &str, names: &Names, kind: JoinKind, 
         return;
     };
     if side == RIGHT && !kind.pairs() {
-        let message = "only left rows come out of this join, without columns of the right side";
-        cx.push(
-            Diagnostic::error(codes::LEFT_ROWS_ONLY, span, message)
-                .help("leave it out; `join: inner` and `join: left` have the columns of both"),
-        );
+        left_only(cx, span);
         return;
     }
     let fields: Vec<Field> = match column {
@@ -289,7 +326,7 @@ fn listed(cx: &mut Cx<'_>, at: &str, name: &str, names: &Names, kind: JoinKind, 
             let all = names.schemas[side].fields().iter();
             all.filter_map(|field| names.field(side, field.name(), optional)).collect()
         }
-        column => match cx.column_at(span, column, &names.schemas[side]) {
+        column => match column_of(cx, span, column, side, &names.schemas[side], None) {
             Some(_) => names.field(side, column, optional).into_iter().collect(),
             // Noted, or of a step that is wrong: it is there and of no known type.
             None => vec![Field::new(column, DataType::Null, true)],

@@ -181,6 +181,12 @@ impl Interval {
         Ok(())
     }
 
+    /// How many slots there are.
+    #[cfg(test)]
+    pub(super) fn slots(&self) -> usize {
+        self.store.len()
+    }
+
     /// Whether nothing is kept.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {

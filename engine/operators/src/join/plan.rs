@@ -1,11 +1,11 @@
 //! The config of `join` and its checks.
 
-use super::columns::{Column, Names, Term, Value, chosen, default_columns};
+use super::columns::{Column, Names, Term, Value, chosen, column_of, default_columns};
 use super::{LEFT, RIGHT};
 use crate::check;
 use crate::window::assign::Windows;
 use crate::window::fixed::{Bounds, Hopping, TumblingFrom, hopping, tumbling};
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use engine_base::codes::{join as codes, plan as plan_codes, rolling as window_codes, spec as spec_codes};
 use engine_base::{Diagnostic, Span};
 use engine_expr::is_open;
@@ -454,23 +454,18 @@ fn key(cx: &mut Cx<'_>, matches: &Match, sides: &[&StreamType; 2]) -> Key {
             );
             continue;
         }
-        let fields = [
-            column(cx, spans[LEFT], &left, &sides[LEFT].schema),
-            column(cx, spans[RIGHT], &right, &sides[RIGHT].schema),
-        ];
+        let same = !matches!(matches, Match::Pairs(_));
+        let one = column(cx, spans[LEFT], &left, LEFT, sides, same);
+        // What is wrong with a column that both sides have is told once.
+        let [of_left, of_right] = [(LEFT, &left), (RIGHT, &right)].map(|(side, name)| type_of(name, sides[side]));
+        let told = one.is_none() && left == right && of_left.is_some() && of_left == of_right;
+        let other = if told { None } else { column(cx, spans[RIGHT], &right, RIGHT, sides, same) };
+        let fields = [one, other];
         if let [Some(one), Some(other)] = &fields {
             match compared_as(one, other) {
                 Some(data_type) => key.types.push(data_type),
                 None => {
-                    let text = |field: &Field| types::column_text(&field.clone().with_nullable(false));
-                    let message = format!("`left.{left}` is {} and `right.{right}` is {}", text(one), text(other));
-                    cx.push(
-                        Diagnostic::error(codes::MATCH_TYPES, spans[RIGHT], message)
-                            .at_caret("their values can't be compared")
-                            .help(
-                                "make them of one type with a `map` before the join: `set: { id: CAST(id AS BIGINT) }`",
-                            ),
-                    );
+                    cx.push(differ(spans[RIGHT], (&left, one), (&right, other)));
                 }
             }
         }
@@ -483,22 +478,37 @@ fn key(cx: &mut Cx<'_>, matches: &Match, sides: &[&StreamType; 2]) -> Key {
     key
 }
 
-/// A column of a side that can be matched, or a problem.
-fn column(cx: &mut Cx<'_>, span: Span, name: &str, schema: &SchemaRef) -> Option<Field> {
-    let field = cx.column_at(span, name, schema)?.clone();
+fn type_of<'s>(name: &str, side: &'s StreamType) -> Option<&'s DataType> {
+    side.schema.field_with_name(name).ok().map(Field::data_type)
+}
+
+/// A column of a side that can be matched, or a problem. `same` is whether its name stands for the columns of both sides.
+fn column(cx: &mut Cx<'_>, span: Span, name: &str, side: usize, sides: &[&StreamType; 2], same: bool) -> Option<Field> {
+    let elsewhere = same && type_of(name, sides[1 - side]).is_some();
+    let hint = "where the names differ, write a map of left column to right column: `match: { id: order_id }`";
+    let field = column_of(cx, span, name, side, &sides[side].schema, elsewhere.then_some(hint))?;
     if check::can_be_key(field.data_type()) {
         return Some(field);
     }
     let ty = engine_expr::type_name(field.data_type());
+    let message = format!("`{name}` is of type {ty}, which can't be matched");
     cx.push(
-        Diagnostic::error(
-            plan_codes::UNHASHABLE_KEY,
-            span,
-            format!("`{name}` is of type {ty}, which can't be matched"),
-        )
-        .help("cast it to an integer, a decimal or a string with a `map` before"),
+        Diagnostic::error(plan_codes::UNHASHABLE_KEY, span, message)
+            .help("cast it to an integer, a decimal or a string with a `map` before"),
     );
     None
+}
+
+/// Columns whose values can't be compared, at the right one.
+fn differ(span: Span, (left, one): (&str, &Field), (right, other): (&str, &Field)) -> Diagnostic {
+    let text = |field: &Field| types::column_text(&field.clone().with_nullable(false));
+    let message = format!("`left.{left}` is {} and `right.{right}` is {}", text(one), text(other));
+    let mut help = "make them of one type with a `map` before the join".to_owned();
+    let plain = one.data_type().is_integer() || one.data_type() == &DataType::Utf8;
+    if plain && !types::is_json(one) && !types::is_json(other) {
+        help += &format!(": `set: {{ {right}: CAST({right} AS {}) }}`", text(one));
+    }
+    Diagnostic::error(codes::MATCH_TYPES, span, message).at_caret("their values can't be compared").help(help)
 }
 
 /// As what the values of two columns are compared, if they can be. The exchange hashes them alike whatever their widths.

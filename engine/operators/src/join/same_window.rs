@@ -116,6 +116,12 @@ impl SameWindow {
         Ok(())
     }
 
+    /// How many slots there are.
+    #[cfg(test)]
+    pub(super) fn slots(&self) -> usize {
+        self.store.len()
+    }
+
     /// Whether nothing is kept.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {

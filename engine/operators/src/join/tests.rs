@@ -413,6 +413,13 @@ impl Step {
         }
     }
 
+    fn slots(&self) -> usize {
+        match self {
+            Step::Interval(step) => step.slots(),
+            Step::Window(step) => step.slots(),
+        }
+    }
+
     fn is_empty(&self) -> bool {
         match self {
             Step::Interval(step) => step.is_empty(),
@@ -477,6 +484,9 @@ fn lines_of(rows: &Rows) -> Vec<String> {
         .collect()
 }
 
+/// The bytes of each key and slice.
+type Checkpoint = BTreeMap<(Vec<u8>, i64), Vec<u8>>;
+
 /// How a case is run.
 #[derive(Clone, Copy, Debug)]
 struct Way {
@@ -496,7 +506,7 @@ fn run(case: &Case, way: Way) -> Vec<Out> {
     assert_eq!(follows.copied().collect::<Vec<_>>(), [case.hold()], "{case:?}");
     let new = || Step::new(&plan, way.sizes);
     let mut steps: Vec<_> = (0..way.workers).map(|_| new()).collect();
-    let mut checkpoints: Vec<BTreeMap<(Vec<u8>, i64), Vec<u8>>> = vec![BTreeMap::new(); way.workers];
+    let mut checkpoints: Vec<Checkpoint> = vec![Checkpoint::new(); way.workers];
     let mut positions: BTreeSet<RowPosition> = BTreeSet::new();
     let mut before = [None; 2];
     let mut random = Random(way.batch as u64);
