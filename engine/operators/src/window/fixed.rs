@@ -86,7 +86,9 @@ impl Windows {
 }
 
 fn zone_name(zone: &Tz) -> String {
-    format!("{zone:?}").trim_start_matches("Tz(").trim_end_matches(')').to_owned()
+    // It has its name in its debug text only: `Tz(Timezone(Europe/Berlin))`.
+    let text = format!("{zone:?}");
+    text.rsplit('(').next().unwrap_or(&text).trim_end_matches(')').to_owned()
 }
 
 /// Windows that overlap, as they are written at `path`.
