@@ -121,7 +121,7 @@ impl Instruments {
             match step.role {
                 Role::Source { .. } => Arc::new(SourceMeter(self.metrics.source(&step.name, step.kind))),
                 Role::Operator => {
-                    let late_unread = !is_read(plan, &format!("{}.late", step.name));
+                    let late_unread = late_unread(plan, step);
                     Arc::new(StepMeter::new(self.metrics.step(&step.name, step.kind), late_unread))
                 }
                 Role::Sink { .. } => Arc::new(SinkMeter {
@@ -142,7 +142,7 @@ impl Instruments {
 
     /// The meter of `errors.jsonl`.
     pub(crate) fn errors_meter(&self) -> Arc<dyn Meter> {
-        Arc::new(StepMeter::new(self.errors.clone(), false))
+        Arc::new(StepMeter::new(self.errors.clone(), None))
     }
 }
 
@@ -187,13 +187,15 @@ impl Meter for SourceMeter {
 
 struct StepMeter {
     step: Arc<StepMetrics>,
-    /// Nothing reads its late rows, and the log does not know yet that there are any.
-    late_unsaid: AtomicBool,
+    /// The outputs of late rows that nothing reads.
+    late_unread: Option<String>,
+    /// The log knows that there are late rows.
+    late_said: AtomicBool,
 }
 
 impl StepMeter {
-    fn new(step: Arc<StepMetrics>, late_unread: bool) -> Self {
-        StepMeter { step, late_unsaid: AtomicBool::new(late_unread) }
+    fn new(step: Arc<StepMetrics>, late_unread: Option<String>) -> Self {
+        StepMeter { step, late_unread, late_said: AtomicBool::new(false) }
     }
 }
 
@@ -211,9 +213,10 @@ impl Meter for StepMeter {
     }
     fn late(&self, rows: u64) {
         self.step.late.add(rows);
-        if self.late_unsaid.load(Ordering::Relaxed) && self.late_unsaid.swap(false, Ordering::Relaxed) {
+        let Some(unread) = &self.late_unread else { return };
+        if !self.late_said.load(Ordering::Relaxed) && !self.late_said.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "{}: rows come too late, and nothing reads `{0}.late`; how many, the metric engine_step_late_rows_total tells, \
+                "{}: rows come too late, and nothing reads {unread}; how many, the metric engine_step_late_rows_total tells, \
                  and the summary at the end",
                 self.step.name
             );
@@ -255,10 +258,17 @@ impl Meter for SinkMeter {
     }
 }
 
-/// Whether a step of the plan reads an output.
-fn is_read(plan: &Plan, output: &str) -> bool {
-    let mut edges = plan.steps.iter().flat_map(|step| &step.inputs);
-    edges.any(|edge| plan.step(edge.from).output_name(edge.port) == output)
+/// The outputs of the late rows of a step that no step reads, as they stand in a sentence.
+fn late_unread(plan: &Plan, step: &engine_plan::Step) -> Option<String> {
+    let is_read = |port: usize| {
+        let mut edges = plan.steps.iter().flat_map(|step| &step.inputs);
+        edges.any(|edge| edge.from == step.id && edge.port == port)
+    };
+    let is_late = |name: &str| name == "late" || name.starts_with("late_");
+    let late = (0..step.outputs.len()).filter(|port| is_late(&step.outputs[*port].port));
+    let unread: Vec<String> =
+        late.filter(|port| !is_read(*port)).map(|port| format!("`{}`", step.output_name(port))).collect();
+    (!unread.is_empty()).then(|| unread.join(" and "))
 }
 
 /// The readers of a run's instruments; they end with it.
@@ -316,8 +326,8 @@ impl Watch {
             );
         }
         for step in instruments.metrics.steps().iter().filter(|step| step.late.get() > 0) {
-            if !is_read(plan, &format!("{}.late", step.name)) {
-                tracing::warn!("{}: {} rows came too late and nothing reads `{0}.late`", step.name, step.late.get());
+            if let Some(unread) = plan.find(&step.name).and_then(|step| late_unread(plan, step)) {
+                tracing::warn!("{}: {} rows came too late, and nothing reads {unread}", step.name, step.late.get());
             }
         }
         if errors.written() > 0 {
