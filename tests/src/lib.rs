@@ -5,6 +5,7 @@
 mod broken;
 mod cases;
 mod edges;
+mod joins;
 mod language;
 mod receiver;
 mod running;
