@@ -22,6 +22,9 @@ pub struct Built<'scope> {
     pub activator: Activator,
 }
 
+/// How many updates an arrangement merges in a turn in which nothing came.
+const IDLE_MERGE_EFFORT: isize = 1_000;
+
 /// Takes what is acknowledged, in order; called on the thread of worker 0. The last call comes before the run returns.
 pub type OnCut = Arc<dyn Fn(Acknowledged) + Send + Sync>;
 
@@ -40,7 +43,10 @@ where
     B: for<'scope> Fn(Scope<'scope, u64>, usize) -> Built<'scope> + Send + Sync + 'static,
 {
     let (workers_control, board) = (control.clone(), board.clone());
-    let config = timely::Config::process(workers.max(1));
+    let mut config = timely::Config::process(workers.max(1));
+    // Arrangements become compact while there is nothing else to do.
+    let effort = differential_dataflow::Config::default().idle_merge_effort(Some(IDLE_MERGE_EFFORT));
+    differential_dataflow::configure(&mut config.worker, &effort);
     let guards = timely::execute(config, move |worker| {
         let index = worker.index();
         let (probe, flight, activator) = worker.dataflow_named("pipeline", |scope| {

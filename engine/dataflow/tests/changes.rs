@@ -222,7 +222,7 @@ fn what_changes_is_the_difference_of_what_is_defined() {
     let mut all = vec![What::Distinct, What::Top(1, false), What::Top(3, false), What::Top(2, true)];
     all.extend(joins);
     let mut put_out = 0;
-    for seed in 0..40u64 {
+    for seed in 0..15u64 {
         let mut random = seed;
         let mut next = move |bound: u64| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -258,5 +258,5 @@ fn what_changes_is_the_difference_of_what_is_defined() {
             }
         }
     }
-    assert!(put_out > 10_000, "{put_out}");
+    assert!(put_out > 2_000, "{put_out}");
 }

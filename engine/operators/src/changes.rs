@@ -107,7 +107,7 @@ pub(crate) fn build(
 }
 
 /// What tells the changes of an epoch apart; in their order rows go before others come.
-fn suffix(sides: &Sides, comes: bool, ordinal: usize) -> Box<[u8]> {
+pub(crate) fn suffix(sides: &Sides, comes: bool, ordinal: usize) -> Box<[u8]> {
     let mut bytes = vec![u8::from(comes)];
     for side in [&sides.0, &sides.1].into_iter().flatten() {
         bytes.extend((side.len() as u32).to_be_bytes());

@@ -21,7 +21,7 @@ pub(crate) fn predicate(cx: &mut Cx<'_>, path: &[&str], text: &Expression, input
     has_time(cx, path, &scalar, input).then_some(scalar)
 }
 
-fn has_time(cx: &mut Cx<'_>, path: &[&str], scalar: &Scalar, input: &StreamType) -> bool {
+pub(crate) fn has_time(cx: &mut Cx<'_>, path: &[&str], scalar: &Scalar, input: &StreamType) -> bool {
     if !cx.lasts(path, scalar, input) {
         return false;
     }
@@ -40,6 +40,11 @@ fn has_time(cx: &mut Cx<'_>, path: &[&str], scalar: &Scalar, input: &StreamType)
 pub(crate) fn timed(cx: &mut Cx<'_>, input: &StreamType) -> bool {
     if input.event_time.is_some() {
         return true;
+    }
+    if input.kind.is_changelog() {
+        // Refused as such.
+        cx.follows(&[]);
+        return false;
     }
     let message = format!("`{}` needs event time, which these rows don't have", cx.component.kind);
     cx.push(

@@ -9,10 +9,13 @@
 //!                           right │   ○   │ ○     │
 //! ```
 //!
+//! Without either, all rows with one key match, whenever they come (changelog.rs).
+//!
 //! Both sides are kept as bytes of the columns that are read of them later (`slot.rs`), until the other side's watermark says
 //! that no row can meet them any more. A side that may be missing puts a row out alone then. Pairs are put together a portion
 //! at a time (`pairs.rs`): a hot key can make millions of them in an epoch.
 
+mod changelog;
 mod columns;
 mod index;
 mod interval;
@@ -26,10 +29,21 @@ mod tests;
 
 pub use plan::{JoinPlan, kind};
 
-use crate::RenderCx;
+use crate::{OperatorEntry, Render, RenderCx};
 use engine_dataflow::EpochStep;
 use engine_plan::Planned;
 use engine_state::MemoryStore;
+
+/// The registry line of `join`.
+pub(crate) fn entry() -> OperatorEntry {
+    let of_plan = |plan: &dyn Planned| match plan.downcast::<JoinPlan>() {
+        Some(JoinPlan { form: plan::Form::Changelog, .. }) => {
+            Render::Region(|plan, cx| changelog::region(crate::planned(plan, "join")?, cx))
+        }
+        _ => Render::Epochs(render),
+    };
+    OperatorEntry { kind: kind(), render: Render::OfPlan(of_plan) }
+}
 
 /// Makes the step of a planned `join` on a worker.
 pub fn render(planned: &dyn Planned, cx: &RenderCx<'_>) -> Result<Box<dyn EpochStep>, String> {
@@ -37,6 +51,7 @@ pub fn render(planned: &dyn Planned, cx: &RenderCx<'_>) -> Result<Box<dyn EpochS
     let store = Box::new(MemoryStore::new());
     Ok(match &plan.form {
         plan::Form::Interval(span) => Box::new(interval::Interval::new(plan, *span, cx, store)?),
+        plan::Form::Changelog => return Err("a join of changelogs runs on differential dataflow".to_owned()),
         plan::Form::Window(windows) => Box::new(same_window::SameWindow::new(plan, windows.clone(), cx, store)?),
     })
 }

@@ -117,7 +117,7 @@ pub fn operators() -> &'static [OperatorEntry] {
             aggregate::entry(),
             distinct::entry(),
             top::entry(),
-            OperatorEntry { kind: join::kind(), render: Render::Epochs(join::render) },
+            join::entry(),
             predict::entry(),
         ]
     });

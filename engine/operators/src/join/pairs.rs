@@ -215,6 +215,7 @@ impl Pairs {
             ingest_ns: Times::One(clock_ns),
             born_ns: Times::Each(portion.born_ns.into()),
             event_ns: Some(Times::Each(portion.event_ns.into())),
+            removes: None,
         }
     }
 

@@ -175,6 +175,8 @@ pub(super) enum Form {
     Interval(Reach),
     /// In one window.
     Window(Windows),
+    /// Whenever they come.
+    Changelog,
 }
 
 /// How much earlier and later than a left row a right one may be, and how the kept rows are sliced by time. Nanoseconds.
@@ -229,7 +231,10 @@ impl Planned for JoinPlan {
             let mut reads = self.kept(side, of(0));
             reads.extend(self.keys[side].iter().cloned());
             reads.extend(of(1 + side).iter().cloned());
-            reads.insert(hidden::EVENT_TIME.to_owned());
+            match self.form {
+                Form::Changelog => reads.remove(hidden::EVENT_TIME),
+                _ => reads.insert(hidden::EVENT_TIME.to_owned()),
+            };
             reads
         };
         vec![reads(LEFT), reads(RIGHT)]
@@ -239,12 +244,13 @@ impl Planned for JoinPlan {
         let pairs = self.keys[LEFT].iter().zip(&self.keys[RIGHT]);
         let pairs: Vec<String> = pairs.map(|(left, right)| format!("left.{left} = right.{right}")).collect();
         let mut facts = vec![("join".to_owned(), self.kind.name().to_owned()), ("match".to_owned(), pairs.join(", "))];
-        facts.push(match &self.form {
+        facts.extend(match &self.form {
             Form::Interval(Reach { before, after, .. }) => {
                 let (before, after) = (TimeSpan(*before), TimeSpan(*after));
-                ("within".to_owned(), format!("{before} before to {after} after the left row"))
+                Some(("within".to_owned(), format!("{before} before to {after} after the left row")))
             }
-            Form::Window(windows) => windows.fact(),
+            Form::Window(windows) => Some(windows.fact()),
+            Form::Changelog => None,
         });
         facts.extend(self.filter.iter().map(|filter| ("where".to_owned(), filter.scalar.text().to_owned())));
         let computed = self.columns.iter().filter_map(|column| match &column.value {
@@ -276,8 +282,12 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     let sides = [left, right];
     let names = Names::new(cx, [left.schema.clone(), right.schema.clone()]);
     let key = key(cx, &config.matches, &sides);
-    timed(cx, &sides);
     let form = form(cx, &config, &sides);
+    let unbounded = matches!(form, Some(Form::Changelog));
+    if !unbounded {
+        timed(cx, &sides);
+        append(cx, &sides);
+    }
     let filter = config.filter.as_ref().and_then(|filter| {
         let scope = names.scope([false, false], &[LEFT, RIGHT]);
         let planned = cx.predicate(&["where"], filter, &scope);
@@ -308,13 +318,31 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         // Noted: what is behind is not to be blamed for it.
         _ => Some(EventTime::default()),
     };
-    let mut stream = StreamType { schema: Arc::new(Schema::new(fields)), event_time, kind: StreamKind::Append };
+    // Pairs of rows that stay, stay; all else may be taken back by what comes later.
+    let stays = !unbounded || kind == JoinKind::Inner && sides.iter().all(|side| !side.kind.is_changelog());
+    let stream_kind = if stays { StreamKind::Append } else { StreamKind::Changelog { key: Vec::new() } };
+    let event_time = event_time.filter(|_| !unbounded);
+    let mut stream = StreamType { schema: Arc::new(Schema::new(fields)), event_time, kind: stream_kind };
+    if unbounded {
+        lasting(cx, &stream, filter.as_ref(), &columns);
+        if filter.is_some() && kind != JoinKind::Inner {
+            check::not_built(
+                cx,
+                &[],
+                "where",
+                "a join that is not `inner` takes it with `within` or `window` only; filter a side before",
+            );
+        }
+    }
     if sides.iter().any(|side| is_open(&side.schema)) {
         stream = stream.opened();
     }
     let late = |port: &str, side: &StreamType| Output { port: port.to_owned(), stream: side.clone() };
     let main = Output { port: String::new(), stream };
-    let outputs = vec![main, late("late_left", left), late("late_right", right)];
+    let mut outputs = vec![main];
+    if !unbounded {
+        outputs.extend([late("late_left", left), late("late_right", right)]);
+    }
     let (Some(form), true) = (form, cx.diagnostics.len() == before) else {
         return Some(PlannedOperator::wrong(outputs));
     };
@@ -329,6 +357,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
             let span = windows.longest_ns();
             (format!("the rows of both sides by {by} in open windows, each at most {}", TimeSpan(span)), span)
         }
+        Form::Changelog => (format!("all rows of both sides by {by}"), i64::MAX),
     };
     let can_fail = filter.is_some() || columns.iter().any(|column| column.value.can_fail());
     let [left_key, right_key] = &key.columns;
@@ -338,7 +367,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         state: Some(state),
         exchange: Some(vec![left_key.clone(), right_key.clone()]),
         look_back_ns: span_ns.saturating_add(delay_ns),
-        timed: true,
+        timed: !unbounded,
         planned: Arc::new(JoinPlan { kind, form, keys: key.columns, key_types: key.types, filter, columns, can_fail }),
     })
 }
@@ -361,6 +390,36 @@ fn hold_ns(kind: JoinKind, form: &Form, delays_ns: [i64; 2]) -> i64 {
         hold_ns = hold_ns.max(before.saturating_add(delays_ns[LEFT]).max(delays_ns[RIGHT]));
     }
     hold_ns
+}
+
+/// Refuses a changelog where rows meet by their time.
+fn append(cx: &mut Cx<'_>, sides: &[&StreamType; 2]) {
+    for (side, key) in sides.iter().zip(["left", "right"]) {
+        if side.kind.is_changelog() {
+            let span = cx.span(&[key]);
+            cx.push(
+                Diagnostic::error(
+                    plan_codes::CHANGELOG_INPUT,
+                    span,
+                    "rows that are near in time must stay, and this is a changelog",
+                )
+                .help("leave out `within` and `window`: then all rows with one key match, as they come and go"),
+            );
+        }
+    }
+}
+
+/// Refuses values that would be others when a row is taken back, in expressions over both rows.
+fn lasting(cx: &mut Cx<'_>, stream: &StreamType, filter: Option<&Term>, columns: &[Column]) {
+    let changes = StreamType { kind: StreamKind::Changelog { key: Vec::new() }, ..stream.clone() };
+    if let Some(filter) = filter {
+        check::has_time(cx, &["where"], &filter.scalar, &changes);
+    }
+    for column in columns {
+        if let Value::Term(term) = &column.value {
+            check::has_time(cx, &["columns", column.field.name()], &term.scalar, &changes);
+        }
+    }
 }
 
 fn timed(cx: &mut Cx<'_>, sides: &[&StreamType; 2]) {
@@ -407,13 +466,7 @@ fn form(cx: &mut Cx<'_>, config: &Config, sides: &[&StreamType; 2]) -> Option<Fo
             ));
             None
         }
-        (None, None) => {
-            let message = "a join without `within` and `window`, which is one of changelogs, is not built yet";
-            cx.push(Diagnostic::error(spec_codes::NOT_BUILT, cx.component.kind_span, message).help(
-                "say how near rows are that match: `within: { before: 0s, after: 1h }`, or `window: { tumbling: 1m }`",
-            ));
-            None
-        }
+        (None, None) => Some(Form::Changelog),
     }
 }
 

@@ -387,6 +387,7 @@ impl Step {
                     step.sized(sizes.0, sizes.1);
                     Step::Window(Box::new(step))
                 }
+                Form::Changelog => panic!("it has no step of its own"),
             };
             (step, cx.inputs.to_vec())
         })
@@ -456,6 +457,7 @@ fn rows_of(rows: &[&Row], side: usize, schema: &SchemaRef) -> Rows {
         ingest_ns: Times::One(0),
         born_ns: Times::One(7),
         event_ns: Some(Times::Each(rows.iter().map(|row| row.at).collect())),
+        removes: None,
     };
     // Rows of some steps have more to their position.
     if rows.first().is_some_and(|row| row.id % 3 == 0) {

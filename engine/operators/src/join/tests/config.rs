@@ -66,9 +66,19 @@ fn what_matches_is_checked() {
 #[test]
 fn a_join_is_bounded_in_one_way() {
     problems(
-        "match: id",
-        "E0143 `join` a join without `within` and `window`, which is one of changelogs, is not built yet | say how \
-         near rows are that match: `within: { before: 0s, after: 1h }`, or `window: { tumbling: 1m }`",
+        "match: id, join: left, where: now() > left.at, columns: { r: random(), at: event_time() }",
+        "E0143 `where` `where` is not built yet | a join that is not `inner` takes it with `within` or `window` only; filter \
+         a side before
+         E0309 `now() > left.at` the time of the row's arrival is another one when the row is taken back ^ these rows are a \
+         changelog | compute it before the step that makes the changelog, as a column
+         E0309 `random()` a random number is another one when the row is taken back ^ these rows are a changelog | compute it \
+         before the step that makes the changelog, as a column
+         E0323 `event_time()` `event_time()` needs event time, which these rows don't have | declare it at the source: \
+         `event_time: { column: at, max_delay: 5s }`",
+    );
+    problems(
+        "match: id, as: { start: s }",
+        "E0380 `as` `as` names the bounds of windows, and there is no `window` | leave it out",
     );
     problems(
         "match: id, within: { after: 1h }, window: { tumbling: 1m }",
