@@ -22,6 +22,7 @@ mod check;
 mod codec;
 mod deduplicate;
 mod distinct;
+mod enrich;
 pub mod event_time;
 pub mod filter;
 pub mod flatten;
@@ -118,6 +119,7 @@ pub fn operators() -> &'static [OperatorEntry] {
             distinct::entry(),
             top::entry(),
             join::entry(),
+            enrich::entry(),
             predict::entry(),
         ]
     });

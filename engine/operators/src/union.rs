@@ -10,7 +10,7 @@ use engine_expr::is_open;
 use engine_plan::kinds::InputKeys;
 use engine_plan::rowwise::UnionPlan;
 use engine_plan::{
-    Cx, EventTime, OperatorKind, Output, Planned, PlannedOperator, StreamKind, StreamType, hidden, types,
+    Cx, EventTime, OperatorKind, Origins, Output, Planned, PlannedOperator, StreamKind, StreamType, hidden, types,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -52,7 +52,8 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         .collect::<Option<Vec<&EventTime>>>()
         .map(|all| EventTime { column: same_column(inputs), ..EventTime::of_all(all) });
     let schema: SchemaRef = Arc::new(Schema::new(fields));
-    let stream = StreamType { schema: schema.clone(), event_time, kind: StreamKind::Append };
+    let origins = Origins::of_all(inputs.iter().map(|input| &input.origins));
+    let stream = StreamType { schema: schema.clone(), event_time, kind: StreamKind::Append, origins };
     // Where the inputs differ, which columns are meant can't be told.
     let open = inputs.iter().any(|input| is_open(&input.schema));
     if cx.diagnostics.len() > noted || open {

@@ -40,6 +40,29 @@ pub struct StreamType {
     pub event_time: Option<EventTime>,
     /// Append or changelog.
     pub kind: StreamKind,
+    /// What the rows come from.
+    pub origins: Origins,
+}
+
+/// The sources behind a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origins {
+    /// Their numbers.
+    pub sources: BTreeSet<SourceId>,
+    /// Whether all of them come to an end by themselves.
+    pub finite: bool,
+}
+
+impl Origins {
+    /// Those of several streams together.
+    pub fn of_all<'a>(all: impl IntoIterator<Item = &'a Origins>) -> Origins {
+        let mut one = Origins { sources: BTreeSet::new(), finite: true };
+        for origins in all {
+            one.sources.extend(origins.sources.iter().copied());
+            one.finite &= origins.finite;
+        }
+        one
+    }
 }
 
 impl StreamType {
@@ -49,6 +72,7 @@ impl StreamType {
             schema: engine_expr::open(&ArrowSchema::empty()),
             event_time: Some(EventTime::default()),
             kind: StreamKind::Append,
+            origins: Origins::default(),
         }
     }
 

@@ -18,7 +18,7 @@ pub mod types;
 
 pub use event_time::EventTimePlan;
 pub use kinds::{
-    Claim, Columns, ConnectionKind, Cx, EventTime, InputKeys, OperatorKind, Output, Planned, PlannedOperator,
+    Claim, Columns, ConnectionKind, Cx, EventTime, InputKeys, OperatorKind, Origins, Output, Planned, PlannedOperator,
     PlannedSink, PlannedSource, Registries, Replaced, SinkCommon, SinkKind, SourceCommon, SourceKind, StreamKind,
     StreamType, Use, hidden,
 };

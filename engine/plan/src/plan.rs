@@ -6,7 +6,7 @@
 //! wanted[i]:           the columns of outputs[i] that somebody reads, computed backwards from the sinks
 //! ```
 
-use crate::kinds::{Columns, Output, Planned};
+use crate::kinds::{Columns, Output, Planned, StreamType};
 use engine_base::{SourceId, Span, StepId};
 use engine_spec::Objective;
 use engine_spec::pipeline::MaxInFlight;
@@ -175,8 +175,15 @@ impl Plan {
     /// The sources that a step which acts on watermarks stands on.
     pub fn timed_sources(&self) -> BTreeSet<SourceId> {
         let timed = self.steps.iter().filter(|step| step.timed).flat_map(|step| &step.inputs);
-        let event_times = timed.filter_map(|edge| self.output(*edge).stream.event_time.as_ref());
-        event_times.flat_map(|event_time| event_time.follows.keys().copied()).collect()
+        let streams = timed.map(|edge| &self.output(*edge).stream);
+        let sources = |stream: &StreamType| -> Vec<SourceId> {
+            match &stream.event_time {
+                Some(event_time) => event_time.follows.keys().copied().collect(),
+                // That it ends is all that is to be known of it.
+                None => stream.origins.sources.iter().copied().collect(),
+            }
+        };
+        streams.flat_map(sources).collect()
     }
 
     /// Steps that run fused as one operator: maximal runs of row-wise steps, each the only reader of the one before.

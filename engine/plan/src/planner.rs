@@ -19,7 +19,7 @@ mod prune;
 mod wiring;
 
 use crate::kinds::{
-    Claim, Columns, Cx, EventTime, Output, Planned, Registries, Replaced, StreamKind, StreamType, Use, hidden,
+    Claim, Columns, Cx, EventTime, Origins, Output, Planned, Registries, Replaced, StreamKind, StreamType, Use, hidden,
 };
 use crate::model::{ModelCx, ModelSet};
 use crate::plan::{ERRORS, Edge, Plan, Role, Step};
@@ -273,7 +273,12 @@ impl Planner<'_> {
         let id = StepId(u32::try_from(self.steps.len()).unwrap_or(u32::MAX));
         let mut outputs = new.outputs;
         if new.can_fail {
-            let stream = StreamType { schema: types::error_schema(), event_time: None, kind: StreamKind::Append };
+            let stream = StreamType {
+                schema: types::error_schema(),
+                event_time: None,
+                kind: StreamKind::Append,
+                origins: Origins::default(),
+            };
             outputs.push(Output { port: ERRORS.to_owned(), stream });
         }
         let facts = new.planned.facts();

@@ -198,9 +198,10 @@ fn source_input(
     };
     let entry = shared.plan.entry_steps(step.id);
     let policy = entry.iter().filter_map(|id| shared.plan.step(*id).planned.downcast::<EventTimePlan>()).next_back();
-    let time = policy.filter(|_| timed.contains(&id)).map(|plan| TimePolicy {
-        max_delay_ns: plan.max_delay_ns,
-        idle_after_ns: u64::try_from(plan.idle_after_ns).unwrap_or(0),
+    let time = timed.contains(&id).then(|| TimePolicy {
+        max_delay_ns: policy.map_or(0, |plan| plan.max_delay_ns),
+        // Of a source without event time only its end is stated.
+        idle_after_ns: policy.map_or(u64::MAX, |plan| u64::try_from(plan.idle_after_ns).unwrap_or(0)),
     });
     let steps = entry.iter().map(|id| chain_step(shared, *id, worker, readers)).collect();
     let start = SourceStart {
@@ -391,11 +392,11 @@ fn add_step<'scope>(
 /// What the event time of a stream stands on.
 fn input_time(output: &Output) -> InputTime {
     let event_time = output.stream.event_time.as_ref();
-    let follows = event_time.iter().flat_map(|event_time| &event_time.follows);
-    InputTime {
-        sources: follows.map(|(source, hold_ns)| (source.0, *hold_ns)).collect(),
-        max_delay_ns: event_time.map_or(0, |event_time| event_time.max_delay_ns),
-    }
+    let sources = match event_time {
+        Some(event_time) => event_time.follows.iter().map(|(source, hold_ns)| (source.0, *hold_ns)).collect(),
+        None => output.stream.origins.sources.iter().map(|source| (source.0, 0)).collect(),
+    };
+    InputTime { sources, max_delay_ns: event_time.map_or(0, |event_time| event_time.max_delay_ns) }
 }
 
 /// Stands where a keyed step could not be rendered.

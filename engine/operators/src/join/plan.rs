@@ -11,7 +11,8 @@ use engine_base::{Diagnostic, Span};
 use engine_expr::is_open;
 use engine_plan::kinds::InputKeys;
 use engine_plan::{
-    Columns, Cx, EventTime, OperatorKind, Output, Planned, PlannedOperator, StreamKind, StreamType, hidden, types,
+    Columns, Cx, EventTime, OperatorKind, Origins, Output, Planned, PlannedOperator, StreamKind, StreamType, hidden,
+    types,
 };
 use engine_spec::{Expression, Node, SpanOr, TimeSpan};
 use schemars::{JsonSchema, Schema as JsonSchemaOf, SchemaGenerator, json_schema};
@@ -322,7 +323,8 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     let stays = !unbounded || kind == JoinKind::Inner && sides.iter().all(|side| !side.kind.is_changelog());
     let stream_kind = if stays { StreamKind::Append } else { StreamKind::Changelog { key: Vec::new() } };
     let event_time = event_time.filter(|_| !unbounded);
-    let mut stream = StreamType { schema: Arc::new(Schema::new(fields)), event_time, kind: stream_kind };
+    let origins = Origins::of_all([&left.origins, &right.origins]);
+    let mut stream = StreamType { schema: Arc::new(Schema::new(fields)), event_time, kind: stream_kind, origins };
     if unbounded {
         lasting(cx, &stream, filter.as_ref(), &columns);
         if filter.is_some() && kind != JoinKind::Inner {

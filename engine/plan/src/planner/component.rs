@@ -4,7 +4,7 @@ use super::wiring::{Part, PartKind, Reference};
 use super::{Incoming, NewStep, Placed, Planner, list, needs_no_types, timed};
 use crate::common::{DecodingKeys, Delivery, EncodingKeys, SetKeys, SinkKeys, SourceTimeKeys};
 use crate::kinds::{
-    Columns, EventTime, InputKeys, OperatorKind, Output, PlannedOperator, PlannedSource, SinkCommon, SinkKind,
+    Columns, EventTime, InputKeys, OperatorKind, Origins, Output, PlannedOperator, PlannedSource, SinkCommon, SinkKind,
     SourceCommon, SourceKind, StreamKind, StreamType, Unplanned,
 };
 use crate::language;
@@ -64,7 +64,8 @@ impl Planner<'_> {
         }
         let source = SourceId(self.source_count);
         self.source_count += 1;
-        let stream = StreamType { schema: planned.schema, event_time: None, kind: StreamKind::Append };
+        let origins = Origins { sources: [source].into(), finite: planned.finite };
+        let stream = StreamType { schema: planned.schema, event_time: None, kind: StreamKind::Append, origins };
         // Nobody knows what a `set` that can't be read would have set.
         let mut stream = if set.is_some() { stream } else { stream.opened() };
         sound &= self.check_columns(component, &mut stream);
@@ -403,7 +404,8 @@ impl Planner<'_> {
             [only] => Some(*only),
             _ => {
                 let schema = types::error_schema();
-                let stream = StreamType { schema: schema.clone(), event_time: None, kind: StreamKind::Append };
+                let origins = Origins::default();
+                let stream = StreamType { schema: schema.clone(), event_time: None, kind: StreamKind::Append, origins };
                 let id = self.add(NewStep {
                     name: format!("{chain}.{ERRORS}"),
                     kind: "union",
