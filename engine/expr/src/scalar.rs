@@ -1,10 +1,15 @@
 //! A planned expression over one row.
 
 use crate::error::ExprError;
+use crate::failure::row_error;
 use crate::narrow;
-use crate::program::Program;
+use crate::program::{Program, lower, schema_of};
+use crate::types::type_name;
+use arrow::compute::can_cast_types;
 use arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use datafusion_expr::Expr;
+use datafusion_expr::expr::Cast;
+use engine_base::codes::expr as codes;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -138,6 +143,34 @@ impl Scalar {
     /// Whether it is the same for every row.
     pub fn is_constant(&self) -> bool {
         matches!(self.expr(), Expr::Literal(..))
+    }
+
+    /// The same value as one of another type. A row whose value has no counterpart there fails; so does a constant, at once.
+    pub fn cast(&self, to: &DataType) -> Result<Scalar, ExprError> {
+        if self.data_type() == to {
+            return Ok(self.clone());
+        }
+        if !can_cast_types(self.data_type(), to) {
+            let (from, to) = (type_name(self.data_type()), type_name(to));
+            let message = format!("a value of type {from} can't become one of type {to}");
+            return Err(ExprError::new(codes::IMPOSSIBLE_CAST, message));
+        }
+        let expr = match self.expr() {
+            Expr::Literal(value, metadata) => match value.cast_to(to) {
+                Ok(value) => Expr::Literal(value, metadata.clone()),
+                Err(error) => {
+                    let reason = row_error(&error).reason;
+                    return Err(ExprError::new(codes::ALWAYS_FAILS, format!("every row would fail here: {reason}")));
+                }
+            },
+            expr => Expr::Cast(Cast::new(Box::new(expr.clone()), to.clone())),
+        };
+        let refused = |error| {
+            let reason = row_error(&error).reason;
+            ExprError::new(codes::UNSUPPORTED, format!("this can't be computed: {reason}"))
+        };
+        lower(&expr, &schema_of(self.fields()).map_err(refused)?).map_err(refused)?;
+        Ok(Scalar::new(self.text(), expr, self.fields(), to.clone(), self.nullable()))
     }
 
     /// Binds it to the columns of a batch, by name; the schema may have more columns than it reads.

@@ -244,3 +244,22 @@ fn the_work_for_an_expression_does_not_double_with_each_of_its_parts() {
         survive::survive(&text);
     }
 }
+
+#[test]
+fn a_planned_expression_becomes_one_of_another_type() {
+    let (context, scope, batch) = (context(), scope(), batch());
+    let planned = |text: &str| context.scalar(text, &scope).expect("plans");
+    let small = planned("id * 100").cast(&DataType::Int8).expect("casts");
+    assert_eq!((small.text(), small.data_type()), ("id * 100", &DataType::Int8));
+    let cells = rendered(&evaluate(&small, &batch));
+    assert!(cells[0] == "100" && cells[1].starts_with("!overflow"), "{cells:?}");
+    let same = planned("id").cast(planned("id").data_type()).expect("casts");
+    assert_eq!(same.as_column(), Some("id"));
+    let digits = planned("CAST(id AS decimal(30, 2)) * 40").cast(&DataType::Decimal128(4, 2)).expect("casts");
+    let cells = rendered(&evaluate(&digits, &batch));
+    assert!(cells[0] == "40.00" && cells[2].starts_with('!'), "{cells:?}");
+    let error = planned("1000").cast(&DataType::Int8).expect_err("too large");
+    assert_eq!(error.code.0, "E0217");
+    let error = planned("ok").cast(&DataType::Date32).expect_err("no such cast");
+    assert_eq!(error.code.0, "E0215");
+}
