@@ -21,7 +21,6 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
     ("E0219", "no function that is built changes its value but those that are seeded or recorded"),
     ("E0225", "an expression that was planned always fits; it stands for a fault of ours"),
     ("E0314", "there is one kind of connection only"),
-    ("E0360", "every kind of model is batch-invariant"),
 ];
 
 /// The least number of cases, so that a lost folder is noticed.

@@ -6,6 +6,7 @@ mod broken;
 mod cases;
 mod edges;
 mod joins;
+mod folds;
 mod language;
 mod receiver;
 mod running;

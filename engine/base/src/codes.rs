@@ -6,6 +6,7 @@
 pub mod connector;
 pub mod expr;
 pub mod join;
+pub mod fold;
 pub mod model;
 pub mod operator;
 pub mod plan;
@@ -39,6 +40,7 @@ pub fn all() -> impl Iterator<Item = &'static CodeInfo> {
         .chain(rolling::CODES)
         .chain(operator::CODES)
         .chain(join::CODES)
+        .chain(fold::CODES)
         .chain(connector::CODES)
         .chain(system::CODES)
         .chain(model::CODES)

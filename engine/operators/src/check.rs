@@ -21,6 +21,7 @@ pub(crate) fn predicate(cx: &mut Cx<'_>, path: &[&str], text: &Expression, input
     has_time(cx, path, &scalar, input).then_some(scalar)
 }
 
+/// Whether an expression that reads the event time finds one; where not, that is noted.
 pub(crate) fn has_time(cx: &mut Cx<'_>, path: &[&str], scalar: &Scalar, input: &StreamType) -> bool {
     if !cx.lasts(path, scalar, input) {
         return false;

@@ -28,6 +28,7 @@ pub mod filter;
 pub mod flatten;
 pub mod join;
 mod keyed;
+mod literal;
 pub mod map;
 mod payload;
 pub mod predict;
@@ -35,6 +36,7 @@ mod render;
 pub mod rolling;
 pub mod route;
 mod top;
+pub mod stateful;
 pub mod union;
 pub mod window;
 
@@ -120,6 +122,7 @@ pub fn operators() -> &'static [OperatorEntry] {
             top::entry(),
             join::entry(),
             enrich::entry(),
+            OperatorEntry { kind: stateful::kind(), render: Render::Epochs(stateful::render) },
             predict::entry(),
         ]
     });

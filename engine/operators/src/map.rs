@@ -140,7 +140,7 @@ fn event_time(cx: &Cx<'_>, config: &MapConfig, before: &EventTime, columns: &[Co
 
 /// A column that holds an expression. What is known of a column beside its type (that it is JSON) goes along when it is
 /// passed on as it is.
-fn field_of(name: &str, value: &Scalar, input: &SchemaRef) -> Field {
+pub(crate) fn field_of(name: &str, value: &Scalar, input: &SchemaRef) -> Field {
     match value.as_column().and_then(|column| input.field_with_name(column).ok()) {
         Some(field) => field.clone().with_name(name),
         None => Field::new(name, value.data_type().clone(), value.nullable()),

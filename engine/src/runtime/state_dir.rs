@@ -176,6 +176,8 @@ impl StateDir {
                 let earlier = self.stored.earlier.iter().rev().find(|earlier| earlier.event_ns <= bound);
                 earlier.map_or_else(|| acknowledged.origin.clone(), |earlier| numbered(&earlier.cut))
             }
+            // What is kept stands on all rows, with event time or without.
+            (None, i64::MAX) => acknowledged.origin.clone(),
             _ => acknowledged.cut.clone(),
         };
         // A partition of which nothing is acknowledged starts where it started.

@@ -33,7 +33,7 @@ pub const CODES: &[CodeInfo] = &[
         title: "a step that does nothing, or leaves nothing",
         explanation: "\
 A `map` with none of `set`, `keep`, `drop` and `rename`, or after which no column is left; a `route` without cases; a
-`predict` without features or outputs.
+`predict` without features or outputs; a `stateful` step that emits nothing, or keeps nothing.
 
 ```yaml
   tidy: { type: map, input: transactions }   # what is it to do?
@@ -143,6 +143,7 @@ the card.",
         title: "a key without effect",
         explanation: "\
 A warning. The key is right, but changes nothing in this place. A model whose results depend on what else is in its batch
-is given one row at a time, so that a row always gets the same score; `batch: { max_rows }` has no effect on it.",
+is given one row at a time, so that a row always gets the same score; `batch: { max_rows }` has no effect on it. A column of
+a record that no row changes is a constant.",
     },
 ];
