@@ -83,6 +83,8 @@ pub struct AggregateCall {
     pub filter: Option<Scalar>,
     /// Each value counts once.
     pub distinct: bool,
+    /// The group of rows that it is over, where it is not over all: see [`Scope::with_group`](crate::Scope::with_group).
+    pub group: Option<String>,
     /// The order it wants, where the order makes a difference. It sorts by itself.
     pub order_by: Vec<OrderBy>,
     /// The type of its result.

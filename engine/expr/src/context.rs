@@ -64,12 +64,13 @@ pub fn is_open(schema: &Schema) -> bool {
 pub struct Scope {
     pub(crate) columns: SchemaRef,
     pub(crate) beside: Vec<(String, SchemaRef)>,
+    pub(crate) groups: Vec<(String, SchemaRef)>,
 }
 
 impl Scope {
     /// The columns of the input, by their bare names.
     pub fn new(schema: SchemaRef) -> Self {
-        Scope { columns: schema, beside: Vec::new() }
+        Scope { columns: schema, beside: Vec::new(), groups: Vec::new() }
     }
 
     /// Also the columns of another row, behind a qualifier: `current.x`, `left.x`, `this.x`.
@@ -79,6 +80,19 @@ impl Scope {
     pub fn with(mut self, qualifier: &str, schema: SchemaRef) -> Self {
         self.beside.push((qualifier.to_owned(), schema));
         self
+    }
+
+    /// Also the columns of a group among the rows, behind a qualifier, within aggregates: `first(small.at)`, `count(small)`. An
+    /// aggregate is over the rows of one group ([`AggregateCall::group`](crate::AggregateCall::group)), or over all rows by
+    /// bare names. A program reads such a column by the name `qualifier.column`.
+    #[must_use]
+    pub fn with_group(mut self, qualifier: &str, schema: SchemaRef) -> Self {
+        self.groups.push((qualifier.to_owned(), schema));
+        self
+    }
+
+    pub(crate) fn group(&self, qualifier: &str) -> Option<&SchemaRef> {
+        self.groups.iter().find(|(name, _)| name == qualifier).map(|(_, schema)| schema)
     }
 
     pub(crate) fn beside(&self, qualifier: &str) -> Option<&SchemaRef> {

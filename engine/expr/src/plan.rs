@@ -102,6 +102,8 @@ struct Planner<'a> {
     conditional: u32,
     depth: u32,
     calls: Vec<AggregateCall>,
+    /// The group of rows that `count` was given by its name.
+    whole: Option<String>,
 }
 
 /// Why a node came to nothing.
@@ -132,6 +134,7 @@ impl<'a> Planner<'a> {
             conditional: 0,
             depth: 0,
             calls: Vec::new(),
+            whole: None,
         }
     }
 

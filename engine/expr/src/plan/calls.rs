@@ -470,8 +470,43 @@ impl Planner<'_> {
         let call = row.row_call(written, node);
         self.draws = row.draws;
         let (function, args, filter, order_by) = call?;
-        let Some(udf) = function else { return row.lag(name, args, filter.is_some(), written, node) };
-        row.built(written, udf, args, filter, order_by, node)
+        let group = row.group_of_call(node)?;
+        let call = match function {
+            None => row.lag(name, args, filter.is_some(), written, node),
+            Some(udf) => row.built(written, udf, args, filter, order_by, node),
+        };
+        Ok(AggregateCall { group, ..call? })
+    }
+
+    /// The one group of rows that a call reads; none where it is over all rows.
+    fn group_of_call(&self, node: &ast::Expr) -> Result<Option<String>, ExprError> {
+        let of_column = |name: &str| {
+            let of_group =
+                |group: &&(String, _)| name.strip_prefix(group.0.as_str()).is_some_and(|rest| rest.starts_with('.'));
+            self.scope.groups.iter().find(of_group).map(|(group, _)| group.clone())
+        };
+        let visible = self.used.iter().filter(|field| Hidden::of(field.name()).is_none());
+        let groups: BTreeSet<Option<String>> =
+            visible.map(|field| of_column(field.name())).chain(self.whole.iter().cloned().map(Some)).collect();
+        if groups.len() > 1 {
+            let names: Vec<String> = groups.iter().flatten().map(|group| format!("`{group}`")).collect();
+            let others = if groups.contains(&None) { " and of all" } else { "" };
+            let message = format!(
+                "an aggregate is over the rows of one group, and this one reads those of {}{others}",
+                names.join(" and ")
+            );
+            return Err(ExprError::new(codes::UNSUPPORTED, message)
+                .at(self.place(node))
+                .help("take an aggregate of each, and compute with their results"));
+        }
+        Ok(groups.into_iter().next().flatten())
+    }
+
+    /// The group that a name alone stands for: `count(small)`.
+    fn whole_group(&self, arg: &ast::Expr) -> Option<String> {
+        let ast::Expr::Identifier(ident) = arg else { return None };
+        let alone = self.parsed.dotted(ident).is_none() && self.scope.columns.field_with_name(&ident.value).is_err();
+        self.scope.group(&ident.value).filter(|_| alone).map(|_| ident.value.clone())
     }
 
     /// The parts of an aggregate's call, planned over one row.
@@ -487,6 +522,15 @@ impl Planner<'_> {
         let udf = self.functions.aggregate(&written.name).cloned();
         let args = every(written.args.iter().filter_map(|arg| {
             match arg {
+                FunctionArgExpr::Expr(expr) if let Some(group) = self.whole_group(expr) => {
+                    if written.name == "count" && written.args.len() == 1 && !written.distinct {
+                        self.whole = Some(group);
+                        return None;
+                    }
+                    Some(Err(ExprError::new(codes::ARGUMENTS, format!("`{group}` stands for rows, not for a value"))
+                        .at(self.place(expr))
+                        .help(format!("name a column of them, `{group}.x`; how many they are is `count({group})`"))))
+                }
                 FunctionArgExpr::Expr(expr) => Some(self.plan(expr).map(|planned| (planned, Some(expr)))),
                 FunctionArgExpr::Wildcard
                     if written.name == "count" && written.args.len() == 1 && !written.distinct =>
@@ -546,6 +590,7 @@ impl Planner<'_> {
             args: vec![arg],
             filter: None,
             distinct: false,
+            group: None,
             order_by: Vec::new(),
             data_type,
             nullable: true,
@@ -698,6 +743,7 @@ impl Planner<'_> {
             args,
             filter: filter.map(|filter| scalar(written.filter.map_or("", |node| self.written(node)), &filter)),
             distinct: written.distinct,
+            group: None,
             order_by: keys,
             data_type,
             nullable: result.is_nullable(),
@@ -747,6 +793,7 @@ fn same_call(one: &AggregateCall, two: &AggregateCall) -> bool {
     !drawn
         && one.function == two.function
         && one.distinct == two.distinct
+        && one.group == two.group
         && one.args.len() == two.args.len()
         && one.filter.is_some() == two.filter.is_some()
         && values(one) == values(two)

@@ -6,14 +6,19 @@ use crate::error::{ExprError, both, every};
 use crate::functions::fail;
 use crate::parse::short;
 use crate::types::type_name;
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::{DataType, Field, Schema};
 use datafusion_common::ScalarValue;
 use datafusion_expr::Expr;
 use datafusion_expr::expr::ScalarFunction;
 use datafusion_sql::sqlparser::ast::{self, AccessExpr, Ident, Subscript};
 use engine_base::RowError;
 use engine_base::codes::expr as codes;
+use std::collections::BTreeSet;
 use std::ops::Range;
+
+fn of_schema<'a>(schema: &'a Schema, name: &Ident) -> Option<&'a Field> {
+    schema.field_with_name(&name.value).ok()
+}
 
 impl Planner<'_> {
     /// A name of one part, or a dotted one that the reader joined.
@@ -94,6 +99,21 @@ impl Planner<'_> {
             let param = self.param(second, whole.clone())?;
             return self.fields(param, rest);
         }
+        if let Some(group) = self.scope.group(&head.value).cloned() {
+            let qualifier = head.value.as_str();
+            if self.mode == Mode::Within {
+                let field = of_schema(&group, second).ok_or_else(|| self.not_of(qualifier, &group, second))?;
+                let column =
+                    self.column(format!("{qualifier}.{}", second.value), field.data_type(), field.is_nullable())?;
+                return self.fields(column, rest);
+            }
+            if self.scope.beside(qualifier).is_none() {
+                let named = format!("{qualifier}.{}", second.value);
+                return Err(ExprError::new(codes::OUTSIDE_AGGREGATE, format!("`{named}` may be of many rows"))
+                    .at(whole)
+                    .help(format!("take one value of them: `last({named})`, `max({named})`")));
+            }
+        }
         if let Some(beside) = self.scope.beside(&head.value).cloned() {
             let column = self.beside(&head.value, &beside, second, whole)?;
             return self.fields(column, rest);
@@ -106,10 +126,14 @@ impl Planner<'_> {
             .scope
             .beside
             .iter()
+            .chain(&self.scope.groups)
             .map(|(name, _)| name.as_str())
             .chain(self.scope.columns.fields().iter().map(|field| field.name().as_str()))
             .collect();
-        let what = if self.scope.beside.is_empty() { "column" } else { "column or row" };
+        let mut once = BTreeSet::new();
+        let names: Vec<&str> = names.into_iter().filter(|name| once.insert(*name)).collect();
+        let what =
+            if self.scope.beside.is_empty() && self.scope.groups.is_empty() { "column" } else { "column or row" };
         let mut error = ExprError::new(codes::UNKNOWN_COLUMN, format!("there is no {what} `{}`", short(&head.value)))
             .at(self.parsed.span(head.span))
             .did_you_mean(&head.value, names.iter().copied().chain(["param"]));
@@ -152,19 +176,7 @@ impl Planner<'_> {
         name: &Ident,
         place: Option<Range<usize>>,
     ) -> Result<Expr, ExprError> {
-        let Ok(field) = schema.field_with_name(&name.value) else {
-            if is_open(schema) {
-                return Err(ExprError::follows());
-            }
-            let known: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-            return Err(ExprError::new(
-                codes::UNKNOWN_COLUMN,
-                format!("`{qualifier}` has no column `{}`", short(&name.value)),
-            )
-            .at(self.parsed.span(name.span))
-            .did_you_mean(&name.value, known.iter().copied())
-            .known("its columns are", known));
-        };
+        let field = of_schema(schema, name).ok_or_else(|| self.not_of(qualifier, schema, name))?;
         if self.mode == Mode::Within {
             return Err(ExprError::new(
                 codes::UNSUPPORTED,
@@ -176,6 +188,18 @@ impl Planner<'_> {
             ));
         }
         self.column(format!("{qualifier}.{}", name.value), field.data_type(), field.is_nullable())
+    }
+
+    /// A column that the row or the rows beside don't have.
+    fn not_of(&self, qualifier: &str, schema: &Schema, name: &Ident) -> ExprError {
+        if is_open(schema) {
+            return ExprError::follows();
+        }
+        let known: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        ExprError::new(codes::UNKNOWN_COLUMN, format!("`{qualifier}` has no column `{}`", short(&name.value)))
+            .at(self.parsed.span(name.span))
+            .did_you_mean(&name.value, known.iter().copied())
+            .known("its columns are", known)
     }
 
     /// Fields behind dots.

@@ -100,3 +100,48 @@ fn results_have_the_names_and_types_of_their_columns() {
     assert_eq!(aggregation.text(), "avg(n) - current.amount");
     assert_eq!(context().aggregate("sum(id)", &scope()).expect("plans").outer().as_column(), Some("$0"));
 }
+
+#[test]
+fn an_aggregate_is_over_one_group_of_rows_or_over_all() {
+    let (context, batch) = (context(), batch());
+    let scope = Scope::new(batch.schema())
+        .with_group("small", batch.schema())
+        .with_group("large", batch.schema())
+        .with("large", batch.schema());
+    let planned = |text: &str| context.aggregate(text, &scope);
+    let groups = |text: &str| -> Vec<Option<String>> {
+        planned(text).expect("plans").calls.iter().map(|call| call.group.clone()).collect()
+    };
+    let of = |name: &str| Some(name.to_owned());
+    assert_eq!(groups("first(small.id) + last(large.id) * large.id"), [of("small"), of("large")]);
+    assert_eq!(groups("count(small) + count(large) + count(*) + count(id)"), [of("small"), of("large"), None, None]);
+    assert_eq!(groups("sum(small.id) FILTER (WHERE small.id > 1) - count(small)"), [of("small"), of("small")]);
+    let columns = |text: &str| Vec::from_iter(planned(text).expect("plans").columns().iter().cloned());
+    assert_eq!(columns("max(small.id + 1) + min(id)"), ["id", "small.id"]);
+    let problem = |text: &str| {
+        let all = planned(text).expect_err("does not plan").all();
+        all.into_iter().map(|one| format!("{} | {}", one.message, one.help.join(" | "))).collect::<Vec<_>>().join("\n")
+    };
+    let expected = [
+        ("small.id", "`small.id` may be of many rows | take one value of them: `last(small.id)`, `max(small.id)`"),
+        ("first(small.idd)", "`small` has no column `idd` | did you mean `id`? | "),
+        (
+            "sum(small.id + large.id)",
+            "an aggregate is over the rows of one group, and this one reads those of `large` and `small` | ",
+        ),
+        (
+            "sum(small.id + id)",
+            "an aggregate is over the rows of one group, and this one reads those of `small` and of all | ",
+        ),
+        (
+            "first(small)",
+            "`small` stands for rows, not for a value | name a column of them, `small.x`; how many they are is `count(small)`",
+        ),
+        ("count(smal)", "there is no column `smal` | "),
+        ("last(smal.id)", "there is no column or row `smal` | did you mean `small`? | "),
+    ];
+    for (text, start) in expected {
+        let found = problem(text);
+        assert!(found.starts_with(start), "{text}: {found}");
+    }
+}
