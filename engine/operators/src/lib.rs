@@ -30,6 +30,7 @@ pub mod join;
 mod keyed;
 mod literal;
 pub mod map;
+pub mod pattern;
 mod payload;
 pub mod predict;
 mod render;
@@ -123,6 +124,7 @@ pub fn operators() -> &'static [OperatorEntry] {
             join::entry(),
             enrich::entry(),
             OperatorEntry { kind: stateful::kind(), render: Render::Epochs(stateful::render) },
+            OperatorEntry { kind: pattern::kind(), render: Render::Epochs(pattern::render) },
             predict::entry(),
         ]
     });

@@ -13,6 +13,10 @@ pub const BAD_UPDATE: Code = Code("E0382");
 pub const UNEQUAL_ROWS: Code = Code("E0383");
 /// A timer's time that is none, or that the record alone does not tell.
 pub const TIMER_TIME: Code = Code("E0384");
+/// A sequence that is none.
+pub const BAD_SEQUENCE: Code = Code("E0385");
+/// An element of a sequence that takes no such number of rows.
+pub const BAD_REPEAT: Code = Code("E0386");
 
 /// The codes of this subject, in order.
 pub const CODES: &[CodeInfo] = &[
@@ -73,5 +77,26 @@ them has is null in the rows of the other.
         explanation: "\
 `at` of a timer is a timestamp, or null for no timer, and follows from the record alone: `this.since + INTERVAL '30 days'`. What
 it is to know of a row, keep in the record: `last: event_time()` under `update`, and `at: this.last + INTERVAL '30m'`.",
+    },
+    CodeInfo {
+        code: BAD_SEQUENCE,
+        title: "a sequence that is none",
+        explanation: "\
+A `sequence` is a list of elements, each one name and what it takes. Names are its own: not twice, and none of a column, which
+expressions could not tell from it. At least one element must come: one that is neither `absent` nor `optional`. An absent
+element stands behind another one: no such row may come after that one's last row.
+
+```yaml
+    sequence:
+      - order: { where: kind = 'order' }
+      - payment: { where: kind = 'payment', absent: true }
+```",
+    },
+    CodeInfo {
+        code: BAD_REPEAT,
+        title: "an element that takes no such number of rows",
+        explanation: "\
+`repeat` is how many rows an element takes: `3`, `3..` for three or more, `2..5` for two to five; one unless said. An element that
+may be missing has `optional: true`, and then comes once or more often, `repeat: 1..`. An absent one takes no rows.",
     },
 ];

@@ -1,0 +1,1 @@
+//! What is wrong with a pattern, and what comes of those of the handbook.
