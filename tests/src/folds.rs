@@ -1,4 +1,4 @@
-//! Folds run by the real binary: against plain loops, on any number of workers, and over a restart.
+//! Folds and patterns run by the real binary: against plain loops, on any number of workers, and over a restart.
 
 use crate::runs::{Row, rows, start, write_rows};
 use std::collections::BTreeMap;
@@ -146,4 +146,83 @@ sinks:
     expected.sort();
     let found = lines(folder, "out.jsonl");
     assert!(found == expected, "{} rows, {} expected", found.len(), expected.len());
+}
+
+#[test]
+fn patterns_are_the_same_on_any_number_of_workers() {
+    let pipeline = "
+version: 1
+pipeline: patterns
+sources:
+  rows:
+    type: file
+    path: rows.jsonl
+    format: json
+    schema: { id: int64, card: string, at: int64, amount: float64, quantity: int64 }
+    event_time: { column: at, unit: ms, max_delay: 2s }
+operators:
+  probing:
+    type: pattern
+    input: rows
+    key: card
+    within: 5s
+    sequence:
+      - small: { where: quantity < 40, repeat: 2.. }
+      - large: { where: quantity > small.quantity, optional: true }
+      - last: { where: quantity > 80 }
+    columns: { first: first(small.id), n: count(small), large: large.id, last: last.id }
+  silent:
+    type: pattern
+    input: rows
+    key: card
+    within: 3s
+    overlap: true
+    sequence:
+      - one: { where: quantity > 70 }
+      - other: { where: id <> one.id, absent: true }
+    columns: { id: one.id }
+sinks:
+  of_probing: { type: file, input: probing, path: probing.jsonl, format: json }
+  of_silent: { type: file, input: silent, path: silent.jsonl, format: json }
+  of_late: { type: file, input: silent.late, path: late.jsonl, format: json, columns: [id] }
+";
+    let rows = rows(100_000, 10);
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    write_rows(&folder.join("rows.jsonl"), &rows);
+    std::fs::write(folder.join("pipeline.yaml"), pipeline).expect("written");
+    let files = ["probing.jsonl", "silent.jsonl", "late.jsonl"];
+    assert!(start(folder, &["--record-cuts", "cuts", "--workers", "2"]).wait().expect("it ends").success());
+    let first: Vec<_> = files.iter().map(|file| lines(folder, file)).collect();
+    let counts: Vec<usize> = first.iter().map(Vec::len).collect();
+    assert!(counts[0] > 100 && counts[1] > 100, "{counts:?} matches and late rows");
+    // A row is silent that no other of its card follows within three seconds: plain loops over the rows that were not late.
+    let late: std::collections::BTreeSet<u64> = first[2]
+        .iter()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["id"].as_u64().expect("an id"))
+        .collect();
+    let mut of_cards: BTreeMap<u64, Vec<&Row>> = BTreeMap::new();
+    for row in rows.iter().filter(|row| !late.contains(&row.id)) {
+        of_cards.entry(row.key).or_default().push(row);
+    }
+    let mut expected: Vec<String> = Vec::new();
+    for (card, mut rows) in of_cards {
+        rows.sort_by_key(|row| (row.at_ms, row.id));
+        for (at, row) in rows.iter().enumerate().filter(|(_, row)| row.quantity > 70) {
+            if rows.get(at + 1).is_none_or(|next| next.at_ms > row.at_ms + 3_000) {
+                expected.push(format!(r#"{{"card":"c{card}","id":{}}}"#, row.id));
+            }
+        }
+    }
+    expected.sort();
+    assert!(first[1] == expected, "{} matches, {} expected", first[1].len(), expected.len());
+    for workers in ["1", "2", "3"] {
+        for file in files {
+            let _ = std::fs::remove_file(folder.join(file));
+        }
+        let followed = start(folder, &["--follow-cuts", "cuts", "--workers", workers]).wait().expect("it ends");
+        assert!(followed.success());
+        let again: Vec<_> = files.iter().map(|file| lines(folder, file)).collect();
+        assert!(again == first, "{workers} workers give other rows");
+    }
 }

@@ -124,9 +124,9 @@ impl Planner<'_> {
         }
         let names: Vec<&str> = self
             .scope
-            .beside
+            .groups
             .iter()
-            .chain(&self.scope.groups)
+            .chain(&self.scope.beside)
             .map(|(name, _)| name.as_str())
             .chain(self.scope.columns.fields().iter().map(|field| field.name().as_str()))
             .collect();
