@@ -13,7 +13,7 @@ pub(super) struct Row {
     pub(super) facts: Arc<Facts>,
     /// The conditions that hold for it, of those that read no other row.
     pub(super) holds: u64,
-    /// The conditions that hold for it together with the last rows of earlier elements.
+    /// The conditions that hold for it together with the last rows of earlier elements, in the order of those.
     pub(super) with: Vec<(Last, u64)>,
 }
 
@@ -35,11 +35,12 @@ impl Row {
 
     /// The conditions that hold for a walk that stands there.
     fn holds(&self, last: Option<&Last>) -> u64 {
-        let same = |known: &Last| match last {
-            Some(last) => known == last,
-            None => known.iter().all(|row| *row == 0),
+        let known = match last {
+            Some(last) => self.with.binary_search_by(|(known, _)| known.cmp(last)).ok(),
+            // Where nothing was taken comes before all others.
+            None => self.with.first().filter(|(known, _)| known.iter().all(|row| *row == 0)).map(|_| 0),
         };
-        self.with.iter().filter(|(known, _)| same(known)).fold(self.holds, |holds, (_, more)| holds | more)
+        self.holds | known.map_or(0, |at| self.with[at].1)
     }
 }
 
@@ -61,8 +62,10 @@ pub(super) struct Rules {
 /// What is kept of a key.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Slot {
-    /// Rows that the watermark has not passed, in order.
-    waiting: VecDeque<Row>,
+    /// Rows that the watermark has not passed, as they came: those of many partitions may be far apart.
+    waiting: Vec<Row>,
+    /// The least of their times.
+    least_ns: Option<i64>,
     /// The number of the first of `rows`.
     first: u64,
     /// The rows that some walk did anything with, from the first one of the oldest walk on.
@@ -81,23 +84,26 @@ impl Slot {
 
     /// A row comes.
     pub(super) fn add(&mut self, row: Row) {
-        // Rows mostly come in order.
-        let behind = self.waiting.iter().rev().take_while(|waiting| waiting.order() > row.order()).count();
-        self.waiting.insert(self.waiting.len() - behind, row);
+        let time_ns = row.facts.time_ns;
+        self.least_ns = Some(self.least_ns.map_or(time_ns, |least_ns| least_ns.min(time_ns)));
+        self.waiting.push(row);
     }
 
-    /// The rows that the watermark has passed.
+    /// The rows that the watermark has passed, in order.
     pub(super) fn passed(&mut self, passed: impl Fn(i64) -> bool) -> VecDeque<Row> {
-        let count = self.waiting.partition_point(|row| passed(row.facts.time_ns));
-        let later = self.waiting.split_off(count);
-        std::mem::replace(&mut self.waiting, later)
+        if self.least_ns.is_none_or(|least_ns| !passed(least_ns)) {
+            return VecDeque::new();
+        }
+        let mut rows: Vec<Row> = self.waiting.extract_if(.., |row| passed(row.facts.time_ns)).collect();
+        self.least_ns = least_ns(&self.waiting);
+        rows.sort_by(|a, b| a.order().cmp(&b.order()));
+        rows.into()
     }
 
     /// When there is something to do, once the watermark is beyond it.
     pub(super) fn due_ns(&self, within_ns: i64) -> Option<i64> {
-        let waiting = self.waiting.front().map(|row| row.facts.time_ns);
         let ends = (!self.walks.is_empty()).then(|| self.rows.front().map(|row| end_of(row, within_ns))).flatten();
-        waiting.into_iter().chain(ends).min()
+        self.least_ns.into_iter().chain(ends).min()
     }
 
     /// How many rows there are.
@@ -186,19 +192,15 @@ impl Slot {
         taken
     }
 
-    /// The conditions that need to be known of the next row beside those that read no other row: the last rows that they read,
-    /// and the elements.
-    pub(super) fn questions(&self, shape: &Shape, others: u64) -> Vec<(Last, u64)> {
-        let mut questions: Vec<(Last, u64)> = Vec::new();
+    /// The conditions that need to be known of the next row beside those that read no other row: the elements, by the last rows
+    /// that they read.
+    pub(super) fn questions(&self, shape: &Shape, others: u64) -> BTreeMap<Last, u64> {
+        let mut questions: BTreeMap<Last, u64> = BTreeMap::new();
         let none = Last::from_elem(0, shape.read.len());
         let stands = self.walks.keys().map(|stand| (&stand.last, shape.asked(Some(stand))));
-        for (last, asked) in stands.chain([(&none, shape.asked(None))]) {
-            match questions.iter_mut().find(|(known, _)| known == last) {
-                Some((_, elements)) => *elements |= asked & others,
-                None => questions.push((last.clone(), asked & others)),
-            }
+        for (last, asked) in stands.chain([(&none, shape.asked(None))]).filter(|(_, asked)| asked & others != 0) {
+            *questions.entry(last.clone()).or_default() |= asked & others;
         }
-        questions.retain(|(_, elements)| *elements != 0);
         questions
     }
 
@@ -252,6 +254,10 @@ impl Slot {
         self.rows.drain(..(oldest - self.first) as usize);
         self.first = oldest;
     }
+}
+
+fn least_ns(rows: &[Row]) -> Option<i64> {
+    rows.iter().map(|row| row.facts.time_ns).min()
 }
 
 /// The last time at which a walk that begins with a row may take another.
@@ -314,21 +320,21 @@ fn read_last(bytes: &mut Bytes<'_>) -> Result<Last, String> {
     (0..bytes.number()?).map(|_| bytes.number()).collect()
 }
 
-fn put_rows(rows: &VecDeque<Row>, out: &mut Vec<u8>) {
+fn put_rows<'a>(rows: impl ExactSizeIterator<Item = &'a Row>, out: &mut Vec<u8>) {
     put(rows.len() as u64, out);
-    rows.iter().for_each(|row| put_row(row, out));
+    rows.for_each(|row| put_row(row, out));
 }
 
-fn read_rows(bytes: &mut Bytes<'_>) -> Result<VecDeque<Row>, String> {
+fn read_rows<T: FromIterator<Row>>(bytes: &mut Bytes<'_>) -> Result<T, String> {
     (0..bytes.number()?).map(|_| read_row(bytes)).collect()
 }
 
 impl SlotState for Slot {
     fn encode(&self, out: &mut Vec<u8>) {
         out.push(FORMAT);
-        put_rows(&self.waiting, out);
+        put_rows(self.waiting.iter(), out);
         put(self.first, out);
-        put_rows(&self.rows, out);
+        put_rows(self.rows.iter(), out);
         put(self.walks.len() as u64, out);
         for (stand, starts) in &self.walks {
             put(stand.at as u64, out);
@@ -342,7 +348,7 @@ impl SlotState for Slot {
 
     fn decode(bytes: &[u8]) -> Result<Self, String> {
         let mut bytes = Bytes::of_format(bytes, FORMAT, "pattern")?;
-        let waiting = read_rows(&mut bytes)?;
+        let waiting: Vec<Row> = read_rows(&mut bytes)?;
         let first = bytes.number()?;
         let rows = read_rows(&mut bytes)?;
         let mut walks = BTreeMap::new();
@@ -354,7 +360,7 @@ impl SlotState for Slot {
             walks.insert(stand, starts);
         }
         bytes.end()?;
-        Ok(Slot { waiting, first, rows, walks, wake_ns: None })
+        Ok(Slot { least_ns: least_ns(&waiting), waiting, first, rows, walks, wake_ns: None })
     }
 
     fn heap_bytes(&self) -> usize {

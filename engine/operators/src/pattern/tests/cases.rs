@@ -209,20 +209,22 @@ fn only_what_is_read_is_asked_for() {
 #[allow(clippy::print_stdout)] // what it is for
 fn rows_a_second() {
     const ROWS: usize = 100_000;
+    // What is small, how many of them, what is large, and within what: one row comes a millisecond.
     let forms = [
-        ("rare", "v < 2", "v > 98"),
-        ("all small", "v >= 0", "v < 0"),
-        ("reads earlier rows", "v < 2", "v > small.v + 97"),
+        ("one row in fifty is small", "v < 2", "3..", "v > 98", "10m"),
+        ("all rows are small", "v >= 0", "3..", "v < 0", "10m"),
+        ("large reads small", "v < 2", "3..", "v > small.v + 97", "10m"),
+        ("each row is first, and a hundred of them walk", "v >= 0", "1", "v > small.v + 100", "100ms"),
     ];
-    for (name, small, large) in forms {
+    for (name, small, repeat, large, within) in forms {
         let operators = format!(
             "f:
   type: pattern
   input: rows
   key: k
-  within: 10m
+  within: {within}
   sequence:
-    - small: {{ where: {small}, repeat: 3.. }}
+    - small: {{ where: {small}, repeat: {repeat} }}
     - large: {{ where: {large} }}
   columns: {{ first: first(small.at), tries: count(small), v: large.v }}"
         );
