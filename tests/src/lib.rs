@@ -5,8 +5,8 @@
 mod broken;
 mod cases;
 mod edges;
-mod joins;
 mod folds;
+mod joins;
 mod language;
 mod receiver;
 mod running;

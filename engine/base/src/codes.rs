@@ -5,8 +5,8 @@
 
 pub mod connector;
 pub mod expr;
-pub mod join;
 pub mod fold;
+pub mod join;
 pub mod model;
 pub mod operator;
 pub mod plan;

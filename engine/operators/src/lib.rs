@@ -36,8 +36,8 @@ pub mod predict;
 mod render;
 pub mod rolling;
 pub mod route;
-mod top;
 pub mod stateful;
+mod top;
 pub mod union;
 pub mod window;
 

@@ -1,22 +1,22 @@
-//! E038x: folds and patterns.
+//! E039x: folds and patterns.
 
 use super::CodeInfo;
 use crate::diagnostic::Code;
 
 /// A fold whose records are never forgotten.
-pub const UNBOUNDED_STATE: Code = Code("E0380");
+pub const UNBOUNDED_STATE: Code = Code("E0390");
 /// A column of a record without a first value of its type.
-pub const BAD_INIT: Code = Code("E0381");
+pub const BAD_INIT: Code = Code("E0391");
 /// An update that its column can't hold.
-pub const BAD_UPDATE: Code = Code("E0382");
+pub const BAD_UPDATE: Code = Code("E0392");
 /// A column of several types in the rows that a step puts out.
-pub const UNEQUAL_ROWS: Code = Code("E0383");
+pub const UNEQUAL_ROWS: Code = Code("E0393");
 /// A timer's time that is none, or that the record alone does not tell.
-pub const TIMER_TIME: Code = Code("E0384");
+pub const TIMER_TIME: Code = Code("E0394");
 /// A sequence that is none.
-pub const BAD_SEQUENCE: Code = Code("E0385");
+pub const BAD_SEQUENCE: Code = Code("E0395");
 /// An element of a sequence that takes no such number of rows.
-pub const BAD_REPEAT: Code = Code("E0386");
+pub const BAD_REPEAT: Code = Code("E0396");
 
 /// The codes of this subject, in order.
 pub const CODES: &[CodeInfo] = &[

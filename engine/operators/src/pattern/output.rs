@@ -147,6 +147,7 @@ impl Output {
             ingest_ns: Times::One(clock_ns),
             born_ns: Times::One(clock_ns),
             event_ns: Some(Times::Each(fired.iter().map(|fired| fired.found.event_ns).collect())),
+            removes: None,
         };
         let key_columns = keys.decode(fired.iter().map(|fired| &*fired.key));
         let mut columns: Vec<ArrayRef> = self.keys_wanted.iter().map(|at| key_columns[*at].clone()).collect();

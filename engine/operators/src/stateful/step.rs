@@ -70,6 +70,7 @@ impl Reader {
         let of_row = self.row_places.iter().map(|at| rows.batch.column(*at).clone());
         let columns = of_row.chain(self.this_places.iter().map(|at| record[*at].clone())).collect();
         rows.with_batch(assemble(&self.schema, columns, rows.num_rows()))
+        removes: None,
     }
 
     fn evaluate(&mut self, rows: &Rows) -> Vec<Evaluated> {
@@ -476,6 +477,7 @@ impl StatefulStep {
             ingest_ns: Times::One(self.clock_ns),
             born_ns: Times::One(self.clock_ns),
             event_ns: Some(Times::Each(fired.iter().map(|fired| fired.event_ns).collect())),
+            removes: None,
         };
         port.give(&self.step, &self.output, &rows, None, &keys, &record, self.keeps_event_time, out);
         for fired in fired.iter().filter(|fired| fired.remove) {

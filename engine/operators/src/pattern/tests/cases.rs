@@ -5,7 +5,7 @@ use crate::testing::{Given, check_problems};
 use engine_base::Epoch;
 use engine_dataflow::{EpochStep, Moment, StepOutput};
 
-const MUST: &str = "E0385 `sequence` nothing in this sequence must come | name an element that is neither absent nor optional: `- large: { where: amount > 500 }`";
+const MUST: &str = "E0395 `sequence` nothing in this sequence must come | name an element that is neither absent nor optional: `- large: { where: amount > 500 }`";
 
 fn problems(keys: &str, expected: &str) {
     let operators = format!("f:\n  type: pattern\n  input: rows\n{keys}");
@@ -28,20 +28,20 @@ fn what_is_wrong_with_a_pattern_is_told() {
       d: { where: v > 1 }",
         "E0320 `kk` there is no column `kk` here | did you mean `k`? | the columns are `id`, `k`, `v`, `at`
          E0343 `0s` `within` must be longer than nothing
-         E0385 `gone` `gone` is absent before anything came | an absent element stands behind another, whose last row is where it counts from
+         E0395 `gone` `gone` is absent before anything came | an absent element stands behind another, whose last row is where it counts from
          E0207 `b` there is no column `b` | the columns of the input stand alone: `v` | there are: id, k, v, at
-         E0386 `0..` this is no number of rows, from the least to the greatest | write `3`, `3..` for three or more, or `2..5`; for none at all, `optional: true`
+         E0396 `0..` this is no number of rows, from the least to the greatest | write `3`, `3..` for three or more, or `2..5`; for none at all, `optional: true`
          E0223 `v + 1` a condition is due here, and this is a value of type int64
-         E0386 `5..2` this is no number of rows, from the least to the greatest | write `3`, `3..` for three or more, or `2..5`; for none at all, `optional: true`
-         E0385 `a` there is an element `a` already | give each element a name of its own; one that comes several times is `repeat: 3..`
+         E0396 `5..2` this is no number of rows, from the least to the greatest | write `3`, `3..` for three or more, or `2..5`; for none at all, `optional: true`
+         E0395 `a` there is an element `a` already | give each element a name of its own; one that comes several times is `repeat: 3..`
          E0207 `w` `a` has no column `w` | its columns are: id, k, v, at
-         E0386 `optional` `a` may be missing, and must come 3 times if it comes | an optional element comes once or more often: `repeat: 1..`
-         E0385 `v` `v` can't be the name of an element: expressions would take it for a column | give the element another name
-         E0386 `repeat` `v` is absent: it takes no rows | leave `repeat` or `absent` out
-         E0385 `param` `param` can't be the name of an element: expressions would take it for parameters | give the element another name
+         E0396 `optional` `a` may be missing, and must come 3 times if it comes | an optional element comes once or more often: `repeat: 1..`
+         E0395 `v` `v` can't be the name of an element: expressions would take it for a column | give the element another name
+         E0396 `repeat` `v` is absent: it takes no rows | leave `repeat` or `absent` out
+         E0395 `param` `param` can't be the name of an element: expressions would take it for parameters | give the element another name
          E0207 `gone` there is no column or row `gone` | the columns of the input stand alone: `v` | there are: a, b, id, k, v, at
-         E0386 `optional` `param` is absent: it takes no rows | leave `optional` or `absent` out
-         E0385 `c: { where: v > 1 }` an element of the sequence is one name and what it takes, and here are 2 | start each on its own: `- small: { where: amount < 2 }`",
+         E0396 `optional` `param` is absent: it takes no rows | leave `optional` or `absent` out
+         E0395 `c: { where: v > 1 }` an element of the sequence is one name and what it takes, and here are 2 | start each on its own: `- small: { where: amount < 2 }`",
     );
     problems("  key: k\n  within: 1h\n  sequence: []", MUST);
     problems(
@@ -78,7 +78,7 @@ fn what_is_wrong_with_a_pattern_is_told() {
     let many: Vec<String> = (0..65).map(|at| format!("    - e{at}: {{ where: v > 1 }}\n")).collect();
     problems(
         &format!("  key: k\n  within: 1h\n  sequence:\n{}", many.concat()),
-        "E0385 `sequence` a sequence has at most 64 elements, and this one has 65 | find its parts with a `pattern` each, one behind the other",
+        "E0395 `sequence` a sequence has at most 64 elements, and this one has 65 | find its parts with a `pattern` each, one behind the other",
     );
 }
 

@@ -22,9 +22,9 @@ fn what_is_wrong_with_a_fold_is_told() {
   expire_after: 0s",
         r#"E0350 `stateful` nothing ever comes out of this step | say what a row puts out: `emit: { columns: { total: this.total } }`, or a timer: `timer: { at, emit }`
          E0320 `kk` there is no column `kk` here | did you mean `k`? | the columns are `id`, `k`, `v`, `amount`, `at`
-         E0381 `n` `n` has no value before the first row, and can't be null | give it one: `init: ...`, or let it be null: `type: int64 | null`
-         E0381 `1.125` `1.125` has more digits behind the point than decimal(4, 2) | write a value such as `0`
-         E0381 `soon` `soon` is no value of type date | write a value such as `"2026-01-31"`
+         E0391 `n` `n` has no value before the first row, and can't be null | give it one: `init: ...`, or let it be null: `type: int64 | null`
+         E0391 `1.125` `1.125` has more digits behind the point than decimal(4, 2) | write a value such as `0`
+         E0391 `soon` `soon` is no value of type date | write a value such as `"2026-01-31"`
          E0207 `m` `this` has no column `m` | its columns are: n, s, d
          E0320 `q` the record has no column `q` | its columns are `n`, `s`, `d`
          E0343 `0s` `expire_after` must be longer than nothing"#,
@@ -35,9 +35,9 @@ fn what_is_wrong_with_a_fold_is_told() {
   update: { n: this.n + v, x: v * 0.5, s: this.s * 1.5 }
   emit: { when: this.n, columns: { k: v, n: this.n, y: count(v) } }
   expire_after: 1d",
-        r#"E0382 `this.n + v` `n` can't be null, and this may be | write `coalesce(..., this.n)`, or let it be null: `type: int32 | null`
-         E0382 `v * 0.5` `x` can't be null, and this may be | write `coalesce(..., this.x)`, or let it be null: `type: float64 | null`
-         E0382 `this.s * 1.5` `s` is of type decimal(4, 2), and this is of type float64 | say so where what is lost does not matter: `CAST(... AS decimal(4, 2))`
+        r#"E0392 `this.n + v` `n` can't be null, and this may be | write `coalesce(..., this.n)`, or let it be null: `type: int32 | null`
+         E0392 `v * 0.5` `x` can't be null, and this may be | write `coalesce(..., this.x)`, or let it be null: `type: float64 | null`
+         E0392 `this.s * 1.5` `s` is of type decimal(4, 2), and this is of type float64 | say so where what is lost does not matter: `CAST(... AS decimal(4, 2))`
          E0223 `this.n` a condition is due here, and this is a value of type int32 | compare it: `this.n <> 0`
          E0319 `k` there is a column `k` already | the key is put out anyway; give the new column another name
          E0220 `count(v)` `count` needs many rows, and here there is one | aggregates stand under `columns:` of `rolling`, `window` and `aggregate`"#,
@@ -51,8 +51,8 @@ fn what_is_wrong_with_a_fold_is_told() {
     at: this.n
     emit: { columns: { n: \"'text'\", z: v } }",
         r#"E0360 `free` `free` never changes: it has no update | say what a row makes of it: `update: { free: ... }`, or leave it out
-         E0384 `this.n` a timer's time is a timestamp, and this is of type int32 | write `this.since + INTERVAL '30 days'`, for example
-         E0383 `"'text'"` `n` is of type string here, and of type int32 in `emit` | cast one of them: `CAST(... AS int32)`, or give it another name
+         E0394 `this.n` a timer's time is a timestamp, and this is of type int32 | write `this.since + INTERVAL '30 days'`, for example
+         E0393 `"'text'"` `n` is of type string here, and of type int32 in `emit` | cast one of them: `CAST(... AS int32)`, or give it another name
          E0207 `v` there is no column `v` | for text, write single quotes: `'v'`, in YAML `"'v'"`"#,
     );
     problems(
@@ -61,7 +61,7 @@ fn what_is_wrong_with_a_fold_is_told() {
   update: { last: at }
   timer: { at: event_time() + INTERVAL '1h' }",
         r#"E0350 `stateful` nothing ever comes out of this step | say what a row puts out: `emit: { columns: { total: this.total } }`, or a timer: `timer: { at, emit }`
-         E0384 `event_time() + INTERVAL '1h'` a timer's time follows from the record alone | keep the time in the record: `update: { last: event_time() }`, and write `this.last` here"#,
+         E0394 `event_time() + INTERVAL '1h'` a timer's time follows from the record alone | keep the time in the record: `update: { last: event_time() }`, and write `this.last` here"#,
     );
     problems(
         "  key: k
@@ -75,7 +75,7 @@ fn what_is_wrong_with_a_fold_is_told() {
   state: { n: { type: int32, init: 0 }, free: { type: bool, init: false } }
   update: { n: this.n + 1 }
   emit: { columns: { n: this.n } }",
-        r#"E0380 `stateful` a record is kept for each k for ever | say when the record of a silent key goes: `expire_after: 90d`
+        r#"E0390 `stateful` a record is kept for each k for ever | say when the record of a silent key goes: `expire_after: 90d`
          E0360 `free` `free` never changes: it has no update | say what a row makes of it: `update: { free: ... }`, or leave it out"#,
     );
 }
