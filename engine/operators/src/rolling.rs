@@ -1,11 +1,16 @@
 //! `rolling`: one row out for each row in, with what is known about its key so far.
 //!
-//! The window of a row is the rows of its key that arrived before it, and itself, with event times in `(t - over, t]`. A key
-//! keeps its rows back to its greatest event time less the longest `over` and the source's `max_delay`; a row older than that
-//! goes to `late`. How the rows of a window combine stands in [`tree`]; what is combined in [`crate::aggregates`].
+//! The window of a row is the rows of its key that were taken before it, and itself, with event times in `(t - over, t]`. Rows are
+//! taken as they arrive: a key keeps its rows back to its greatest event time less the longest `over` and the source's
+//! `max_delay`, and a row older than that goes to `late`. Or they are taken in the order of event time ([`order`]).
+//!
+//! How the rows of a window combine stands in [`tree`]; what is combined in [`crate::aggregates`].
 
+mod order;
 mod plan;
 mod step;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 pub use plan::{RollingPlan, kind};

@@ -25,7 +25,8 @@ struct Config {
     over: Over,
     /// New columns: an aggregate, or one with a window of its own.
     columns: IndexMap<String, Column>,
-    /// The order in which rows are taken: `arrival` (the default).
+    /// The order in which rows are taken: `arrival` (the default), or `event_time`: then a row waits until none from before it
+    /// is expected any more.
     #[serde(default)]
     order: Order,
     /// When the rows of a silent key go. Not built yet.
@@ -63,12 +64,12 @@ struct RowCount {
 /// In which order a step takes the rows of a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-enum Order {
+pub(super) enum Order {
     /// As they come.
     #[default]
     Arrival,
-    /// By event time. Not built yet.
-    #[schemars(skip)]
+    /// By event time, and rows of one time by their places in the source. Rows that come when the watermark has passed them are
+    /// the output `NAME.late`.
     EventTime,
 }
 
@@ -105,8 +106,9 @@ pub struct RollingPlan {
     pub(super) columns: Vec<RollingColumn>,
     /// The longest look back of any column, nanoseconds.
     pub(super) over_ns: i64,
-    /// How late rows may come, nanoseconds.
+    /// How far behind the latest row of its key another may come, nanoseconds.
     pub(super) max_delay_ns: i64,
+    pub(super) order: Order,
 }
 
 /// A new column of `rolling`.
@@ -133,6 +135,9 @@ impl Planned for RollingPlan {
 
     fn facts(&self) -> Vec<(String, String)> {
         let mut facts = vec![("key".to_owned(), self.key.join(", "))];
+        if self.order == Order::EventTime {
+            facts.push(("order".to_owned(), "event time".to_owned()));
+        }
         for column in &self.columns {
             let mut text = format!("{} over {}", column.aggregation.text(), TimeSpan(column.over_ns));
             if column.exclude_current {
@@ -177,9 +182,6 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         cx.push(Diagnostic::error(spec_codes::NOT_BUILT, span, format!("{what} is not built yet")).help(instead));
         sound = false;
     };
-    if config.order == Order::EventTime {
-        refuse(cx, &["order"], "`order: event_time`", "leave `order` out: rows are taken as they arrive");
-    }
     if config.expire_after.is_some() {
         refuse(cx, &["expire_after"], "`expire_after` of rolling", "rows go when they are older than `over`");
     }
@@ -195,7 +197,9 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     let key = config.key.names();
     sound &= check::key(cx, &key, &input.schema);
     sound &= check::timed(cx, input);
-    let max_delay_ns = input.event_time.as_ref().map_or(0, |event_time| event_time.max_delay_ns);
+    let expected_ns = input.event_time.as_ref().map_or(0, |event_time| event_time.max_delay_ns);
+    // In the order of event time no row comes behind another of its key.
+    let max_delay_ns = if config.order == Order::EventTime { 0 } else { expected_ns };
     let over_ns = positive(cx, &["over"], &config.over);
     sound &= over_ns.is_some();
     let scope = Scope::new(input.schema.clone()).with("current", input.schema.clone());
@@ -218,7 +222,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         let planned = cx.expr.aggregate(&value.0, &scope);
         let aggregation = cx.noted(&path, planned);
         if let Some(aggregation) = &aggregation {
-            sound &= check::unordered(cx, &path, aggregation, "rows are taken in the order of arrival");
+            sound &= check::unordered(cx, &path, aggregation, "rows are taken in the step's own order");
         }
         match (aggregation, over_ns) {
             (Some(aggregation), over_ns) => {
@@ -242,8 +246,12 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     };
     let output = stream.schema.clone();
     let over_ns = columns.iter().map(|column| column.over_ns).fold(over_ns, i64::max);
-    let planned = RollingPlan { input: input.schema.clone(), output, key: key.clone(), columns, over_ns, max_delay_ns };
+    let order = config.order;
+    let planned =
+        RollingPlan { input: input.schema.clone(), output, key: key.clone(), columns, over_ns, max_delay_ns, order };
     Some(PlannedOperator {
+        // Rows in order leave in the epoch in which the watermark passes them: none is behind the one before, by which rows
+        // are late in that epoch, so that nothing is held.
         outputs: vec![
             Output { port: String::new(), stream },
             Output { port: "late".to_owned(), stream: input.clone() },
@@ -251,8 +259,8 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         can_fail: true,
         state: Some(format!("the rows of each {} over {}", key.join(", "), TimeSpan(over_ns))),
         exchange: Some(vec![key]),
-        look_back_ns: over_ns.saturating_add(max_delay_ns),
-        timed: false,
+        look_back_ns: over_ns.saturating_add(expected_ns),
+        timed: order == Order::EventTime,
         planned: Arc::new(planned),
     })
 }

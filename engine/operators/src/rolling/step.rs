@@ -1,11 +1,12 @@
-//! `rolling` at work on a worker: the rows of an epoch in canonical order, each looking back over its key.
+//! `rolling` at work on a worker: rows in canonical order or in that of event time, each looking back over its key.
 
-use super::plan::{RollingPlan, beside};
+use super::order::InOrder;
+use super::plan::{Order, RollingPlan, beside};
 use super::tree::{Fold, KeyRows, NewRow, Shape, Window};
 use crate::RenderCx;
 use crate::aggregates::states::CallState;
 use crate::aggregates::{Arguments, Calls, Form, Results};
-use crate::keyed::{Keys, LatePort};
+use crate::keyed::{Keys, LatePort, Waiting};
 use crate::render::{assemble, evaluate, fail, give_sound};
 use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
 use arrow::datatypes::{Field, Schema, SchemaRef};
@@ -26,8 +27,10 @@ pub fn render(planned: &dyn Planned, cx: &RenderCx<'_>) -> Result<Box<dyn EpochS
 
 /// By how many rows the state of a key is asked for ahead of its use.
 const AHEAD: usize = 8;
+/// How many rows that waited are taken before other steps have their turn.
+const TAKE_ROWS: usize = 8_192;
 
-struct Rolling {
+pub(super) struct Rolling {
     step: Arc<str>,
     store: Box<dyn SlotStore<KeyRows>>,
     keys: Keys,
@@ -45,6 +48,9 @@ struct Rolling {
     late: LatePort,
     over_ns: i64,
     max_delay_ns: i64,
+    /// Where rows are taken in the order of event time.
+    in_order: Option<InOrder>,
+    waiting: Waiting,
 }
 
 /// A window and the states that are combined over it.
@@ -64,7 +70,11 @@ struct OutputColumn {
 }
 
 impl Rolling {
-    fn new(plan: &RollingPlan, cx: &RenderCx<'_>, store: Box<dyn SlotStore<KeyRows>>) -> Result<Self, String> {
+    pub(super) fn new(
+        plan: &RollingPlan,
+        cx: &RenderCx<'_>,
+        store: Box<dyn SlotStore<KeyRows>>,
+    ) -> Result<Self, String> {
         let input = cx.inputs.first().ok_or("rolling without an input")?;
         let place = |name: &str| input.index_of(name).map_err(|_| format!("column `{name}` is not in the input"));
         let wanted = cx.wanted.first().ok_or("rolling without an output")?;
@@ -83,6 +93,8 @@ impl Rolling {
             late: LatePort::new(cx, 1)?,
             over_ns: plan.over_ns,
             max_delay_ns: plan.max_delay_ns,
+            in_order: (plan.order == Order::EventTime).then(|| InOrder::new(input)).transpose()?,
+            waiting: Waiting::new(cx),
         };
         let mut fields = Vec::new();
         for field in plan.output.fields() {
@@ -138,7 +150,25 @@ impl Rolling {
         })
     }
 
-    /// One batch in canonical order.
+    /// Visits what changed since the last call: what a checkpoint writes.
+    #[cfg(test)]
+    pub(super) fn changes(&mut self, visit: &mut dyn FnMut(engine_state::Change<'_>)) {
+        self.store.drain_changes(visit);
+    }
+
+    /// Puts a slot back as a checkpoint has it, before the first row.
+    #[cfg(test)]
+    pub(super) fn restore(&mut self, key: &[u8], slice: i64, state: &[u8]) -> Result<(), String> {
+        self.store.restore(key, slice, state)?;
+        if let (Some(in_order), Some(id)) = (&mut self.in_order, self.store.find(key, slice))
+            && let Some(state) = self.store.get(id)
+        {
+            in_order.restored(id, state);
+        }
+        Ok(())
+    }
+
+    /// One batch in the order in which its rows are taken.
     fn batch(&mut self, rows: &Rows, out: &mut StepOutput) {
         let count = rows.num_rows();
         let mut failed: BTreeMap<usize, RowError> = BTreeMap::new();
@@ -153,6 +183,7 @@ impl Rolling {
         let mut combined = vec![vec![0u64; self.calls.words]; self.windows.len()];
         let mut spans = vec![Window { after_ns: 0, until_ns: 0 }; self.windows.len()];
         let shape = self.shape;
+        let by_time = self.in_order.is_some();
         let mut slots: Vec<Option<SlotId>> = Vec::with_capacity(count);
         for row in 0..count {
             // The memory is asked for what later rows will need while this one is worked on: first for the slot of the key,
@@ -209,12 +240,8 @@ impl Rolling {
                     }
                 }
                 if before {
-                    let new = NewRow {
-                        time_ns,
-                        offset: rows.positions.source(row).1,
-                        row: &new_row,
-                        extras: &mut new_extras,
-                    };
+                    let anchor = if by_time { time_ns as u64 ^ 1 << 63 } else { rows.positions.source(row).1 };
+                    let new = NewRow { time_ns, anchor, row: &new_row, extras: &mut new_extras };
                     state.push(new, keep_after_ns, &self.calls.states, &mut self.fold);
                 }
             }
@@ -273,9 +300,28 @@ impl Rolling {
 }
 
 impl EpochStep for Rolling {
-    fn close(&mut self, _moment: &Moment, inputs: Vec<Vec<Rows>>, out: &mut StepOutput) {
+    fn close(&mut self, moment: &Moment, inputs: Vec<Vec<Rows>>, out: &mut StepOutput) {
+        let Some(in_order) = &mut self.in_order else {
+            inputs.iter().flatten().for_each(|rows| self.batch(rows, out));
+            return;
+        };
+        let late_ns = moment.late_ns.first().copied().flatten();
         for rows in inputs.iter().flatten() {
-            self.batch(rows, out);
+            let keys = self.keys.encode(rows);
+            let late = in_order.take(rows, &keys, late_ns, &mut *self.store, self.shape);
+            self.late.give(rows, late, out);
         }
+        if let Some(watermark_ns) = moment.watermark_ns.first().copied().flatten() {
+            in_order.pass(watermark_ns, &mut *self.store);
+        }
+        self.waiting.set(in_order.waits());
+    }
+
+    fn resume(&mut self, out: &mut StepOutput) -> bool {
+        let Some(in_order) = &mut self.in_order else { return false };
+        let Some(rows) = in_order.portion(TAKE_ROWS) else { return false };
+        let more = in_order.has_due();
+        self.batch(&rows, out);
+        more
     }
 }

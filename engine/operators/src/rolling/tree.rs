@@ -1,7 +1,8 @@
 //! The rows of one key, and the combination of those inside a window without subtraction.
 //!
-//! Rows stand in arrival order. Each has an *anchor*, a number that grows with arrival: its offset in its partition (or one
-//! more than the anchor before, where rows of several partitions meet). The combination of any set of rows is *defined* by
+//! Rows stand in the order in which they were taken. Each has an *anchor*, a number that grows in that order: its offset in its
+//! partition (or one more than the anchor before, where rows of several partitions meet); where rows are taken in the order of
+//! event time, that time (or one more, where rows of one time meet). The combination of any set of rows is *defined* by
 //! their anchors alone:
 //!
 //! ```text
@@ -23,9 +24,15 @@
 //! again after a restart: rebuilding equals continuing. A node whose rows are all inside the window gives its cached state;
 //! one with some inside is asked further down; so an in-order window costs a logarithm, and disorder costs what it touches.
 
+mod state;
+#[cfg(test)]
+mod tests;
+
+use super::order::Pending;
 use crate::aggregates::states::CallState;
-use crate::codec::{Bytes, put, put_bytes, put_optional};
-use engine_state::{SlotState, prefetch};
+use engine_dataflow::RowPosition;
+use engine_state::prefetch;
+use std::collections::BTreeMap;
 
 /// Parts of the tree with fewer rows than this have no node: what they come to is computed again from their rows, which stand
 /// side by side. A node for each pair of rows took three times the rows' own memory, and a cache miss for each level.
@@ -80,6 +87,8 @@ struct More {
     extras: Vec<Option<Box<[u8]>>>,
     /// The arguments of `lag` at the row before.
     lag: Vec<Box<[u8]>>,
+    /// Rows that wait for event time to pass them, by their event time in nanoseconds.
+    pending: BTreeMap<(i64, RowPosition), Pending>,
 }
 
 /// A node that still grows to the right.
@@ -111,7 +120,8 @@ const NODE_HEAD: usize = 4;
 /// A row to be added.
 pub(super) struct NewRow<'a> {
     pub(super) time_ns: i64,
-    pub(super) offset: u64,
+    /// Its anchor, unless the row before has that one or a greater one already.
+    pub(super) anchor: u64,
     /// What is kept of it: see [`CallState`].
     pub(super) row: &'a [u64],
     pub(super) extras: &'a mut Vec<Option<Box<[u8]>>>,
@@ -208,6 +218,27 @@ impl KeyRows {
         lag[index] = bytes.into();
     }
 
+    /// Keeps a row for when event time has passed it.
+    pub(super) fn wait(&mut self, time_ns: i64, position: RowPosition, row: Pending) {
+        self.more.get_or_insert_default().pending.insert((time_ns, position), row);
+    }
+
+    /// The rows that wait for event time to pass them.
+    #[cfg(test)]
+    pub(super) fn pending(&self) -> impl Iterator<Item = &(i64, RowPosition)> {
+        self.more.iter().flat_map(|more| more.pending.keys())
+    }
+
+    /// Takes out the rows that wait with event times before `bound_ns`; all of them where there is no bound.
+    pub(super) fn ripe(&mut self, bound_ns: Option<i64>) -> BTreeMap<(i64, RowPosition), Pending> {
+        let Some(more) = &mut self.more else { return BTreeMap::new() };
+        let later = match bound_ns {
+            Some(bound_ns) => more.pending.split_off(&(bound_ns, RowPosition::default())),
+            None => BTreeMap::new(),
+        };
+        std::mem::replace(&mut more.pending, later)
+    }
+
     /// Asks the memory for what [`KeyRows::combine`] and [`KeyRows::push`] will touch first.
     pub(super) fn prefetch(&self) {
         let rows = self.rows.as_ptr_range();
@@ -229,7 +260,7 @@ impl KeyRows {
         if self.expired > 16 && self.expired as usize > count / 2 {
             self.rebuild(calls, fold);
         }
-        let anchor = self.last.map_or(row.offset, |last| row.offset.max(last.anchor.saturating_add(1)));
+        let anchor = self.last.map_or(row.anchor, |last| row.anchor.max(last.anchor.saturating_add(1)));
         let disorder_ns = self.last.map_or(0, |last| last.disorder_ns).max(greatest_ns.saturating_sub(row.time_ns));
         self.last = Some(Last { greatest_ns, time_ns: row.time_ns, anchor, disorder_ns });
         self.append(row.time_ns, anchor, row.row, calls, fold);
@@ -399,6 +430,17 @@ impl KeyRows {
         }
     }
 
+    /// Whether the rows were restored and their tree is still to be built.
+    pub(super) fn is_dormant(&self) -> bool {
+        self.dormant
+    }
+
+    /// Builds the tree of restored rows.
+    pub(super) fn revive(&mut self, calls: &[CallState], fold: &mut Fold) {
+        self.dormant = false;
+        self.rebuild(calls, fold);
+    }
+
     /// How many rows are kept.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
@@ -471,187 +513,5 @@ impl Fold {
             state.fill(0);
         }
         state
-    }
-}
-
-/// The states of one key as bytes: the rows only. The tree is built again by [`KeyRows::revive`], which needs the calls.
-impl SlotState for KeyRows {
-    fn encode(&self, out: &mut Vec<u8>) {
-        let none = More::default();
-        let more = self.more.as_deref().unwrap_or(&none);
-        let extras = usize::from(self.shape.extras);
-        out.push(FORMAT);
-        for size in [self.shape.words, self.shape.row_words, self.shape.extras] {
-            put(size.into(), out);
-        }
-        out.push(self.last.is_some().into());
-        if let Some(last) = self.last {
-            [last.greatest_ns as u64, last.time_ns as u64, last.anchor, last.disorder_ns as u64]
-                .into_iter()
-                .for_each(|word| put(word, out));
-        }
-        put(more.lag.len() as u64, out);
-        for lag in &more.lag {
-            put_bytes(lag, out);
-        }
-        let expired = self.expired as usize;
-        put((self.row_count() - expired) as u64, out);
-        self.rows[expired * self.stride()..].iter().for_each(|word| put(*word, out));
-        for extra in &more.extras[(expired * extras).min(more.extras.len())..] {
-            put_optional(extra.as_deref(), out);
-        }
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let mut reader = Bytes::of_format(bytes, FORMAT, "rolling")?;
-        let mut size = || u16::try_from(reader.number()?).map_err(|_| "rolling state with too large parts".to_owned());
-        let mut key = KeyRows::new(Shape { words: size()?, row_words: size()?, extras: size()? });
-        if reader.byte()? == 1 {
-            let (greatest_ns, time_ns) = (reader.number()? as i64, reader.number()? as i64);
-            let (anchor, disorder_ns) = (reader.number()?, reader.number()? as i64);
-            key.last = Some(Last { greatest_ns, time_ns, anchor, disorder_ns });
-        }
-        let mut more = More::default();
-        for _ in 0..reader.number()? {
-            more.lag.push(reader.bytes()?.into());
-        }
-        let rows = reader.number()?;
-        key.dormant = rows > 1;
-        for _ in 0..rows {
-            for _ in 0..key.stride() {
-                key.rows.push(reader.number()?);
-            }
-        }
-        for _ in 0..rows * u64::from(key.shape.extras) {
-            more.extras.push(reader.optional()?);
-        }
-        if !more.lag.is_empty() || !more.extras.is_empty() {
-            key.more = Some(Box::new(more));
-        }
-        reader.end()?;
-        Ok(key)
-    }
-
-    fn heap_bytes(&self) -> usize {
-        let more = self.more.as_ref().map_or(0, |more| {
-            let extras: usize = more.extras.iter().flatten().map(|extra| extra.len()).sum();
-            let lag: usize = more.lag.iter().map(|lag| lag.len()).sum();
-            size_of::<More>() + more.extras.capacity() * size_of::<Option<Box<[u8]>>>() + extras + lag
-        });
-        (self.rows.capacity() + self.nodes.capacity()) * 8 + self.spine.capacity() * size_of::<Open>() + more
-    }
-}
-
-impl KeyRows {
-    /// Whether the rows were restored and their tree is still to be built.
-    pub(super) fn is_dormant(&self) -> bool {
-        self.dormant
-    }
-
-    /// Builds the tree of restored rows.
-    pub(super) fn revive(&mut self, calls: &[CallState], fold: &mut Fold) {
-        self.dormant = false;
-        self.rebuild(calls, fold);
-    }
-}
-
-/// The format of encoded rolling state.
-const FORMAT: u8 = 1;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::aggregates::states::StateKind;
-
-    const CALLS: [CallState; 2] = [
-        CallState { kind: StateKind::SumFloat, at: 0, index: 0, value: Some(1) },
-        CallState { kind: StateKind::Moments, at: 2, index: 1, value: Some(1) },
-    ];
-    const WORDS: usize = 5;
-    const SHAPE: Shape = Shape { words: WORDS as u16, row_words: 2, extras: 0 };
-
-    /// What is kept of a row.
-    fn row(value: f64) -> Vec<u64> {
-        let mut row = vec![0, value.to_bits()];
-        CALLS.iter().for_each(|call| call.set(&mut row));
-        row
-    }
-
-    /// Its state, word for word.
-    fn leaf(value: f64) -> Vec<u64> {
-        vec![1, value.to_bits(), 1, value.to_bits(), 0]
-    }
-
-    /// The definition in the module's head, word for word.
-    fn defined(rows: &[(u64, Vec<u64>)]) -> Vec<u64> {
-        match rows {
-            [] => vec![0; WORDS],
-            [(_, words)] => words.clone(),
-            _ => {
-                let bit = 63 - (rows[0].0 ^ rows[rows.len() - 1].0).leading_zeros();
-                let split = rows.partition_point(|(anchor, _)| anchor >> bit == rows[0].0 >> bit);
-                let mut left = defined(&rows[..split]);
-                let right = defined(&rows[split..]);
-                for call in &CALLS {
-                    call.kind.merge(&mut left[call.words()], &right[call.words()]);
-                }
-                left
-            }
-        }
-    }
-
-    /// Random rows in some disorder, with dropping, snapshots and restores, each window against the definition.
-    fn check(seed: u64) {
-        let mut random = seed;
-        let mut next = move |bound: u64| {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (random >> 33) % bound
-        };
-        let (over, delay) = (1 + next(50) as i64, next(20) as i64);
-        let mut rows = KeyRows::new(SHAPE);
-        let mut all: Vec<(i64, u64, Vec<u64>)> = Vec::new();
-        let (mut now, mut offset, mut fold) = (0i64, 0u64, Fold::default());
-        for _ in 0..300 {
-            now += next(6) as i64;
-            let stride = if next(20) == 0 { 100_000 } else { 5 };
-            offset += 1 + next(stride);
-            let time = now - next(delay as u64 + 1) as i64;
-            let greatest = rows.greatest_with(time);
-            let value = if next(50) == 0 { f64::INFINITY } else { next(1000) as f64 / 7.0 };
-            let words = leaf(value);
-            let keep_after = greatest - over - delay;
-            let new = NewRow { time_ns: time, offset, row: &row(value), extras: &mut Vec::new() };
-            rows.push(new, keep_after, &CALLS, &mut fold);
-            all.push((time, offset, words));
-            let window = Window { after_ns: (time - over).max(keep_after), until_ns: time };
-            let mut out = vec![0; WORDS];
-            rows.combine(window, &CALLS, &mut fold, &mut out);
-            let inside: Vec<_> = all
-                .iter()
-                .filter(|(time, ..)| window.holds(*time))
-                .map(|(_, anchor, words)| (*anchor, words.clone()))
-                .collect();
-            assert_eq!(out, defined(&inside), "seed {seed}");
-            let sum: f64 = inside.iter().map(|(_, words)| f64::from_bits(words[1])).sum();
-            let got = f64::from_bits(out[1]);
-            assert!((got - sum).abs() < 1e-9 * sum.abs().max(1.0) || (got == sum), "seed {seed}: {got} {sum}");
-            if next(40) == 0 {
-                let mut bytes = Vec::new();
-                rows.encode(&mut bytes);
-                for cut in 0..bytes.len() {
-                    assert!(KeyRows::decode(&bytes[..cut]).is_err());
-                }
-                let mut restored = KeyRows::decode(&bytes).unwrap();
-                restored.revive(&CALLS, &mut fold);
-                rows = restored;
-            }
-        }
-        let within = all.iter().filter(|(time, ..)| *time > now - over - delay - 6).count();
-        assert!(rows.len() <= within + 40, "rows are dropped: {} of {}", rows.len(), all.len());
-    }
-
-    #[test]
-    fn windows_equal_their_definition() {
-        (0..300).for_each(check);
     }
 }
