@@ -195,10 +195,30 @@ pub trait Planned: Any + Send + Sync + Debug {
         Vec::new()
     }
 
+    /// Whether its state comes back when what it looks back on is read again, although it acts on watermarks: they only free what
+    /// can't matter any more.
+    fn rebuilds(&self) -> bool {
+        false
+    }
+
+    /// What is to be said of it where an input never ends: state that grows for ever, or results that never come.
+    fn endless(&self) -> Option<Caution> {
+        None
+    }
+
     /// What the component uses that another one must not use at the same time.
     fn claims(&self) -> Vec<Claim> {
         Vec::new()
     }
+}
+
+/// What a warning says, and what can be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caution {
+    /// What is to be expected.
+    pub message: String,
+    /// What can be done.
+    pub help: String,
 }
 
 /// A component's use of a thing outside of the pipeline: a file, the standard input.

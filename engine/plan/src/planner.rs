@@ -135,6 +135,7 @@ impl Planner<'_> {
         wiring.check_unused(&mut self.found);
         self.check_claims();
         self.check_unused();
+        self.check_endless();
         let objectives = self.plan_objectives();
         if !self.failed.is_empty() && !self.found.has_errors() && !self.broken_before {
             self.note_unknown_until_run(&wiring);

@@ -100,7 +100,8 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
         return Err(format!("sink `{}`: standard output is closed", step.name));
     }
 
-    if let (Some(step), Some(_)) = (plan.steps.iter().find(|step| step.timed), &args.state) {
+    if let (Some(step), Some(_)) = (plan.steps.iter().find(|step| step.timed && !step.planned.rebuilds()), &args.state)
+    {
         return Err(format!(
             "`{}` keeps its state in memory, and checkpoints are not built yet: with --state, a restart would give other results \
              for want of the rows that it does not read again. Run it without --state; it then reads its input from the start",

@@ -9,6 +9,8 @@ pub const EMPTY_WINDOW: Code = Code("E0343");
 pub const WINDOW_FORM: Code = Code("E0346");
 /// `lag` in a window.
 pub const NO_ROW_BEFORE: Code = Code("E0347");
+/// A step that needs the input to end, or keys to come to an end, on an input that never ends.
+pub const WITHOUT_END: Code = Code("E0348");
 /// The codes of this subject, in order.
 pub const CODES: &[CodeInfo] = &[
     CodeInfo {
@@ -28,5 +30,14 @@ pub const CODES: &[CodeInfo] = &[
         title: "`lag` in a window",
         explanation: "`lag(x)` is the value of the row before, which a `rolling` step knows. A `window` has one row for many: \
                       use `first(x)`, `last(x)`, or a `rolling` step before it.",
+    },
+    CodeInfo {
+        code: WITHOUT_END,
+        title: "what never ends, on an input that never ends",
+        explanation: "A warning. The input goes on for ever, and so does what the step keeps: the last rows of every key that it ever \
+                      saw, or rows that wait for a window to be full or for the end of the input. Where new keys go on coming, that is \
+                      more and more. Say when a silent key is forgotten, or take a window of event time:\n\n```yaml\nlast_ten:\n  \
+                      type: rolling\n  input: payments\n  key: card\n  over: { rows: 10 }\n  expire_after: 90d\n  columns: \
+                      { mean: avg(amount) }\n```",
     },
 ];

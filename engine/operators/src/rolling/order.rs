@@ -8,6 +8,7 @@
 //! Rows of one event time become due in the same epoch, since a watermark passes all of them at once. So what the step sees is
 //! ordered over all epochs, and does not depend on how rows came.
 
+use super::expire::Silent;
 use super::tree::{KeyRows, Shape};
 use crate::codec::{Bytes, put, put_bytes};
 use crate::keyed::RowKeys;
@@ -82,6 +83,7 @@ impl InOrder {
         late_ns: Option<i64>,
         store: &mut dyn SlotStore<KeyRows>,
         shape: Shape,
+        silent: &mut Option<Silent>,
     ) -> Vec<u32> {
         let encode = |encoder: &RowConverter| {
             let encoded = encoder.convert_columns(rows.batch.columns());
@@ -98,7 +100,15 @@ impl InOrder {
             }
             let columns = encoded.as_ref().map_or(Box::from([]), |encoded| encoded.row(row).data().into());
             let pending = Pending { ingest_ns: rows.ingest_ns.get(row), born_ns: rows.born_ns.get(row), columns };
-            let id = store.find_or_insert(keys.get(row), 0, &mut || KeyRows::new(shape));
+            let mut new = false;
+            let make = &mut || {
+                new = true;
+                KeyRows::new(shape)
+            };
+            let id = store.find_or_insert(keys.get(row), 0, make);
+            if new && let Some(silent) = silent {
+                silent.add(id, time_ns);
+            }
             if let Some(key) = store.get_mut(id) {
                 key.wait(time_ns, rows.position(row), pending);
                 self.times.entry(time_ns).or_default().push(id);

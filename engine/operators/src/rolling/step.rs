@@ -1,8 +1,9 @@
 //! `rolling` at work on a worker: rows in canonical order or in that of event time, each looking back over its key.
 
+use super::expire::Silent;
 use super::order::InOrder;
-use super::plan::{Order, RollingPlan, beside};
-use super::tree::{Fold, KeyRows, NewRow, Shape, Window};
+use super::plan::{Back, Order, Reach, RollingPlan, beside};
+use super::tree::{Fold, Keep, KeyRows, NewRow, Shape, Window};
 use crate::RenderCx;
 use crate::aggregates::states::CallState;
 use crate::aggregates::{Arguments, Calls, Form, Results};
@@ -46,16 +47,19 @@ pub(super) struct Rolling {
     output: SchemaRef,
     keeps_event_time: bool,
     late: LatePort,
-    over_ns: i64,
-    max_delay_ns: i64,
+    reach: Reach,
     /// Where rows are taken in the order of event time.
     in_order: Option<InOrder>,
+    /// Where keys are freed.
+    silent: Option<Silent>,
+    /// The watermark before the epoch, nanoseconds.
+    watermark_ns: Option<i64>,
     waiting: Waiting,
 }
 
 /// A window and the states that are combined over it.
 struct WindowKind {
-    over_ns: i64,
+    over: Back,
     exclude_current: bool,
     states: Vec<CallState>,
 }
@@ -91,9 +95,14 @@ impl Rolling {
             output: Arc::new(Schema::empty()),
             keeps_event_time: wanted.contains(hidden::EVENT_TIME),
             late: LatePort::new(cx, 1)?,
-            over_ns: plan.over_ns,
-            max_delay_ns: plan.max_delay_ns,
+            reach: plan.reach,
             in_order: (plan.order == Order::EventTime).then(|| InOrder::new(input)).transpose()?,
+            silent: match plan.order {
+                Order::Arrival => Silent::new(&plan.reach, plan.reach.late_ns.unwrap_or(0)),
+                // What the watermark has passed is late.
+                Order::EventTime => Silent::new(&plan.reach, 0),
+            },
+            watermark_ns: None,
             waiting: Waiting::new(cx),
         };
         let mut fields = Vec::new();
@@ -107,7 +116,7 @@ impl Rolling {
         }
         for column in plan.columns.iter().filter(|column| wanted.contains(&column.name)) {
             let first = rolling.calls.calls.len();
-            let window = rolling.window(column.over_ns, column.exclude_current);
+            let window = rolling.window(column.over, column.exclude_current);
             for call in &column.aggregation.calls {
                 rolling.calls.add(call, window, input)?;
             }
@@ -142,10 +151,10 @@ impl Rolling {
         Ok(rolling)
     }
 
-    fn window(&mut self, over_ns: i64, exclude_current: bool) -> usize {
-        let same = |window: &WindowKind| window.over_ns == over_ns && window.exclude_current == exclude_current;
+    fn window(&mut self, over: Back, exclude_current: bool) -> usize {
+        let same = |window: &WindowKind| window.over == over && window.exclude_current == exclude_current;
         self.windows.iter().position(same).unwrap_or_else(|| {
-            self.windows.push(WindowKind { over_ns, exclude_current, states: Vec::new() });
+            self.windows.push(WindowKind { over, exclude_current, states: Vec::new() });
             self.windows.len() - 1
         })
     }
@@ -160,12 +169,22 @@ impl Rolling {
     #[cfg(test)]
     pub(super) fn restore(&mut self, key: &[u8], slice: i64, state: &[u8]) -> Result<(), String> {
         self.store.restore(key, slice, state)?;
-        if let (Some(in_order), Some(id)) = (&mut self.in_order, self.store.find(key, slice))
-            && let Some(state) = self.store.get(id)
-        {
+        let Some(id) = self.store.find(key, slice) else { return Ok(()) };
+        let Some(state) = self.store.get(id) else { return Ok(()) };
+        if let Some(in_order) = &mut self.in_order {
             in_order.restored(id, state);
         }
+        if let Some(silent) = &mut self.silent {
+            // It goes where it belongs when it is looked at.
+            silent.add(id, state.greatest_ns().unwrap_or(i64::MIN));
+        }
         Ok(())
+    }
+
+    /// How many keys are kept.
+    #[cfg(test)]
+    pub(super) fn keys_kept(&self) -> usize {
+        self.store.len()
     }
 
     /// One batch in the order in which its rows are taken.
@@ -181,9 +200,10 @@ impl Rolling {
         let mut new_row = vec![0u64; usize::from(self.shape.row_words)];
         let mut new_extras: Vec<Option<Box<[u8]>>> = Vec::new();
         let mut combined = vec![vec![0u64; self.calls.words]; self.windows.len()];
-        let mut spans = vec![Window { after_ns: 0, until_ns: 0 }; self.windows.len()];
         let shape = self.shape;
         let by_time = self.in_order.is_some();
+        // The plan refuses inputs without event time, and the source makes a null one an error row.
+        let time_of = |row: usize| rows.event_ns.as_ref().map_or(0, |times| times.get(row));
         let mut slots: Vec<Option<SlotId>> = Vec::with_capacity(count);
         for row in 0..count {
             // The memory is asked for what later rows will need while this one is worked on: first for the slot of the key,
@@ -194,44 +214,58 @@ impl Rolling {
             while slots.len() < count.min(row + 2 * AHEAD) {
                 let row = slots.len();
                 let sound = failed.is_empty() || !failed.contains_key(&row);
-                let make = &mut || KeyRows::new(shape);
+                let mut new = false;
+                let make = &mut || {
+                    new = true;
+                    KeyRows::new(shape)
+                };
                 slots.push(sound.then(|| self.store.find_or_insert(keys.get(row), 0, make)));
+                if new && let (Some(silent), Some(Some(slot))) = (&mut self.silent, slots.last()) {
+                    silent.add(*slot, time_of(row));
+                }
             }
             if let Some(state) = slots.get(row + AHEAD).and_then(|slot| self.store.get((*slot)?)) {
                 state.prefetch();
             }
             let Some(slot) = slots[row] else { continue };
-            // The plan refuses inputs without event time, and the source makes a null one an error row.
-            let time_ns = rows.event_ns.as_ref().map_or(0, |times| times.get(row));
+            let time_ns = time_of(row);
             let Some(state) = self.store.get_mut(slot) else { continue };
-            if state.is_dormant() {
-                state.revive(&self.calls.states, &mut self.fold);
-            }
             let greatest = state.greatest_with(time_ns);
-            let keep_after_ns = greatest.saturating_sub(self.over_ns).saturating_sub(self.max_delay_ns);
-            if time_ns <= keep_after_ns {
+            let reached = if by_time { greatest } else { self.watermark_ns.map_or(greatest, |at| at.max(greatest)) };
+            if self.reach.late_ns.is_some_and(|late_ns| time_ns <= reached.saturating_sub(late_ns)) {
                 late.push(row as u32);
                 continue;
             }
+            let silent_since = |expire_ns: i64| {
+                state.greatest_ns().is_some_and(|greatest_ns| greatest_ns.saturating_add(expire_ns) <= time_ns)
+            };
+            if self.reach.expire_ns.is_some_and(silent_since) {
+                state.begin_anew();
+            }
+            if state.is_dormant() {
+                state.revive(&self.calls.states, &mut self.fold);
+            }
+            let kept_after_ns = self.reach.kept_after_ns(greatest);
             new_row.fill(0);
             self.calls.keep(&arguments, row, &mut new_row, &mut new_extras);
-            for (window, span) in self.windows.iter().zip(&mut spans) {
-                let after_ns = time_ns.saturating_sub(window.over_ns).max(keep_after_ns);
-                *span = Window { after_ns, until_ns: time_ns };
-            }
+            let after_ns = |over_ns: i64| time_ns.saturating_sub(over_ns).max(kept_after_ns);
             let row_before_ns = state.last_ns();
             // Windows without the row itself are read before it goes in, the others after.
             for before in [true, false] {
                 for (at, window) in self.windows.iter().enumerate() {
                     if window.exclude_current == before {
+                        let span = match window.over {
+                            Back::Time(over_ns) => Window::of_time(after_ns(over_ns), time_ns),
+                            Back::Rows(rows) => state.last_rows(rows),
+                        };
                         if !window.states.is_empty() {
-                            state.combine(spans[at], &window.states, &mut self.fold, &mut combined[at]);
+                            state.combine(span, &window.states, &mut self.fold, &mut combined[at]);
                         }
                         for (call, result) in self.calls.calls.iter().zip(&mut results) {
                             if call.window == at
                                 && let Form::Extra { at: extra, encoder, .. } = &call.form
                             {
-                                let inside = state.extras_in(spans[at], *extra);
+                                let inside = state.extras_in(span, *extra);
                                 if let Err(error) = call.read_again(inside, encoder, result) {
                                     failed.insert(row, error);
                                 }
@@ -242,7 +276,8 @@ impl Rolling {
                 if before {
                     let anchor = if by_time { time_ns as u64 ^ 1 << 63 } else { rows.positions.source(row).1 };
                     let new = NewRow { time_ns, anchor, row: &new_row, extras: &mut new_extras };
-                    state.push(new, keep_after_ns, &self.calls.states, &mut self.fold);
+                    let keep = Keep { after_ns: kept_after_ns, rows: self.reach.rows };
+                    state.push(new, keep, &self.calls.states, &mut self.fold);
                 }
             }
             for ((call, argument), result) in self.calls.calls.iter().zip(&arguments.of).zip(&mut results) {
@@ -255,7 +290,11 @@ impl Rolling {
                     }
                     (Form::Lag { at, encoder }, Arguments::Encoded(values)) => {
                         // Beyond the window it is as if there had been none: a restart would not know it either.
-                        let within = row_before_ns.is_some_and(|time_ns| spans[call.window].after_ns < time_ns);
+                        let window = &self.windows[call.window];
+                        let within = row_before_ns.is_some_and(|before_ns| match window.over {
+                            Back::Time(over_ns) => after_ns(over_ns) < before_ns,
+                            Back::Rows(rows) => rows > 1 || window.exclude_current,
+                        });
                         let before = state.lag(*at).filter(|bytes| within && !bytes.is_empty());
                         let before = before.map(|bytes| encoder.parser().parse(bytes).owned());
                         if let Results::Encoded(found) = result {
@@ -301,14 +340,17 @@ impl Rolling {
 
 impl EpochStep for Rolling {
     fn close(&mut self, moment: &Moment, inputs: Vec<Vec<Rows>>, out: &mut StepOutput) {
+        self.watermark_ns = moment.late_ns.first().copied().flatten();
+        if let (Some(silent), Some(watermark_ns)) = (&mut self.silent, self.watermark_ns) {
+            silent.free(watermark_ns, &mut *self.store);
+        }
         let Some(in_order) = &mut self.in_order else {
             inputs.iter().flatten().for_each(|rows| self.batch(rows, out));
             return;
         };
-        let late_ns = moment.late_ns.first().copied().flatten();
         for rows in inputs.iter().flatten() {
             let keys = self.keys.encode(rows);
-            let late = in_order.take(rows, &keys, late_ns, &mut *self.store, self.shape);
+            let late = in_order.take(rows, &keys, self.watermark_ns, &mut *self.store, self.shape, &mut self.silent);
             self.late.give(rows, late, out);
         }
         if let Some(watermark_ns) = moment.watermark_ns.first().copied().flatten() {

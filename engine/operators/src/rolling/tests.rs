@@ -41,12 +41,14 @@ type Epochs = Vec<(Vec<Row>, Option<i64>)>;
 #[derive(Clone, Copy, Debug)]
 enum Back {
     Time(i64),
+    Rows(usize),
 }
 
 impl Back {
     fn yaml(self) -> String {
         match self {
             Back::Time(ns) => format!("{ns}ns"),
+            Back::Rows(rows) => format!("{{ rows: {rows} }}"),
         }
     }
 }
@@ -58,19 +60,25 @@ struct Case {
     own: Back,
     max_delay: i64,
     by_time: bool,
+    expire: Option<i64>,
 }
 
 impl Case {
     fn random(random: &mut Random) -> Case {
-        let mut back = || Back::Time(1 + random.below(40) as i64);
+        let mut back = || match random.below(3) {
+            0 => Back::Rows(1 + random.below(12) as usize),
+            _ => Back::Time(1 + random.below(40) as i64),
+        };
         let (over, own) = (back(), back());
-        Case { over, own, max_delay: random.below(12) as i64, by_time: random.below(2) == 0 }
+        let expire = (random.below(3) == 0).then(|| 1 + random.below(60) as i64);
+        Case { over, own, max_delay: random.below(12) as i64, by_time: random.below(2) == 0, expire }
     }
 
     fn plan(&self) -> engine_plan::Plan {
-        let Case { over, own, max_delay, by_time } = *self;
+        let Case { over, own, max_delay, by_time, expire } = *self;
         let (over, own) = (over.yaml(), own.yaml());
         let order = if by_time { "order: event_time" } else { "" };
+        let expire = expire.map_or(String::new(), |expire| format!("expire_after: {expire}ns"));
         let source = format!("{SCHEMA}\nevent_time: {{ column: at, unit: ns, max_delay: {max_delay}ns }}");
         let operators = format!(
             "r:
@@ -79,6 +87,7 @@ impl Case {
                key: k
                over: {over}
                {order}
+               {expire}
                columns:
                  n: count(*)
                  nv: count(v)
@@ -102,12 +111,21 @@ impl Case {
         plan.unwrap_or_else(|| panic!("{problems}"))
     }
 
-    /// How far back any window reaches in time, beside what may come late.
-    fn longest(&self) -> i64 {
-        let time = |back| match back {
-            Back::Time(ns) => ns,
-        };
-        time(self.over).max(time(self.own))
+    /// How far back any window of time reaches, beside what may come late.
+    fn longest(&self) -> Option<i64> {
+        let time = |back: &Back| if let Back::Time(ns) = back { Some(*ns) } else { None };
+        [self.over, self.own].iter().filter_map(time).max()
+    }
+
+    fn by_rows(&self) -> bool {
+        [self.over, self.own].iter().any(|back| matches!(back, Back::Rows(_)))
+    }
+
+    /// What is so far behind is late.
+    fn late(&self) -> Option<i64> {
+        let delay = if self.by_time { 0 } else { self.max_delay };
+        let least = [self.longest(), self.expire].into_iter().flatten().min();
+        least.map(|least| least + delay)
     }
 }
 
@@ -135,18 +153,28 @@ struct Taken(Vec<Row>);
 
 impl Taken {
     /// What a row gives, or `None` where it is late.
-    fn take(&mut self, case: &Case, row: &Row) -> Option<Result> {
+    fn take(&mut self, case: &Case, row: &Row, watermark: Option<i64>) -> Option<Result> {
         let delay = if case.by_time { 0 } else { case.max_delay };
         let greatest = self.0.iter().map(|row| row.at).max().unwrap_or(row.at).max(row.at);
-        let bound = greatest - case.longest() - delay;
-        if row.at <= bound {
+        // Where keys are kept for ever, each goes by itself.
+        let by_itself = case.by_time || case.by_rows() && case.expire.is_none();
+        let passed = if by_itself { greatest } else { watermark.unwrap_or(greatest).max(greatest) };
+        if case.late().is_some_and(|late| row.at <= passed.saturating_sub(late)) {
             return None;
         }
+        if case.expire.is_some_and(|expire| self.0.iter().all(|before| before.at + expire <= row.at)) {
+            self.0.clear();
+        }
+        let bound = case.longest().map_or(i64::MIN, |longest| greatest - longest - delay);
         let inside = |back: Back, with_self: bool| -> Vec<&Row> {
             let all = self.0.iter().chain(with_self.then_some(row));
             match back {
                 Back::Time(over) => {
                     all.filter(|other| (row.at - over).max(bound) < other.at && other.at <= row.at).collect()
+                }
+                Back::Rows(rows) => {
+                    let all: Vec<&Row> = all.collect();
+                    all[all.len().saturating_sub(rows)..].to_vec()
                 }
             }
         };
@@ -155,6 +183,7 @@ impl Taken {
         let others = inside(case.own, false);
         let before = self.0.last().filter(|before| match case.own {
             Back::Time(over) => before.at > (row.at - over).max(bound),
+            Back::Rows(rows) => rows > 1,
         });
         let values: Vec<i64> = main.iter().filter_map(|row| row.v).collect();
         let kinds: BTreeSet<i64> = values.iter().map(|v| v % 5).collect();
@@ -203,7 +232,7 @@ fn reference(case: &Case, epochs: &Epochs) -> Vec<Out> {
             now.sort_by_key(|row| (row.at, row.partition, row.id));
         }
         for row in &now {
-            match keys.entry(row.k.clone()).or_default().take(case, row) {
+            match keys.entry(row.k.clone()).or_default().take(case, row, before) {
                 Some(result) => out.rows.push(result),
                 None => out.late.push(row.id),
             }
@@ -301,7 +330,7 @@ fn run(case: &Case, epochs: &Epochs, how: How) -> Vec<Out> {
             let mine = |row: &&Row| row.k.as_ref().map_or(0, String::len) % how.workers == worker;
             let mine: Vec<&Row> = rows.iter().filter(mine).collect();
             let batches = mine.chunks(how.batch).map(|rows| rows_of(rows, &schema)).collect();
-            let (late_ns, watermark_ns) = match case.by_time {
+            let (late_ns, watermark_ns) = match plan.find("r").unwrap().timed {
                 true => (vec![before], vec![*watermark]),
                 // It does not ask for event time.
                 false => (vec![None], vec![None]),
@@ -313,6 +342,12 @@ fn run(case: &Case, epochs: &Epochs, how: How) -> Vec<Out> {
             assert!(step_out.errors.is_empty(), "{:?}", step_out.errors);
             out.rows.extend(step_out.ports[0].iter().flat_map(results_of));
             assert_eq!(step_out.late as usize, step_out.ports[1].iter().map(Rows::num_rows).sum::<usize>());
+            if watermark == &Some(i64::MAX) {
+                let end = Moment { late_ns: vec![Some(i64::MAX)], ..moment };
+                step.close(&end, vec![Vec::new()], &mut step_out);
+                let for_ever = case.by_rows() && case.expire.is_none();
+                assert!(step.keys_kept() == 0 || for_ever, "in the end nothing is left: {case:?}");
+            }
             for rows in &step_out.ports[1] {
                 out.late.extend(rows.batch.column_by_name("id").unwrap().as_primitive::<Int64Type>().values());
             }
@@ -431,7 +466,7 @@ fn rolling_equals_an_obvious_reference() {
 
 #[test]
 fn rows_that_wait_are_put_out_in_portions() {
-    let case = Case { over: Back::Time(5), own: Back::Time(3), max_delay: 0, by_time: true };
+    let case = Case { over: Back::Time(5), own: Back::Rows(3), max_delay: 0, by_time: true, expire: None };
     let row = |id: i64| Row { id, partition: 0, k: Some(format!("{}", id % 7)), v: None, x: 0.5, at: -id / 2 };
     let rows: Vec<Row> = (0..20_000).map(row).collect();
     let epochs = vec![(rows, None), (Vec::new(), Some(i64::MAX))];
@@ -441,6 +476,42 @@ fn rows_that_wait_are_put_out_in_portions() {
     let mut expected: Vec<i64> = (0..20_000).collect();
     expected.sort_by_key(|id| (-id / 2, *id));
     assert_eq!(ids, expected);
+}
+
+/// A million keys that come once are not kept, however busy one other is.
+#[test]
+fn silent_keys_are_freed() {
+    for (by_time, expire, over) in [
+        (false, None, Back::Time(100)),
+        (true, None, Back::Time(100)),
+        (false, Some(100), Back::Rows(3)),
+        (true, Some(100), Back::Rows(3)),
+    ] {
+        let case = Case { over, own: over, max_delay: 0, by_time, expire };
+        let plan = case.plan();
+        let schema = plan.sources().next().unwrap().outputs[0].stream.schema.clone();
+        let mut step = step_of(&plan);
+        for epoch in 0..200i64 {
+            let row = |at: i64| Row {
+                id: at,
+                partition: 0,
+                k: Some(if at % 2 == 0 { "busy".to_owned() } else { format!("{at}") }),
+                v: None,
+                x: 0.5,
+                at,
+            };
+            let rows: Vec<Row> = (epoch * 50..(epoch + 1) * 50).map(row).collect();
+            let rows: Vec<&Row> = rows.iter().collect();
+            let (late_ns, watermark_ns) = (vec![Some(epoch * 50 - 1)], vec![Some(epoch * 50 + 49)]);
+            let moment = Moment { epoch: Epoch(epoch as u64), late_ns, watermark_ns, clock_ns: 0 };
+            let mut out = StepOutput::new(2);
+            step.close(&moment, vec![vec![rows_of(&rows, &schema)]], &mut out);
+            while step.resume(&mut out) {}
+            assert_eq!(out.late, 0);
+            assert!(step.keys_kept() < 180, "{} keys: {case:?}", step.keys_kept());
+        }
+        assert!(step.keys_kept() > 50, "{} keys: {case:?}", step.keys_kept());
+    }
 }
 
 #[test]
@@ -460,4 +531,28 @@ fn what_is_wrong_with_rolling_is_told() {
         "E0323 `rolling` `rolling` needs event time, which these rows don't have | say when each row happened, at the source: \
          `event_time: { column: at, max_delay: 5s }`",
     );
+    problems(
+        &source,
+        "r: { type: rolling, input: rows, key: k, over: { rows: 0 }, expire_after: 0s, columns: { n: count(*) } }",
+        "E0343 `{ rows: 0 }` a window must be longer than nothing
+         E0343 `0s` `expire_after` must be longer than nothing",
+    );
+    problems(
+        &source,
+        "r: { type: rolling, input: rows, key: k, over: { row: 3 }, columns: { n: count(*) } }",
+        "E0117 `row` unknown key `row` | did you mean `rows`? | the keys here are `rows`",
+    );
+}
+
+#[test]
+fn what_is_kept_for_ever_is_said_of_an_endless_input() {
+    let source = format!("{SCHEMA}\nevent_time: {{ column: at, unit: ns }}");
+    let endless = |over: &str| {
+        let operators = format!("r: {{ type: rolling, input: rows, key: k, {over}, columns: {{ n: count(*) }} }}");
+        let given = Given { source: &source, operators: &operators, read: &[("r", &[])], ..Given::default() };
+        given.plan().0.unwrap().find("r").unwrap().planned.endless()
+    };
+    assert!(endless("over: { rows: 3 }").unwrap().message.contains("the last rows of each k"));
+    assert_eq!(endless("over: { rows: 3 }, expire_after: 1d"), None);
+    assert_eq!(endless("over: 5m"), None);
 }

@@ -127,15 +127,29 @@ pub(super) struct NewRow<'a> {
     pub(super) extras: &'a mut Vec<Option<Box<[u8]>>>,
 }
 
-/// The rows with `after_ns < time <= until_ns`.
+/// Which rows are kept for the windows of later ones: those with times after `after_ns`, and so many of the last.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keep {
+    pub(super) after_ns: i64,
+    pub(super) rows: usize,
+}
+
+/// The rows from the place `from` on with `after_ns < time <= until_ns`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Window {
     pub(super) after_ns: i64,
     pub(super) until_ns: i64,
+    /// Good until a row is added.
+    from: usize,
 }
 
 impl Window {
-    const ALL: Window = Window { after_ns: i64::MIN, until_ns: i64::MAX };
+    const ALL: Window = Window { after_ns: i64::MIN, until_ns: i64::MAX, from: 0 };
+
+    /// The rows with `after_ns < time <= until_ns`.
+    pub(super) fn of_time(after_ns: i64, until_ns: i64) -> Window {
+        Window { after_ns, until_ns, from: 0 }
+    }
 
     #[inline]
     fn holds(self, time_ns: i64) -> bool {
@@ -201,6 +215,25 @@ impl KeyRows {
         self.last.map_or(time_ns, |last| last.greatest_ns.max(time_ns))
     }
 
+    /// The greatest event time of the rows so far.
+    pub(super) fn greatest_ns(&self) -> Option<i64> {
+        self.last.map(|last| last.greatest_ns)
+    }
+
+    /// The window of so many of the last rows.
+    pub(super) fn last_rows(&self, rows: usize) -> Window {
+        Window { from: self.row_count().saturating_sub(rows), ..Window::ALL }
+    }
+
+    /// Forgets all rows, but not those that wait.
+    pub(super) fn begin_anew(&mut self) {
+        let pending = self.more.take().map(|more| more.pending).unwrap_or_default();
+        *self = KeyRows::new(self.shape);
+        if !pending.is_empty() {
+            self.more = Some(Box::new(More { pending, ..More::default() }));
+        }
+    }
+
     /// The event time of the row that was added last.
     pub(super) fn last_ns(&self) -> Option<i64> {
         self.last.map(|last| last.time_ns)
@@ -223,9 +256,8 @@ impl KeyRows {
         self.more.get_or_insert_default().pending.insert((time_ns, position), row);
     }
 
-    /// The rows that wait for event time to pass them.
-    #[cfg(test)]
-    pub(super) fn pending(&self) -> impl Iterator<Item = &(i64, RowPosition)> {
+    /// The times and positions of the rows that wait for event time to pass them, in order.
+    pub(super) fn pending(&self) -> impl DoubleEndedIterator<Item = &(i64, RowPosition)> {
         self.more.iter().flat_map(|more| more.pending.keys())
     }
 
@@ -250,11 +282,13 @@ impl KeyRows {
         prefetch(self.spine.as_ptr());
     }
 
-    /// Adds a row and drops those with times at or before `keep_after_ns`, which no window will ask for again.
-    pub(super) fn push(&mut self, row: NewRow<'_>, keep_after_ns: i64, calls: &[CallState], fold: &mut Fold) {
+    /// Adds a row and drops those from the front that no window will ask for again.
+    pub(super) fn push(&mut self, row: NewRow<'_>, keep: Keep, calls: &[CallState], fold: &mut Fold) {
         let greatest_ns = self.greatest_with(row.time_ns);
         let count = self.row_count();
-        while (self.expired as usize) < count && self.time_ns(self.expired as usize) <= keep_after_ns {
+        // The row itself is one of the last.
+        let droppable = (count + 1).saturating_sub(keep.rows).min(count);
+        while (self.expired as usize) < droppable && self.time_ns(self.expired as usize) <= keep.after_ns {
             self.expired += 1;
         }
         if self.expired > 16 && self.expired as usize > count / 2 {
@@ -355,7 +389,7 @@ impl KeyRows {
     /// The combined state of the rows in a window, for the calls given; zeros where there are none.
     pub(super) fn combine(&self, window: Window, calls: &[CallState], fold: &mut Fold, out: &mut [u64]) {
         fold.start(self.words());
-        let reached = |open: &&Open| open.latest_ns > window.after_ns;
+        let reached = |open: &&Open| open.latest_ns > window.after_ns && open.split as usize > window.from;
         let first = self.spine.len() - self.spine.iter().rev().take_while(reached).count();
         let mut from = first.checked_sub(1).map_or(0, |before| self.spine[before].split as usize);
         for open in &self.spine[first..] {
@@ -368,6 +402,7 @@ impl KeyRows {
         let disorder_ns = self.last.map_or(0, |last| last.disorder_ns);
         let out_of_reach = |row: &usize| self.time_ns(*row).saturating_add(disorder_ns) <= window.after_ns;
         let end = self.row_count();
+        from = from.max(window.from);
         from = (from..end).rev().find(out_of_reach).map_or(from, |row| row + 1);
         self.gather(NONE, from, end, window, calls, fold);
         out.copy_from_slice(fold.finish(calls));
@@ -375,8 +410,12 @@ impl KeyRows {
 
     /// Folds the rows of a part that are in the window, in order, with the node of the part if it has one.
     fn gather(&self, node: u32, start: usize, end: usize, window: Window, calls: &[CallState], fold: &mut Fold) {
+        if end <= window.from {
+            return;
+        }
         if node == NONE {
             let stride = self.stride();
+            let start = start.max(window.from);
             for row in self.rows[start * stride..end * stride].chunks_exact(stride) {
                 if window.holds(row[0] as i64) {
                     let state = fold.next(row[1], row[1], calls);
@@ -389,7 +428,7 @@ impl KeyRows {
         if node.latest_ns <= window.after_ns || node.earliest_ns > window.until_ns {
             return;
         }
-        if window.holds_all(&node) {
+        if start >= window.from && window.holds_all(&node) {
             let state = fold.next(self.anchor(start), self.anchor(end - 1), calls);
             for call in calls {
                 state[call.words()].copy_from_slice(&words[call.words()]);
@@ -401,11 +440,11 @@ impl KeyRows {
         self.gather(node.right, split, end, window, calls, fold);
     }
 
-    /// The encoded arguments `extra` of the rows in a window, in arrival order.
+    /// The encoded arguments `extra` of the rows in a window, in the order of the rows.
     pub(super) fn extras_in(&self, window: Window, extra: usize) -> impl DoubleEndedIterator<Item = &[u8]> {
         let extras = self.more.as_ref().map_or(&[][..], |more| &more.extras);
         let each = usize::from(self.shape.extras);
-        (self.expired as usize..self.row_count())
+        (window.from.max(self.expired as usize)..self.row_count())
             .filter(move |row| window.holds(self.time_ns(*row)))
             .filter_map(move |row| extras[row * each + extra].as_deref())
     }

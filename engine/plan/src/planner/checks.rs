@@ -2,7 +2,7 @@
 
 use super::Planner;
 use crate::plan::{EPOCH_NS, PlannedObjective, Role, Step};
-use engine_base::codes::plan as codes;
+use engine_base::codes::{plan as codes, rolling};
 use engine_base::{Diagnostic, StepId};
 use engine_spec::pipeline::Measure;
 use engine_spec::{Node, Objective, TimeSpan, Value};
@@ -76,6 +76,20 @@ impl Planner<'_> {
                     )
                     .help(format!("name it in a `predict` step (`model: {name}`), or take it out")),
                 );
+            }
+        }
+    }
+
+    /// Warns of steps that read an input which never ends, and are not made for it.
+    pub(super) fn check_endless(&mut self) {
+        // Steps stand behind what they read.
+        let mut endless: Vec<bool> = Vec::with_capacity(self.steps.len());
+        for step in &self.steps {
+            let reads = step.inputs.iter().any(|edge| endless.get(edge.from.0 as usize).copied().unwrap_or(false));
+            endless.push(reads || matches!(step.role, Role::Source { finite: false, .. }));
+            if let Some(caution) = step.planned.endless().filter(|_| reads) {
+                let problem = Diagnostic::warning(rolling::WITHOUT_END, step.span, caution.message);
+                self.found.push(problem.help(caution.help));
             }
         }
     }

@@ -49,6 +49,7 @@ fn check(seed: u64) {
         (random >> 33) % bound
     };
     let (over, delay) = (1 + next(50) as i64, next(20) as i64);
+    let last = [0, 1, 5, 100][next(4) as usize];
     let mut rows = KeyRows::new(SHAPE);
     let mut all: Vec<(i64, u64, Vec<u64>)> = Vec::new();
     let (mut now, mut offset, mut fold) = (0i64, 0u64, Fold::default());
@@ -62,9 +63,9 @@ fn check(seed: u64) {
         let words = leaf(value);
         let keep_after = greatest - over - delay;
         let new = NewRow { time_ns: time, anchor: offset, row: &row(value), extras: &mut Vec::new() };
-        rows.push(new, keep_after, &CALLS, &mut fold);
+        rows.push(new, Keep { after_ns: keep_after, rows: last }, &CALLS, &mut fold);
         all.push((time, offset, words));
-        let window = Window { after_ns: (time - over).max(keep_after), until_ns: time };
+        let window = Window::of_time((time - over).max(keep_after), time);
         let mut out = vec![0; WORDS];
         rows.combine(window, &CALLS, &mut fold, &mut out);
         let inside: Vec<_> = all
@@ -76,6 +77,12 @@ fn check(seed: u64) {
         let sum: f64 = inside.iter().map(|(_, words)| f64::from_bits(words[1])).sum();
         let got = f64::from_bits(out[1]);
         assert!((got - sum).abs() < 1e-9 * sum.abs().max(1.0) || (got == sum), "seed {seed}: {got} {sum}");
+        let asked = 1 + next(last.max(1) as u64) as usize;
+        if asked <= last {
+            rows.combine(rows.last_rows(asked), &CALLS, &mut fold, &mut out);
+            let inside: Vec<_> = all.iter().map(|(_, anchor, words)| (*anchor, words.clone())).collect();
+            assert_eq!(out, defined(&inside[all.len().saturating_sub(asked)..]), "seed {seed}: the last {asked}");
+        }
         if next(40) == 0 {
             let mut bytes = Vec::new();
             rows.encode(&mut bytes);
@@ -88,7 +95,7 @@ fn check(seed: u64) {
         }
     }
     let within = all.iter().filter(|(time, ..)| *time > now - over - delay - 6).count();
-    assert!(rows.len() <= within + 40, "rows are dropped: {} of {}", rows.len(), all.len());
+    assert!(rows.len() <= within.max(last) + 40, "rows are dropped: {} of {}", rows.len(), all.len());
 }
 
 #[test]
