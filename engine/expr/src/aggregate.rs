@@ -81,11 +81,12 @@ pub struct AggregateCall {
     pub args: Vec<Scalar>,
     /// Only rows for which this is true count.
     pub filter: Option<Scalar>,
-    /// Each value counts once.
+    /// Each value counts once. `array_agg` gives them in their own order.
     pub distinct: bool,
     /// The group of rows that it is over, where it is not over all: see [`Scope::with_group`](crate::Scope::with_group).
     pub group: Option<String>,
-    /// The order it wants, where the order makes a difference. It sorts by itself.
+    /// The order it wants, where the order makes a difference and is not that of its arguments. It sorts by itself; of rows that
+    /// are equal in it, those that came first are first.
     pub order_by: Vec<OrderBy>,
     /// The type of its result.
     pub data_type: DataType,

@@ -33,6 +33,8 @@ pub(crate) struct Calls {
     pub(crate) words: usize,
     /// How many calls keep encoded arguments.
     pub(crate) extras: usize,
+    /// For each of them, whether arguments that are there already make no difference.
+    once: Vec<bool>,
     lags: usize,
 }
 
@@ -66,7 +68,7 @@ pub(crate) struct Call {
 pub(crate) enum Form {
     /// As words, merged in the tree.
     Words(CallState),
-    /// As the encoded arguments of each row, read again for each result.
+    /// As the encoded arguments of each row and the keys of its order, read again for each result.
     Extra { at: usize, encoder: RowConverter, arguments: Vec<Program> },
     /// The argument at the row before.
     Lag { at: usize, encoder: RowConverter },
@@ -100,9 +102,11 @@ impl Calls {
         } else if let Some(kind) = word_state(call, argument_type.as_ref()) {
             Form::Words(self.state(kind, call))
         } else {
-            let arguments = call.args.iter().map(|argument| compile(argument, input)).collect::<Result<_, _>>()?;
+            let values = || call.args.iter().chain(call.order_by.iter().map(|key| &key.value));
+            let arguments = values().map(|argument| compile(argument, input)).collect::<Result<_, _>>()?;
             self.extras += 1;
-            let encoder = encoder(call.args.iter().map(|argument| argument.data_type()))?;
+            self.once.push(counts_once(call));
+            let encoder = encoder(values().map(|argument| argument.data_type()))?;
             Form::Extra { at: self.extras - 1, encoder, arguments }
         };
         let argument = match &form {
@@ -158,6 +162,12 @@ impl Calls {
             over.any(|call| matches!(&call.form, Form::Words(words) if words.index == state.index))
         };
         self.states.iter().filter(of_window).copied().collect()
+    }
+
+    /// Whether a call takes equal arguments once, so that those of the first row that has them are enough. `extra` is its place
+    /// among those that keep encoded arguments.
+    pub(crate) fn counts_once(&self, extra: usize) -> bool {
+        self.once[extra]
     }
 
     /// Words of what is kept of a row.
@@ -397,6 +407,18 @@ impl Call {
         })();
         decoded.unwrap_or_else(|error| panic!("an encoded argument can't be read back: {error}"))
     }
+}
+
+/// Whether a call takes equal arguments once. Of the first and last values it is the row that counts.
+fn counts_once(call: &AggregateCall) -> bool {
+    let of_values = match &call.function {
+        AggregateFunction::First | AggregateFunction::Last | AggregateFunction::Lag => false,
+        AggregateFunction::Other(name) => {
+            ["array_agg", "median", "percentile_cont", "approx_distinct", "bit_xor"].contains(&name.as_str())
+        }
+        _ => true,
+    };
+    call.distinct && of_values
 }
 
 /// The state in words of a call, where it has one.

@@ -697,6 +697,16 @@ impl Planner<'_> {
         for (value, key) in &order_by {
             let descending = key.options.asc == Some(false);
             let nulls_first = key.options.nulls_first.unwrap_or(descending);
+            // Values that count once are ordered by themselves.
+            if written.distinct
+                && let Some(at) = values.iter().position(|known| known == value)
+            {
+                sorts.push(PhysicalSortExpr {
+                    expr: Arc::clone(&physical[at]),
+                    options: SortOptions { descending, nulls_first },
+                });
+                continue;
+            }
             let field = Field::new(format!("a{}", fields.len()), self.type_of(value), true);
             sorts.push(PhysicalSortExpr {
                 expr: Arc::new(PhysicalColumn::new(field.name(), fields.len())),
@@ -707,6 +717,11 @@ impl Planner<'_> {
             if !ordered_set {
                 keys.push(OrderBy { value: scalar(self.written(&key.expr), value), descending, nulls_first });
             }
+        }
+        // Without an order it would be that of a hash table.
+        if name == "array_agg" && written.distinct && sorts.is_empty() {
+            let options = SortOptions { descending: false, nulls_first: false };
+            sorts.push(PhysicalSortExpr { expr: Arc::clone(&physical[0]), options });
         }
         let ignore_nulls = written.nulls == Some(NullTreatment::IgnoreNulls);
         let mut builder = AggregateExprBuilder::new(Arc::clone(&udf), physical)

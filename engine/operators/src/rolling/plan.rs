@@ -275,9 +275,6 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         };
         let planned = cx.expr.aggregate(&value.0, &scope);
         let aggregation = cx.noted(&path, planned);
-        if let Some(aggregation) = &aggregation {
-            sound &= check::unordered(cx, &path, aggregation, "rows are taken in the step's own order");
-        }
         match (aggregation, over) {
             (Some(aggregation), over) => {
                 let data_type = aggregation.data_type.clone();

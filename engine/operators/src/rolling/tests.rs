@@ -96,6 +96,11 @@ impl Case {
                  least: min(v)
                  kinds: count(DISTINCT v % 5)
                  head: first(id)
+                 early: first_value(id ORDER BY at)
+                 top: first_value(id ORDER BY v DESC NULLS LAST)
+                 own_top: {{ value: last_value(id ORDER BY v NULLS FIRST), over: {own} }}
+                 middle: median(CAST(v AS float64))
+                 high: percentile_cont(0.9) WITHIN GROUP (ORDER BY CAST(v AS float64))
                  total: sum(x)
                  dev: stddev_pop(x)
                  own_n: {{ value: count(*), over: {own} }}
@@ -129,9 +134,11 @@ impl Case {
     }
 }
 
-const INTEGERS: [&str; 12] =
-    ["id", "n", "nv", "big", "sum", "least", "kinds", "head", "own_n", "others", "most", "tail"];
-const FLOATS: [&str; 3] = ["total", "dev", "own_total"];
+const INTEGERS: [&str; 15] = [
+    "id", "n", "nv", "big", "sum", "least", "kinds", "head", "early", "top", "own_top", "own_n", "others", "most",
+    "tail",
+];
+const FLOATS: [&str; 5] = ["total", "dev", "own_total", "middle", "high"];
 
 /// What comes out of a row: integers, the row before, and floats.
 #[derive(Clone, Debug, PartialEq)]
@@ -190,6 +197,21 @@ impl Taken {
         let total: f64 = main.iter().map(|row| row.x).sum();
         let mean = total / main.len() as f64;
         let squares: f64 = main.iter().map(|row| (row.x - mean).powi(2)).sum();
+        // Of equal ones the first that came, or the last.
+        let by_value = |row: &&&Row| (row.v.is_some(), row.v);
+        let top = main.iter().rev().max_by_key(by_value);
+        let own_top = own.iter().max_by_key(by_value);
+        let mut sorted = values.clone();
+        sorted.sort_unstable();
+        let percentile = |share: f64| match sorted.len() {
+            0 => f64::NAN,
+            count => {
+                let at = share * (count - 1) as f64;
+                let (low, high) = (sorted[at.floor() as usize] as f64, sorted[at.ceil() as usize] as f64);
+                // As DataFusion does, to a millionth of the gap.
+                low + (high - low) * ((at.fract() * 1e6).floor() / 1e6)
+            }
+        };
         let count = |n: usize| Some(n as i64);
         let result = Result {
             integers: vec![
@@ -201,13 +223,22 @@ impl Taken {
                 values.iter().min().copied(),
                 count(kinds.len()),
                 Some(main[0].id),
+                main.iter().min_by_key(|row| row.at).map(|row| row.id),
+                top.map(|row| row.id),
+                own_top.map(|row| row.id),
                 count(own.len()),
                 count(others.len()),
                 others.iter().filter_map(|row| row.v).max(),
                 others.last().map(|row| row.id),
                 before.map(|row| row.id),
             ],
-            floats: vec![total, (squares / main.len() as f64).sqrt(), own.iter().map(|row| row.x).sum()],
+            floats: vec![
+                total,
+                (squares / main.len() as f64).sqrt(),
+                own.iter().map(|row| row.x).sum(),
+                percentile(0.5),
+                percentile(0.9),
+            ],
         };
         self.0.push(row.clone());
         Some(result)
@@ -283,7 +314,10 @@ fn results_of(rows: &Rows) -> Vec<Result> {
             let integer = |name: &&str| integers(name).is_valid(row).then(|| integers(name).value(row));
             Result {
                 integers: INTEGERS.iter().chain(&["before"]).map(integer).collect(),
-                floats: FLOATS.iter().map(|name| floats(name).value(row)).collect(),
+                floats: FLOATS
+                    .iter()
+                    .map(|name| if floats(name).is_valid(row) { floats(name).value(row) } else { f64::NAN })
+                    .collect(),
             }
         })
         .collect()

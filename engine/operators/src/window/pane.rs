@@ -1,12 +1,13 @@
 //! What a window keeps: panes of rows, by key and slice or by key and session.
 
-use crate::aggregates::states::CallState;
-use crate::codec::{Bytes, put, put_optional};
+use crate::aggregates::Calls;
+use crate::codec::{Bytes, put, put_bytes, put_optional};
 use engine_state::SlotState;
 use smallvec::SmallVec;
+use std::collections::BTreeMap;
 
-/// A session, or the one pane of a slice: from when to when, nanoseconds since 1970 UTC, and its rows. A session ends one gap
-/// after its last row.
+/// A session, or the one pane of a slice, of a count or of all rows: from when to when, nanoseconds since 1970 UTC, and its rows.
+/// A session ends one gap after its last row; a pane of a count right after its last row.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Session {
     pub(crate) start: i64,
@@ -21,7 +22,12 @@ pub(crate) struct Pane {
     pub(crate) words: SmallVec<[u64; 4]>,
     /// The rows of the other calls, in the order in which they came.
     pub(crate) rows: Vec<Kept>,
+    /// For each of the other calls the arguments of which each counts once, with the arrival of the first that had them.
+    pub(crate) once: Option<Box<[Once]>>,
 }
+
+/// Encoded arguments and when they first came.
+pub(crate) type Once = BTreeMap<Box<[u8]>, u64>;
 
 /// A row for the calls that are computed from all rows again.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,33 +41,72 @@ pub(crate) struct Kept {
 impl Pane {
     /// Of no rows yet, with states of so many words.
     pub(crate) fn new(words: usize) -> Self {
-        Pane { words: SmallVec::from_elem(0, words), rows: Vec::new() }
+        Pane { words: SmallVec::from_elem(0, words), ..Pane::default() }
     }
 
     /// Adds a row.
     #[inline]
-    pub(crate) fn add(&mut self, row: &mut NewRow, states: &[CallState]) {
-        for state in states {
+    pub(crate) fn add(&mut self, row: &mut NewRow, calls: &Calls) {
+        for state in &calls.states {
             state.load(&row.words, &mut row.leaf);
             state.kind.merge(&mut self.words[state.words()], &row.leaf[state.words()]);
         }
-        if !row.extras.is_empty() {
+        if row.extras.is_empty() {
+            return;
+        }
+        for (at, extra) in row.extras.iter_mut().enumerate() {
+            if calls.counts_once(at)
+                && let Some(arguments) = extra.take()
+            {
+                self.once(calls)[at].entry(arguments).or_insert(row.arrival);
+            }
+        }
+        if row.extras.iter().any(Option::is_some) {
             self.rows.push(Kept { arrival: row.arrival, arguments: std::mem::take(&mut row.extras).into() });
         }
     }
 
+    fn once(&mut self, calls: &Calls) -> &mut [Once] {
+        self.once.get_or_insert_with(|| vec![Once::new(); calls.extras].into())
+    }
+
+    /// The encoded arguments of a call, in the order in which they came.
+    pub(crate) fn arguments(&self, extra: usize) -> Vec<&[u8]> {
+        let mut once: Vec<(&[u8], u64)> = Vec::new();
+        if let Some(all) = &self.once {
+            once.extend(all[extra].iter().map(|(arguments, arrival)| (&**arguments, *arrival)));
+            once.sort_unstable_by_key(|(_, arrival)| *arrival);
+        }
+        // A call has either these or those.
+        let each = self.rows.iter().filter_map(|row| row.arguments[extra].as_deref());
+        once.into_iter().map(|(arguments, _)| arguments).chain(each).collect()
+    }
+
     /// Adds the rows of a later one.
-    pub(crate) fn join(&mut self, later: &Pane, states: &[CallState]) {
-        for state in states {
+    pub(crate) fn join(&mut self, later: &Pane, calls: &Calls) {
+        for state in &calls.states {
             state.kind.merge(&mut self.words[state.words()], &later.words[state.words()]);
         }
         if !later.rows.is_empty() {
             self.rows.extend(later.rows.iter().cloned());
             self.rows.sort_by_key(|row| row.arrival);
         }
+        for (at, later) in later.once.iter().flatten().enumerate() {
+            for (arguments, arrival) in later {
+                let known = self.once(calls)[at].entry(arguments.clone()).or_insert(*arrival);
+                *known = (*known).min(*arrival);
+            }
+        }
     }
 
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+    /// The arrival of the last row that is kept here.
+    #[cfg(test)]
+    pub(crate) fn last_arrival(&self) -> Option<u64> {
+        let once = self.once.iter().flatten().flat_map(|once| once.values().copied());
+        once.chain(self.rows.last().map(|row| row.arrival)).max()
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
         put(self.words.len() as u64, out);
         self.words.iter().for_each(|word| put(*word, out));
         put(self.rows.len() as u64, out);
@@ -70,26 +115,43 @@ impl Pane {
             put(row.arguments.len() as u64, out);
             row.arguments.iter().for_each(|argument| put_optional(argument.as_deref(), out));
         }
+        let once = self.once.as_deref().unwrap_or_default();
+        put(once.len() as u64, out);
+        for of_call in once {
+            put(of_call.len() as u64, out);
+            for (arguments, arrival) in of_call {
+                put_bytes(arguments, out);
+                put(*arrival, out);
+            }
+        }
     }
 
-    pub(crate) fn decode(bytes: &mut Bytes<'_>) -> Result<Pane, String> {
+    fn decode(bytes: &mut Bytes<'_>) -> Result<Pane, String> {
         let words = (0..bytes.number()?).map(|_| bytes.number()).collect::<Result<_, _>>()?;
-        let mut pane = Pane { words, rows: Vec::new() };
+        let mut pane = Pane { words, ..Pane::default() };
         for _ in 0..bytes.number()? {
             let arrival = bytes.number()?;
             let arguments: Vec<_> = (0..bytes.number()?).map(|_| bytes.optional()).collect::<Result<_, _>>()?;
             pane.rows.push(Kept { arrival, arguments: arguments.into() });
         }
+        let mut once = Vec::new();
+        for _ in 0..bytes.number()? {
+            let one = |bytes: &mut Bytes<'_>| Ok::<_, String>((bytes.bytes()?.into(), bytes.number()?));
+            once.push((0..bytes.number()?).map(|_| one(bytes)).collect::<Result<Once, _>>()?);
+        }
+        pane.once = (!once.is_empty()).then(|| once.into());
         Ok(pane)
     }
 
-    pub(crate) fn heap_bytes(&self) -> usize {
+    fn heap_bytes(&self) -> usize {
         let row = |row: &Kept| {
             let bytes: usize = row.arguments.iter().flatten().map(|argument| argument.len()).sum();
             bytes + row.arguments.len() * size_of::<Option<Box<[u8]>>>()
         };
         let words = if self.words.spilled() { self.words.capacity() } else { 0 };
-        words * 8 + self.rows.capacity() * size_of::<Kept>() + self.rows.iter().map(row).sum::<usize>()
+        let once = self.once.iter().flatten().flatten();
+        let once: usize = once.map(|(arguments, _)| arguments.len() + size_of::<(Box<[u8]>, u64)>()).sum();
+        once + words * 8 + self.rows.capacity() * size_of::<Kept>() + self.rows.iter().map(row).sum::<usize>()
     }
 }
 
@@ -104,17 +166,20 @@ pub(crate) struct NewRow {
 }
 
 /// The format of the encoded state.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
-/// The sessions of a key, or the one pane of a slice.
+/// The sessions of a key, or the one pane of a slice, of a count or of all rows.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Slot {
     pub(crate) sessions: SmallVec<[Session; 1]>,
+    /// Of a count: how many rows are in its pane.
+    pub(crate) taken: u64,
 }
 
 impl SlotState for Slot {
     fn encode(&self, out: &mut Vec<u8>) {
         out.push(FORMAT);
+        put(self.taken, out);
         put(self.sessions.len() as u64, out);
         for session in &self.sessions {
             put(session.start as u64, out);
@@ -125,7 +190,7 @@ impl SlotState for Slot {
 
     fn decode(bytes: &[u8]) -> Result<Self, String> {
         let mut bytes = Bytes::of_format(bytes, FORMAT, "window")?;
-        let mut slot = Slot::default();
+        let mut slot = Slot { taken: bytes.number()?, ..Slot::default() };
         for _ in 0..bytes.number()? {
             let (start, end) = (bytes.number()? as i64, bytes.number()? as i64);
             slot.sessions.push(Session { start, end, pane: Pane::decode(&mut bytes)? });

@@ -8,15 +8,16 @@ use arrow::datatypes::{DataType, Field, SchemaRef};
 use engine_base::Diagnostic;
 use engine_base::codes::rolling as codes;
 use engine_expr::{Aggregation, Scope};
-use engine_plan::{Columns, Cx, OperatorKind, Output, Planned, PlannedOperator, StreamType, hidden, kinds::InputKeys};
+use engine_plan::kinds::{Caution, InputKeys};
+use engine_plan::{Columns, Cx, OperatorKind, Output, Planned, PlannedOperator, StreamType, hidden};
 use engine_spec::{Expression, SpanOr, TimeSpan};
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
 
-/// One row for each key and window of event time, with aggregates over its rows. Just one of `tumbling`, `hopping` and
-/// `session` says how rows fall into windows.
+/// One row for each key and window of event time, with aggregates over its rows. Just one of `tumbling`, `hopping`, `session`,
+/// `count` and `global` says how rows fall into windows.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Config {
@@ -29,9 +30,10 @@ struct Config {
     hopping: Option<Hopping>,
     /// Windows of rows that are less than a gap apart.
     session: Option<Session>,
-    /// Windows of so many rows. Not built yet.
+    /// Windows of so many rows of a key, in the order in which they come, whatever their times. The last may have fewer: it is
+    /// put out at the end of the input.
     count: Option<u64>,
-    /// One window of all rows. Not built yet.
+    /// One window of all rows, `{}`: it is put out at the end of the input.
     global: Option<Global>,
     /// New columns, each an aggregate: `count(*)`.
     columns: IndexMap<String, Expression>,
@@ -94,6 +96,10 @@ pub(super) enum WindowForm {
     Fixed(Windows),
     /// Into windows that end when nothing came for so long, nanoseconds.
     Session { gap_ns: i64 },
+    /// Into windows of so many rows.
+    Count { rows: u64 },
+    /// All into one.
+    Global,
 }
 
 impl Planned for WindowPlan {
@@ -117,6 +123,8 @@ impl Planned for WindowPlan {
         facts.push(match &self.form {
             WindowForm::Fixed(windows) => windows.fact(),
             WindowForm::Session { gap_ns } => ("session".to_owned(), format!("a gap of {}", span(*gap_ns))),
+            WindowForm::Count { rows } => ("count".to_owned(), rows.to_string()),
+            WindowForm::Global => ("global".to_owned(), "until the input ends".to_owned()),
         });
         if self.lateness_ns > 0 {
             facts.push(("lateness".to_owned(), span(self.lateness_ns)));
@@ -124,6 +132,22 @@ impl Planned for WindowPlan {
         let column = |(name, aggregation): &(String, Aggregation)| (name.clone(), aggregation.text().to_owned());
         facts.extend(self.columns.iter().map(column));
         facts
+    }
+
+    fn endless(&self) -> Option<Caution> {
+        match self.form {
+            WindowForm::Global => Some(Caution {
+                message: "the one window of all rows is put out when the input ends, which this one never does"
+                    .to_owned(),
+                help: "take windows of time: `tumbling: 1h`".to_owned(),
+            }),
+            WindowForm::Count { rows } if rows > 1 && !self.key.is_empty() => Some(Caution {
+                message: format!("a {} that falls silent keeps its window open for ever", self.key.join(", ")),
+                help: "where new keys keep coming, take windows of time: `tumbling: 1h`, or `session: { gap: 1h }`"
+                    .to_owned(),
+            }),
+            _ => None,
+        }
     }
 }
 
@@ -146,8 +170,6 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     let key = config.key.as_ref().map(OneOrMany::names).unwrap_or_default();
     check::key(cx, &key, &input.schema);
     check::timed(cx, input);
-    check::not_built(cx, &[], "count", "write a length of time: `tumbling: 1m`");
-    check::not_built(cx, &[], "global", "write a length of time: `tumbling: 1m`");
     if matches!(config.emit, Emit::AtEnd | Emit::Early(_)) {
         check::not_built(
             cx,
@@ -157,6 +179,13 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         );
     }
     let form = form(cx, &config);
+    if config.lateness.is_some()
+        && let Some(WindowForm::Count { .. } | WindowForm::Global) = form
+    {
+        let span = check::key_span(cx, &[], "lateness");
+        let message = "nothing is late for a window of rows, whatever their times";
+        cx.push(Diagnostic::error(codes::WINDOW_FORM, span, message).help("leave `lateness` out"));
+    }
     let lateness_ns = config.lateness.map_or(0, |lateness| lateness.ns());
     let scope = Scope::new(input.schema.clone());
     let mut fields: Vec<Arc<Field>> = Vec::new();
@@ -178,7 +207,6 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
             fields.push(Arc::new(Field::new(&name, DataType::Null, true)));
             continue;
         };
-        check::unordered(cx, &path, &aggregation, "rows are taken in the order in which they stand in their source");
         if aggregation.calls.iter().any(|call| call.function == engine_expr::AggregateFunction::Lag) {
             let span = cx.span(&path);
             let message = "`lag` is the value of the row before, and a window has one row for many";
@@ -210,6 +238,8 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         WindowForm::Session { gap_ns } => {
             (format!("the open sessions of {}, with a gap of {}", of(&key), TimeSpan(*gap_ns)), i64::MAX)
         }
+        WindowForm::Count { rows } => (format!("the window of {}, up to {rows} rows", of(&key)), i64::MAX),
+        WindowForm::Global => (format!("the window of {} until the input ends", of(&key)), i64::MAX),
     };
     let planned = WindowPlan { output, key: key.clone(), form, lateness_ns, bounds, columns };
     Some(PlannedOperator {
@@ -232,16 +262,15 @@ fn form(cx: &mut Cx<'_>, config: &Config) -> Option<WindowForm> {
         ("tumbling", config.tumbling.is_some()),
         ("hopping", config.hopping.is_some()),
         ("session", config.session.is_some()),
+        ("count", config.count.is_some()),
+        ("global", config.global.is_some()),
     ]
     .into_iter()
     .filter_map(|(name, given)| given.then_some(name))
     .collect();
-    if given.is_empty() && (config.count.is_some() || config.global.is_some()) {
-        return None;
-    }
     if given.len() != 1 {
         let message = match given.as_slice() {
-            [] => "a window needs one of `tumbling`, `hopping` and `session`".to_owned(),
+            [] => "a window needs one of `tumbling`, `hopping`, `session`, `count` and `global`".to_owned(),
             [first, second, ..] => format!("a window is either `{first}` or `{second}`"),
             [_] => String::new(),
         };
@@ -254,6 +283,16 @@ fn form(cx: &mut Cx<'_>, config: &Config) -> Option<WindowForm> {
     if let Some(session) = &config.session {
         let gap_ns = positive(cx, &["session", "gap"], session.gap)?;
         return Some(WindowForm::Session { gap_ns });
+    }
+    if let Some(rows) = config.count {
+        if rows == 0 {
+            cx.error(codes::EMPTY_WINDOW, &["count"], "a window must hold a row");
+            return None;
+        }
+        return Some(WindowForm::Count { rows });
+    }
+    if config.global.is_some() {
+        return Some(WindowForm::Global);
     }
     if let Some(form) = &config.hopping {
         return hopping(cx, &["hopping"], form).map(WindowForm::Fixed);

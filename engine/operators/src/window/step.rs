@@ -12,12 +12,12 @@ use arrow::array::{ArrayRef, BooleanArray, TimestampNanosecondArray};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use engine_base::{RowError, StepId};
 use engine_dataflow::rows::made_by;
-use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, Times};
+use engine_dataflow::{EpochStep, Moment, Positions, RowPosition, Rows, StepOutput, Times};
 use engine_expr::Program;
 use engine_plan::{Planned, hidden};
 use engine_state::{MemoryStore, SlotId, SlotStore};
 use smallvec::{SmallVec, smallvec};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
 /// By how many rows the slot of a key is asked for ahead of its use.
@@ -48,6 +48,8 @@ struct Fired {
     start: i64,
     end: i64,
     pane: Pane,
+    /// What tells it from another of the same key and bounds, for windows of a count.
+    mark: Box<[u8]>,
 }
 
 struct OutputColumn {
@@ -75,11 +77,15 @@ pub(super) struct WindowStep {
     slices: BTreeMap<i64, Slice>,
     /// Sessions: keys by the end of a session that they had; it may have grown since.
     ends: BTreeMap<i64, BTreeSet<Box<[u8]>>>,
+    /// Windows of a count, and of all rows: the keys that have one.
+    open: HashSet<SlotId>,
     due: VecDeque<Due>,
     fired: VecDeque<Fired>,
     /// How many rows came.
     arrivals: u64,
     clock_ns: i64,
+    /// The watermark before the epoch, nanoseconds.
+    before_ns: Option<i64>,
     waiting: Waiting,
 }
 
@@ -126,10 +132,12 @@ impl WindowStep {
             late: LatePort::new(cx, 1)?,
             slices: BTreeMap::new(),
             ends: BTreeMap::new(),
+            open: HashSet::new(),
             due: VecDeque::new(),
             fired: VecDeque::new(),
             arrivals: 0,
             clock_ns: 0,
+            before_ns: None,
             waiting: Waiting::new(cx),
         })
     }
@@ -147,9 +155,12 @@ impl WindowStep {
         let Some(id) = self.store.find(key, slice) else { return Ok(()) };
         let Some(slot) = self.store.get(id) else { return Ok(()) };
         for session in &slot.sessions {
-            let next = session.pane.rows.last().map_or(0, |row| row.arrival + 1);
+            let next = session.pane.last_arrival().map_or(0, |arrival| arrival + 1);
             self.arrivals = self.arrivals.max(next);
             match &self.form {
+                WindowForm::Count { .. } | WindowForm::Global => {
+                    self.open.insert(id);
+                }
                 WindowForm::Session { .. } => {
                     self.ends.entry(session.end).or_default().insert(key.into());
                 }
@@ -208,6 +219,8 @@ impl WindowStep {
                     };
                     closed_ns.is_some_and(|closed_ns| end <= closed_ns) && !open()
                 }
+                // Rows are taken as they come, of whatever time.
+                WindowForm::Count { .. } | WindowForm::Global => false,
             };
             if too_late {
                 late.push(row as u32);
@@ -221,6 +234,15 @@ impl WindowStep {
             match self.form {
                 WindowForm::Fixed(_) => self.add_to_slice(slice, key, &mut new),
                 WindowForm::Session { gap_ns } => self.add_to_session(time_ns, gap_ns, key, &mut new),
+                WindowForm::Count { rows: full } => {
+                    let taken = self.add_to_open(time_ns, key, &mut new);
+                    if let Some(id) = taken.filter(|(_, taken)| *taken >= full).map(|(id, _)| id) {
+                        self.fire_open(id, full_mark(&rows.position(row)));
+                    }
+                }
+                WindowForm::Global => {
+                    self.add_to_open(time_ns, key, &mut new);
+                }
             }
         }
         self.late.give(rows, late, out);
@@ -233,7 +255,7 @@ impl WindowStep {
         let make = &mut || {
             new = true;
             let one = Session { start: slice.0, end: slice.1, pane: Pane::new(words) };
-            Slot { sessions: smallvec![one] }
+            Slot { sessions: smallvec![one], taken: 0 }
         };
         let id = self.store.find_or_insert(key, slice.0, make);
         if new {
@@ -241,7 +263,40 @@ impl WindowStep {
             of_slice.slots.push(id);
         }
         if let Some(session) = self.store.get_mut(id).and_then(|slot| slot.sessions.first_mut()) {
-            session.pane.add(row, &self.calls.states);
+            session.pane.add(row, &self.calls);
+        }
+    }
+
+    /// Adds a row to the one window of its key. Gives how many rows it has.
+    fn add_to_open(&mut self, time_ns: i64, key: &[u8], row: &mut NewRow) -> Option<(SlotId, u64)> {
+        let words = self.calls.words;
+        let end = time_ns.saturating_add(1);
+        let mut new = false;
+        let make = &mut || {
+            new = true;
+            Slot { sessions: smallvec![Session { start: time_ns, end, pane: Pane::new(words) }], taken: 0 }
+        };
+        let id = self.store.find_or_insert(key, 0, make);
+        if new {
+            self.open.insert(id);
+        }
+        let slot = self.store.get_mut(id)?;
+        slot.taken += 1;
+        let window = slot.sessions.first_mut()?;
+        window.start = window.start.min(time_ns);
+        window.end = window.end.max(end);
+        window.pane.add(row, &self.calls);
+        Some((id, slot.taken))
+    }
+
+    /// Lets the one window of a key go out.
+    fn fire_open(&mut self, id: SlotId, mark: Box<[u8]>) {
+        self.open.remove(&id);
+        let key = SmallVec::from_slice(self.store.key(id).unwrap_or_default());
+        let window = self.store.get_mut(id).and_then(|slot| slot.sessions.pop());
+        self.store.remove(id);
+        if let Some(Session { start, end, pane }) = window {
+            self.fired.push_back(Fired { key, start, end, pane, mark });
         }
     }
 
@@ -253,12 +308,12 @@ impl WindowStep {
         let mut joined = slot.sessions.drain(range.clone());
         let mut session = joined.next().unwrap_or_else(|| Session { start, end, pane: Pane::new(self.calls.words) });
         for later in joined {
-            session.pane.join(&later.pane, &self.calls.states);
+            session.pane.join(&later.pane, &self.calls);
             session.end = session.end.max(later.end);
         }
         session.start = session.start.min(start);
         session.end = session.end.max(end);
-        session.pane.add(row, &self.calls.states);
+        session.pane.add(row, &self.calls);
         self.ends.entry(session.end).or_default().insert(key.into());
         slot.sessions.insert(range.start, session);
     }
@@ -268,7 +323,16 @@ impl WindowStep {
         match self.form.clone() {
             WindowForm::Fixed(windows) => self.close_fixed(&windows, before_ns, closed_ns),
             WindowForm::Session { .. } => self.close_sessions(closed_ns),
+            // Only the end of the input closes them.
+            WindowForm::Count { .. } | WindowForm::Global if closed_ns == i64::MAX => self.close_open(),
+            WindowForm::Count { .. } | WindowForm::Global => {}
         }
+    }
+
+    fn close_open(&mut self) {
+        let mut ids: Vec<SlotId> = self.open.iter().copied().collect();
+        ids.sort_unstable_by(|a, b| self.store.key(*a).cmp(&self.store.key(*b)));
+        ids.into_iter().for_each(|id| self.fire_open(id, Box::from([REST])));
     }
 
     fn close_fixed(&mut self, windows: &Windows, before_ns: Option<i64>, closed_ns: i64) {
@@ -309,7 +373,7 @@ impl WindowStep {
                 if slot.sessions.is_empty() {
                     self.store.remove(id);
                 }
-                self.fired.push_back(Fired { key: SmallVec::from_slice(&key), start, end, pane });
+                self.fired.push_back(Fired { key: SmallVec::from_slice(&key), start, end, pane, mark: Box::default() });
             }
         }
     }
@@ -328,12 +392,12 @@ impl WindowStep {
                 due.next += 1;
                 while let Some(id) = due.panes.get(due.next).filter(|id| self.store.key(**id) == Some(key)) {
                     if let Some(session) = pane_of(*id) {
-                        pane.join(&session.pane, &self.calls.states);
+                        pane.join(&session.pane, &self.calls);
                     }
                     due.next += 1;
                 }
                 let key = SmallVec::from_slice(key);
-                self.fired.push_back(Fired { key, start: due.start, end: due.end, pane });
+                self.fired.push_back(Fired { key, start: due.start, end: due.end, pane, mark: Box::default() });
             }
             if due.next < due.panes.len() {
                 break;
@@ -355,14 +419,12 @@ impl WindowStep {
         let fired: Vec<Fired> = self.fired.drain(..count).collect();
         let mut failed: BTreeMap<usize, RowError> = BTreeMap::new();
         let mut results: Vec<Results> = self.calls.calls.iter().map(|call| call.results(count)).collect();
-        let mut extra = 0;
         for (call, result) in self.calls.calls.iter().zip(&mut results) {
             for (row, window) in fired.iter().enumerate() {
                 let finished = match &call.form {
                     Form::Words(words) => call.finish(words.kind, &window.pane.words[words.words()], result),
-                    Form::Extra { encoder, .. } => {
-                        let arguments = window.pane.rows.iter().map(|row| &row.arguments[extra]);
-                        call.read_again(arguments.filter_map(|bytes| bytes.as_deref()), encoder, result)
+                    Form::Extra { at, encoder, .. } => {
+                        call.read_again(window.pane.arguments(*at).into_iter(), encoder, result)
                     }
                     // The plan refuses it.
                     Form::Lag { .. } => Ok(()),
@@ -371,7 +433,6 @@ impl WindowStep {
                     failed.insert(row, error);
                 }
             }
-            extra += usize::from(matches!(call.form, Form::Extra { .. }));
         }
         let keys = self.keys.decode(fired.iter().map(|window| &*window.key));
         let time = |of: &dyn Fn(&Fired) -> i64| -> ArrayRef {
@@ -382,7 +443,12 @@ impl WindowStep {
         columns.extend(self.bounds_wanted.iter().map(|at| bounds[*at].clone()));
         let arrays: Vec<ArrayRef> =
             self.calls.calls.iter().zip(results).map(|(call, result)| call.array(result)).collect();
-        let event_ns: Vec<i64> = fired.iter().map(|window| window.end.saturating_sub(1)).collect();
+        // Rows may come late to windows that no watermark closes; what comes of them is not late.
+        let least_ns = match self.form {
+            WindowForm::Count { .. } | WindowForm::Global => self.before_ns.unwrap_or(i64::MIN),
+            WindowForm::Fixed(_) | WindowForm::Session { .. } => i64::MIN,
+        };
+        let event_ns: Vec<i64> = fired.iter().map(|window| window.end.saturating_sub(1).max(least_ns)).collect();
         let facts = Rows {
             batch: assemble(&Arc::new(Schema::empty()), Vec::new(), count),
             positions: Positions::Mixed {
@@ -417,15 +483,25 @@ impl WindowStep {
     }
 }
 
-/// What tells windows of one end apart: the key, and the start for sessions of one key.
+/// The mark of windows that the end of the input closes; those that are full begin with another.
+const REST: u8 = 0;
+
+/// The mark of a window of a count: a row fills only one.
+fn full_mark(by: &RowPosition) -> Box<[u8]> {
+    let source = by.origin.to_be_bytes().into_iter().chain(by.offset.to_be_bytes());
+    [REST + 1].into_iter().chain(source).chain(by.suffix.iter().copied()).collect()
+}
+
+/// What tells windows of one end apart: the key, the start for sessions of one key, and the mark for those of a count.
 fn suffix(window: &Fired) -> Box<[u8]> {
     let start = (window.start as u64 ^ 1 << 63).to_be_bytes();
-    window.key.iter().copied().chain(start).collect()
+    window.key.iter().copied().chain(start).chain(window.mark.iter().copied()).collect()
 }
 
 impl EpochStep for WindowStep {
     fn close(&mut self, moment: &Moment, inputs: Vec<Vec<Rows>>, out: &mut StepOutput) {
         self.clock_ns = moment.clock_ns;
+        self.before_ns = moment.late_ns.first().copied().flatten();
         let end_of = |watermark_ns: Option<i64>| {
             watermark_ns.map(|watermark_ns| match watermark_ns {
                 // The input has ended: nothing is waited for.
@@ -433,7 +509,7 @@ impl EpochStep for WindowStep {
                 watermark_ns => watermark_ns.saturating_sub(self.lateness_ns),
             })
         };
-        let before_ns = end_of(moment.late_ns.first().copied().flatten());
+        let before_ns = end_of(self.before_ns);
         let closed_ns = end_of(moment.watermark_ns.first().copied().flatten());
         for rows in inputs.iter().flatten() {
             self.batch(rows, before_ns, out);

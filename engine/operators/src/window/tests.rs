@@ -4,7 +4,8 @@ use super::plan::WindowPlan;
 use super::step::WindowStep;
 use crate::payload;
 use crate::testing::{Given, check_problems, with_step};
-use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::Float64Type;
 use engine_base::{Epoch, SourceId, StepId};
 use engine_dataflow::rows::origin;
 use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, Times};
@@ -40,6 +41,8 @@ impl Random {
 enum Form {
     Hopping { size: i64, every: i64, offset: i64 },
     Session { gap: i64 },
+    Count { rows: usize },
+    Global,
 }
 
 impl Form {
@@ -52,7 +55,13 @@ impl Form {
                 format!("hopping: {{ size: {size}ns, every: {every}ns, offset: {offset}ns }}")
             }
             Form::Session { gap } => format!("session: {{ gap: {gap}ns }}"),
+            Form::Count { rows } => format!("count: {rows}"),
+            Form::Global => "global: {}".to_owned(),
         }
+    }
+
+    fn by_rows(self) -> bool {
+        matches!(self, Form::Count { .. } | Form::Global)
     }
 }
 
@@ -95,6 +104,14 @@ fn epochs(random: &mut Random) -> Epochs {
     epochs
 }
 
+/// A step of a test.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    form: Form,
+    lateness: i64,
+    keyed: bool,
+}
+
 /// What comes out in each epoch, sorted, and the ids of late rows.
 #[derive(Debug, PartialEq)]
 struct Out {
@@ -105,6 +122,8 @@ struct Out {
 fn reference(form: Form, lateness: i64, epochs: &Epochs) -> Vec<Out> {
     // Rows that count, with the window for a session that is out.
     let mut taken: Vec<Row> = Vec::new();
+    // Windows of rows that are not full.
+    let mut filling: BTreeMap<Option<String>, Vec<Row>> = BTreeMap::new();
     let mut before: Option<i64> = None;
     let bound = |watermark: Option<i64>| watermark.map(|at| if at == i64::MAX { at } else { at - lateness });
     let mut all = Vec::new();
@@ -125,10 +144,11 @@ fn reference(form: Form, lateness: i64, epochs: &Epochs) -> Vec<Out> {
                     // What it would join decides.
                     if taken.iter().any(|other| touches(&other)) { i64::MAX } else { row.at + gap }
                 }
+                Form::Count { .. } | Form::Global => i64::MAX,
             };
             match closed.is_some_and(|closed| last_end <= closed) {
-                true => out.late.push(row.id),
-                false => taken.push(row.clone()),
+                true if !form.by_rows() => out.late.push(row.id),
+                _ => taken.push(row.clone()),
             }
         }
         if let Some(closing) = closing {
@@ -161,27 +181,25 @@ fn reference(form: Form, lateness: i64, epochs: &Epochs) -> Vec<Out> {
                         }
                     }
                 }
+                // They are filled as rows come.
+                Form::Count { .. } | Form::Global => {}
             }
             for ((key, start, end), rows) in windows {
-                let exact: Vec<String> = {
-                    let values: Vec<i64> = rows.iter().filter_map(|row| row.v).collect();
-                    let mut distinct = values.clone();
-                    distinct.sort_unstable();
-                    distinct.dedup();
-                    let option = |value: Option<i64>| value.map_or("null".to_owned(), |value| value.to_string());
-                    vec![
-                        format!("{key:?} {start} {end} n={}", rows.len()),
-                        format!("nv={} d={}", values.len(), distinct.len()),
-                        format!("sum={}", option((!values.is_empty()).then(|| values.iter().sum()))),
-                        format!("least={}", option(values.iter().min().copied())),
-                        // In the order of arrival.
-                        format!("first={}", rows.iter().map(|row| row.id).min().unwrap_or(-1)),
-                    ]
-                };
-                let total: f64 = rows.iter().map(|row| row.x).sum();
-                let mean = total / rows.len() as f64;
-                let squares: f64 = rows.iter().map(|row| (row.x - mean).powi(2)).sum();
-                out.windows.push((exact.join(" "), vec![total, (squares / rows.len() as f64).sqrt()]));
+                out.windows.push(results(&key, start, end, rows));
+            }
+        }
+        if form.by_rows() {
+            let full = if let Form::Count { rows } = form { rows } else { usize::MAX };
+            for row in taken.drain(..) {
+                let rows = filling.entry(row.k.clone()).or_default();
+                rows.push(row.clone());
+                if rows.len() == full {
+                    out.windows.push(of_rows(&row.k, std::mem::take(rows)));
+                }
+            }
+            if *watermark == Some(i64::MAX) {
+                let rest = std::mem::take(&mut filling).into_iter().filter(|(_, rows)| !rows.is_empty());
+                out.windows.extend(rest.map(|(key, rows)| of_rows(&key, rows)));
             }
         }
         out.windows.sort_by(|a, b| a.0.cmp(&b.0));
@@ -191,15 +209,80 @@ fn reference(form: Form, lateness: i64, epochs: &Epochs) -> Vec<Out> {
     all
 }
 
+/// A window whose bounds are those of its rows.
+fn of_rows(key: &Option<String>, rows: Vec<Row>) -> (String, Vec<f64>) {
+    let times = || rows.iter().map(|row| row.at);
+    let (start, end) = (times().min().unwrap(), times().max().unwrap() + 1);
+    results(key, start, end, rows)
+}
+
+/// What comes out for the rows of a window, which stand in the order in which they came.
+fn results(key: &Option<String>, start: i64, end: i64, rows: Vec<Row>) -> (String, Vec<f64>) {
+    let mut values: Vec<i64> = rows.iter().filter_map(|row| row.v).collect();
+    let mut distinct = values.clone();
+    distinct.sort_unstable();
+    distinct.dedup();
+    let option = |value: Option<i64>| value.map_or("null".to_owned(), |value| value.to_string());
+    let joined = |ids: Vec<i64>| ids.iter().map(i64::to_string).collect::<Vec<_>>().join(" ");
+    // In the order of arrival where others are equal: `sort` is stable.
+    let sorted = |by: &dyn Fn(&Row) -> (i64, i64)| {
+        let mut rows = rows.clone();
+        rows.sort_by_key(by);
+        rows.into_iter().map(|row| row.id).collect::<Vec<i64>>()
+    };
+    let by_time = sorted(&|row| (row.at, 0));
+    let by_value = sorted(&|row| (i64::from(row.v.is_none()), -row.v.unwrap_or(0)));
+    let mut kinds: Vec<i64> = Vec::new();
+    for kind in values.iter().map(|v| v % 5) {
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    kinds.sort_unstable();
+    let exact: Vec<String> = vec![
+        format!("{key:?} {start} {end} n={}", rows.len()),
+        format!("nv={} d={}", values.len(), distinct.len()),
+        format!("sum={}", option((!values.is_empty()).then(|| values.iter().sum()))),
+        format!("least={}", option(values.iter().min().copied())),
+        format!("first={}", rows[0].id),
+        format!("last={}", rows[rows.len() - 1].id),
+        format!("early={} latest={}", by_time[0], by_time[by_time.len() - 1]),
+        format!("top={}", by_value[0]),
+        format!("dsum={}", option((!distinct.is_empty()).then(|| distinct.iter().sum()))),
+        format!("listed='{}' kinds='{}'", joined(by_value), joined(kinds.clone())),
+        format!("down='{}'", joined(kinds.into_iter().rev().collect())),
+    ];
+    let total: f64 = rows.iter().map(|row| row.x).sum();
+    let mean = total / rows.len() as f64;
+    let squares: f64 = rows.iter().map(|row| (row.x - mean).powi(2)).sum();
+    values.sort_unstable();
+    let percentile = |share: f64| match values.len() {
+        0 => f64::NAN,
+        count => {
+            let at = share * (count - 1) as f64;
+            let (low, high) = (values[at.floor() as usize] as f64, values[at.ceil() as usize] as f64);
+            // As DataFusion does, to a millionth of the gap.
+            low + (high - low) * ((at.fract() * 1e6).floor() / 1e6)
+        }
+    };
+    let floats = vec![total, (squares / rows.len() as f64).sqrt(), percentile(0.5), percentile(0.9)];
+    (exact.join(" "), floats)
+}
+
 /// The steps of some workers over the same epochs, each with the keys that are its own.
-fn run(form: Form, lateness: i64, epochs: &Epochs, workers: usize, batch: usize, restore: bool) -> Vec<Out> {
+fn run(case: &Case, epochs: &Epochs, workers: usize, batch: usize, restore: bool) -> Vec<Out> {
+    let Case { form, lateness, keyed } = *case;
+    let (key, lateness) = (
+        if keyed { "key: k" } else { "" },
+        if form.by_rows() { String::new() } else { format!("lateness: {lateness}ns") },
+    );
     let operators = format!(
         "w:
            type: window
            input: rows
-           key: k
+           {key}
            {}
-           lateness: {lateness}ns
+           {lateness}
            columns:
              n: count(*)
              nv: count(v)
@@ -207,8 +290,18 @@ fn run(form: Form, lateness: i64, epochs: &Epochs, workers: usize, batch: usize,
              sum: sum(v)
              least: min(v)
              first: first(id)
+             last: last(id)
+             early: first_value(id ORDER BY at)
+             latest: last_value(id ORDER BY event_time())
+             top: first_value(id ORDER BY v DESC NULLS LAST)
+             dsum: sum(DISTINCT v)
+             listed: array_to_string(array_agg(id ORDER BY v DESC NULLS LAST), ' ')
+             kinds: array_to_string(array_agg(DISTINCT v % 5), ' ')
+             down: array_to_string(array_agg(DISTINCT v % 5 ORDER BY v % 5 DESC), ' ')
              total: sum(x)
-             dev: stddev_pop(x)",
+             dev: stddev_pop(x)
+             middle: median(CAST(v AS float64))
+             high: percentile_cont(0.9) WITHIN GROUP (ORDER BY CAST(v AS float64))",
         form.yaml(),
     );
     let given =
@@ -309,25 +402,23 @@ fn windows_of(batch: &RecordBatch) -> Vec<(String, Vec<f64>)> {
         if arrow::array::Array::is_null(column, row) { "null".to_owned() } else { column.value(row).to_string() }
     };
     let float = |name: &str, row: usize| {
-        batch.column_by_name(name).unwrap().as_any().downcast_ref::<Float64Array>().unwrap().value(row)
+        let column = batch.column_by_name(name).unwrap().as_primitive::<Float64Type>();
+        if column.is_valid(row) { column.value(row) } else { f64::NAN }
     };
     (0..batch.num_rows())
         .map(|row| {
-            let keys = batch.column_by_name("k").unwrap().as_any().downcast_ref::<StringArray>().unwrap();
-            let key = arrow::array::Array::is_valid(keys, row).then(|| keys.value(row).to_owned());
-            let of = |name: &str| text(name, row);
-            let exact = format!(
-                "{key:?} {} {} n={} nv={} d={} sum={} least={} first={}",
-                of("window_start"),
-                of("window_end"),
-                of("n"),
-                of("nv"),
-                of("d"),
-                of("sum"),
-                of("least"),
-                of("first")
-            );
-            (exact, vec![float("total", row), float("dev", row)])
+            let string = |name: &str| {
+                let column = batch.column_by_name(name)?.as_string::<i32>();
+                column.is_valid(row).then(|| column.value(row).to_owned())
+            };
+            let mut exact = format!("{:?} {} {}", string("k"), text("window_start", row), text("window_end", row));
+            for name in ["n", "nv", "d", "sum", "least", "first", "last", "early", "latest", "top", "dsum"] {
+                exact += &format!(" {name}={}", text(name, row));
+            }
+            for name in ["listed", "kinds", "down"] {
+                exact += &format!(" {name}='{}'", string(name).unwrap_or_default());
+            }
+            (exact, ["total", "dev", "middle", "high"].map(|name| float(name, row)).to_vec())
         })
         .collect()
 }
@@ -338,7 +429,7 @@ fn close(a: f64, b: f64) -> bool {
 
 fn check(seed: u64) {
     let mut random = Random(seed);
-    let form = match random.below(3) {
+    let form = match random.below(5) {
         0 => {
             let size = 1 + random.below(30) as i64;
             Form::Hopping { size, every: size, offset: random.below(9) as i64 }
@@ -348,12 +439,18 @@ fn check(seed: u64) {
             every: 1 + random.below(12) as i64,
             offset: random.below(9) as i64,
         },
-        _ => Form::Session { gap: 1 + random.below(12) as i64 },
+        2 => Form::Session { gap: 1 + random.below(12) as i64 },
+        3 => Form::Count { rows: 1 + random.below(9) as usize },
+        _ => Form::Global,
     };
-    let lateness = random.below(3) as i64 * 5;
-    let epochs = epochs(&mut random);
+    let lateness = if form.by_rows() { 0 } else { random.below(3) as i64 * 5 };
+    let case = Case { form, lateness, keyed: random.below(4) > 0 };
+    let mut epochs = epochs(&mut random);
+    if !case.keyed {
+        epochs.iter_mut().flat_map(|(rows, _)| rows).for_each(|row| row.k = None);
+    }
     let expected = reference(form, lateness, &epochs);
-    let once = run(form, lateness, &epochs, 1, 100, false);
+    let once = run(&case, &epochs, 1, 100, false);
     for (at, (got, expected)) in once.iter().zip(&expected).enumerate() {
         let texts = |out: &Out| out.windows.iter().map(|window| window.0.clone()).collect::<Vec<_>>();
         assert_eq!(texts(got), texts(expected), "seed {seed}, epoch {at}: {form:?}, lateness {lateness}\n{epochs:#?}");
@@ -371,7 +468,7 @@ fn check(seed: u64) {
                 .map(|(text, floats)| format!("{text} {:?}", floats.iter().map(|x| x.to_bits()).collect::<Vec<_>>()))
                 .collect()
         };
-        let again = run(form, lateness, &epochs, workers, batch, restore);
+        let again = run(&case, &epochs, workers, batch, restore);
         assert_eq!(bits(&again), bits(&once), "seed {seed}: {form:?}, {workers} workers, batches of {batch}");
     }
 }
@@ -388,7 +485,7 @@ fn what_is_wrong_with_a_window_is_told() {
     };
     problems(
         "w: { type: window, input: rows, columns: { n: count(*) } }",
-        "E0346 `window` a window needs one of `tumbling`, `hopping` and `session` | write just one: `tumbling: 1m`, for example",
+        "E0346 `window` a window needs one of `tumbling`, `hopping`, `session`, `count` and `global` | write just one: `tumbling: 1m`, for example",
     );
     problems(
         "w: { type: window, input: rows, tumbling: 1m, session: { gap: 5s }, columns: { n: count(*) } }",
@@ -412,6 +509,18 @@ fn what_is_wrong_with_a_window_is_told() {
         "w: { type: window, input: rows, key: k, tumbling: 1s, columns: { k: count(*), b: lag(v) } }",
         "E0319 `k` there is a column `k` already | give the new column another name
          E0347 `lag(v)` `lag` is the value of the row before, and a window has one row for many | use `rolling`, or `last(x)`",
+    );
+    problems(
+        "w: { type: window, input: rows, count: 0, columns: { n: count(*) } }",
+        "E0343 `0` a window must hold a row",
+    );
+    problems(
+        "w: { type: window, input: rows, global: {}, lateness: 5s, columns: { n: count(*) } }",
+        "E0346 `lateness` nothing is late for a window of rows, whatever their times | leave `lateness` out",
+    );
+    problems(
+        "w: { type: window, input: rows, global: {}, count: 5, columns: { n: count(*) } }",
+        "E0346 `{}` a window is either `count` or `global` | write just one: `tumbling: 1m`, for example",
     );
     problems(
         "w: { type: window, input: rows, tumbling: 1s, emit: at_end, columns: { n: count(*) } }",
