@@ -98,8 +98,10 @@ fn what_is_not_built_is_not_in_the_schema() {
         step
     };
     check("operators", rolling("order", json!("arrival")), true);
-    check("operators", rolling("order", json!("event_time")), false);
-    check("operators", rolling("over", json!({ "rows": 5 })), false);
+    check("operators", rolling("order", json!("event_time")), true);
+    check("operators", rolling("order", json!("time")), false);
+    check("operators", rolling("over", json!({ "rows": 5 })), true);
+    check("operators", rolling("over", json!({ "row": 5 })), false);
     let sink = |key: &str, value: &str| json!({ "type": "stdout", "input": "rows", key: value });
     check("sinks", sink("format", "csv"), true);
     check("sinks", sink("format", "parquet"), false);

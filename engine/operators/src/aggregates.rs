@@ -16,7 +16,7 @@ use engine_base::RowError;
 use engine_dataflow::Rows;
 use engine_expr::{AggregateCall, AggregateFunction, Aggregation, Program};
 use states::{CallState, StateKind};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 /// All aggregate calls of a step.
@@ -69,7 +69,13 @@ pub(crate) enum Form {
     /// As words, merged in the tree.
     Words(CallState),
     /// As the encoded arguments of each row and the keys of its order, read again for each result.
-    Extra { at: usize, encoder: RowConverter, arguments: Vec<Program> },
+    Extra {
+        at: usize,
+        encoder: RowConverter,
+        arguments: Vec<Program>,
+        /// Of a count of distinct values: a null, which does not count.
+        null: Option<Box<[u8]>>,
+    },
     /// The argument at the row before.
     Lag { at: usize, encoder: RowConverter },
 }
@@ -107,7 +113,14 @@ impl Calls {
             self.extras += 1;
             self.once.push(counts_once(call));
             let encoder = encoder(values().map(|argument| argument.data_type()))?;
-            Form::Extra { at: self.extras - 1, encoder, arguments }
+            let null = match (&call.function, call.args.as_slice()) {
+                (AggregateFunction::Count, [value]) if call.distinct => {
+                    let null = encoder.convert_columns(&[new_null_array(value.data_type(), 1)]);
+                    Some(null.map_err(|error| error.to_string())?.row(0).data().into())
+                }
+                _ => None,
+            };
+            Form::Extra { at: self.extras - 1, encoder, arguments, null }
         };
         let argument = match &form {
             Form::Extra { .. } => None,
@@ -286,6 +299,7 @@ impl Call {
                 _ => Results::Floats(Float64Builder::with_capacity(rows)),
             },
             Form::Lag { .. } => Results::Encoded(Vec::with_capacity(rows)),
+            Form::Extra { null: Some(_), .. } => Results::Ints(Int64Builder::with_capacity(rows)),
             Form::Extra { .. } => match self.call.function {
                 AggregateFunction::First | AggregateFunction::Last if !self.call.distinct => {
                     Results::Encoded(Vec::with_capacity(rows))
@@ -356,7 +370,14 @@ impl Call {
                 arrays.push(array);
                 error.map_or(Ok(()), Err)
             }
-            Results::Ints(_) | Results::Floats(_) => Ok(()),
+            // Values are equal where their bytes are.
+            Results::Ints(counts) => {
+                let null = if let Form::Extra { null, .. } = &self.form { null.as_deref() } else { None };
+                let values: HashSet<&[u8]> = inside.filter(|bytes| Some(*bytes) != null).collect();
+                counts.append_value(values.len() as i64);
+                Ok(())
+            }
+            Results::Floats(_) => Ok(()),
         }
     }
 

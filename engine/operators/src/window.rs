@@ -8,6 +8,9 @@
 //!
 //! A slice is freed with the last window it is part of; a row of a freed slice goes to `late`. Rows of an epoch go in in
 //! canonical order, so that the bits of a result depend on the rows and their cuts alone.
+//!
+//! Windows of so many rows, and the one of all rows, know no watermark: a key has one that is open, which goes out with the row
+//! that fills it, or at the end of the input.
 
 pub(crate) mod assign;
 pub(crate) mod fixed;

@@ -5,7 +5,7 @@ use crate::diagnostic::Code;
 
 /// A window that holds nothing.
 pub const EMPTY_WINDOW: Code = Code("E0343");
-/// A `window` with none or several of `tumbling`, `hopping` and `session`, or with bounds that don't go together.
+/// A `window` cut in no way or in several, or with bounds that don't go together.
 pub const WINDOW_FORM: Code = Code("E0346");
 /// `lag` in a window.
 pub const NO_ROW_BEFORE: Code = Code("E0347");
@@ -21,8 +21,8 @@ pub const CODES: &[CodeInfo] = &[
     CodeInfo {
         code: WINDOW_FORM,
         title: "a window that is cut in no way, or in two",
-        explanation: "A `window` has just one of `tumbling`, `hopping` and `session`:\n\n```yaml\nper_minute:\n  type: window\n  \
-                      input: readings\n  key: machine\n  tumbling: 1m\n  columns: { mean: avg(temperature) }\n```\n\nWindows of a \
+        explanation: "A `window` has just one of `tumbling`, `hopping`, `session`, `count` and `global`:\n\n```yaml\n\
+                      per_minute:\n  type: window\n  input: readings\n  key: machine\n  tumbling: 1m\n  columns: { mean: avg(temperature) }\n```\n\nWindows of a \
                       time zone are whole days of it: `tumbling: { size: 1d, zone: Europe/Berlin }`.",
     },
     CodeInfo {

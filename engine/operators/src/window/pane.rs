@@ -20,22 +20,30 @@ pub(crate) struct Session {
 pub(crate) struct Pane {
     /// The states of the calls that fit in words.
     pub(crate) words: SmallVec<[u64; 4]>,
-    /// The rows of the other calls, in the order in which they came.
-    pub(crate) rows: Vec<Kept>,
-    /// For each of the other calls the arguments of which each counts once, with the arrival of the first that had them.
-    pub(crate) once: Option<Box<[Once]>>,
+    /// What only the other calls need.
+    more: Option<Box<More>>,
+}
+
+/// What the calls need that are computed from all rows again.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct More {
+    /// The rows, in the order in which they came.
+    rows: Vec<Kept>,
+    /// For each call the arguments of which each counts once, with the arrival of the first row that had them; none yet where
+    /// it is empty.
+    once: Vec<Once>,
 }
 
 /// Encoded arguments and when they first came.
-pub(crate) type Once = BTreeMap<Box<[u8]>, u64>;
+type Once = BTreeMap<Box<[u8]>, u64>;
 
 /// A row for the calls that are computed from all rows again.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Kept {
+struct Kept {
     /// The how manieth row of the step it was: the order of a key's rows over several slices.
-    pub(crate) arrival: u64,
+    arrival: u64,
     /// The encoded arguments of each such call; none where its filter leaves the row out.
-    pub(crate) arguments: Box<[Option<Box<[u8]>>]>,
+    arguments: Box<[Option<Box<[u8]>>]>,
 }
 
 impl Pane {
@@ -54,31 +62,27 @@ impl Pane {
         if row.extras.is_empty() {
             return;
         }
+        let more = self.more.get_or_insert_default();
         for (at, extra) in row.extras.iter_mut().enumerate() {
             if calls.counts_once(at)
                 && let Some(arguments) = extra.take()
             {
-                self.once(calls)[at].entry(arguments).or_insert(row.arrival);
+                more.once(calls)[at].entry(arguments).or_insert(row.arrival);
             }
         }
         if row.extras.iter().any(Option::is_some) {
-            self.rows.push(Kept { arrival: row.arrival, arguments: std::mem::take(&mut row.extras).into() });
+            more.rows.push(Kept { arrival: row.arrival, arguments: std::mem::take(&mut row.extras).into() });
         }
-    }
-
-    fn once(&mut self, calls: &Calls) -> &mut [Once] {
-        self.once.get_or_insert_with(|| vec![Once::new(); calls.extras].into())
     }
 
     /// The encoded arguments of a call, in the order in which they came.
     pub(crate) fn arguments(&self, extra: usize) -> Vec<&[u8]> {
-        let mut once: Vec<(&[u8], u64)> = Vec::new();
-        if let Some(all) = &self.once {
-            once.extend(all[extra].iter().map(|(arguments, arrival)| (&**arguments, *arrival)));
-            once.sort_unstable_by_key(|(_, arrival)| *arrival);
-        }
+        let Some(more) = &self.more else { return Vec::new() };
+        let of_call = more.once.get(extra).into_iter().flatten();
+        let mut once: Vec<(&[u8], u64)> = of_call.map(|(arguments, arrival)| (&**arguments, *arrival)).collect();
+        once.sort_unstable_by_key(|(_, arrival)| *arrival);
         // A call has either these or those.
-        let each = self.rows.iter().filter_map(|row| row.arguments[extra].as_deref());
+        let each = more.rows.iter().filter_map(|row| row.arguments[extra].as_deref());
         once.into_iter().map(|(arguments, _)| arguments).chain(each).collect()
     }
 
@@ -87,13 +91,13 @@ impl Pane {
         for state in &calls.states {
             state.kind.merge(&mut self.words[state.words()], &later.words[state.words()]);
         }
-        if !later.rows.is_empty() {
-            self.rows.extend(later.rows.iter().cloned());
-            self.rows.sort_by_key(|row| row.arrival);
-        }
-        for (at, later) in later.once.iter().flatten().enumerate() {
+        let Some(later) = &later.more else { return };
+        let more = self.more.get_or_insert_default();
+        more.rows.extend(later.rows.iter().cloned());
+        more.rows.sort_by_key(|row| row.arrival);
+        for (at, later) in later.once.iter().enumerate() {
             for (arguments, arrival) in later {
-                let known = self.once(calls)[at].entry(arguments.clone()).or_insert(*arrival);
+                let known = more.once(calls)[at].entry(arguments.clone()).or_insert(*arrival);
                 *known = (*known).min(*arrival);
             }
         }
@@ -102,22 +106,24 @@ impl Pane {
     /// The arrival of the last row that is kept here.
     #[cfg(test)]
     pub(crate) fn last_arrival(&self) -> Option<u64> {
-        let once = self.once.iter().flatten().flat_map(|once| once.values().copied());
-        once.chain(self.rows.last().map(|row| row.arrival)).max()
+        let more = self.more.as_ref()?;
+        let once = more.once.iter().flat_map(|once| once.values().copied());
+        once.chain(more.rows.last().map(|row| row.arrival)).max()
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
         put(self.words.len() as u64, out);
         self.words.iter().for_each(|word| put(*word, out));
-        put(self.rows.len() as u64, out);
-        for row in &self.rows {
+        out.push(self.more.is_some().into());
+        let Some(more) = &self.more else { return };
+        put(more.rows.len() as u64, out);
+        for row in &more.rows {
             put(row.arrival, out);
             put(row.arguments.len() as u64, out);
             row.arguments.iter().for_each(|argument| put_optional(argument.as_deref(), out));
         }
-        let once = self.once.as_deref().unwrap_or_default();
-        put(once.len() as u64, out);
-        for of_call in once {
+        put(more.once.len() as u64, out);
+        for of_call in &more.once {
             put(of_call.len() as u64, out);
             for (arguments, arrival) in of_call {
                 put_bytes(arguments, out);
@@ -129,17 +135,20 @@ impl Pane {
     fn decode(bytes: &mut Bytes<'_>) -> Result<Pane, String> {
         let words = (0..bytes.number()?).map(|_| bytes.number()).collect::<Result<_, _>>()?;
         let mut pane = Pane { words, ..Pane::default() };
+        if bytes.byte()? == 0 {
+            return Ok(pane);
+        }
+        let mut more = More::default();
         for _ in 0..bytes.number()? {
             let arrival = bytes.number()?;
             let arguments: Vec<_> = (0..bytes.number()?).map(|_| bytes.optional()).collect::<Result<_, _>>()?;
-            pane.rows.push(Kept { arrival, arguments: arguments.into() });
+            more.rows.push(Kept { arrival, arguments: arguments.into() });
         }
-        let mut once = Vec::new();
         for _ in 0..bytes.number()? {
             let one = |bytes: &mut Bytes<'_>| Ok::<_, String>((bytes.bytes()?.into(), bytes.number()?));
-            once.push((0..bytes.number()?).map(|_| one(bytes)).collect::<Result<Once, _>>()?);
+            more.once.push((0..bytes.number()?).map(|_| one(bytes)).collect::<Result<Once, _>>()?);
         }
-        pane.once = (!once.is_empty()).then(|| once.into());
+        pane.more = Some(Box::new(more));
         Ok(pane)
     }
 
@@ -149,9 +158,20 @@ impl Pane {
             bytes + row.arguments.len() * size_of::<Option<Box<[u8]>>>()
         };
         let words = if self.words.spilled() { self.words.capacity() } else { 0 };
-        let once = self.once.iter().flatten().flatten();
+        let Some(more) = &self.more else { return words * 8 };
+        let once = more.once.iter().flatten();
         let once: usize = once.map(|(arguments, _)| arguments.len() + size_of::<(Box<[u8]>, u64)>()).sum();
-        once + words * 8 + self.rows.capacity() * size_of::<Kept>() + self.rows.iter().map(row).sum::<usize>()
+        let rows: usize = more.rows.iter().map(row).sum();
+        words * 8 + once + rows + size_of::<More>() + more.rows.capacity() * size_of::<Kept>()
+    }
+}
+
+impl More {
+    fn once(&mut self, calls: &Calls) -> &mut [Once] {
+        if self.once.is_empty() {
+            self.once = vec![Once::new(); calls.extras];
+        }
+        &mut self.once
     }
 }
 

@@ -10,7 +10,7 @@ use engine_base::{Epoch, SourceId, StepId};
 use engine_dataflow::rows::origin;
 use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, Times};
 use engine_state::{Change, MemoryStore};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 const SOURCE: &str = "
@@ -314,6 +314,7 @@ fn run(case: &Case, epochs: &Epochs, workers: usize, batch: usize, restore: bool
     let mut all = Vec::new();
     let mut before = None;
     let mut random = Random(7);
+    let mut positions = BTreeSet::new();
     for (number, (rows, watermark)) in epochs.iter().enumerate() {
         let mut out = Out { windows: Vec::new(), late: Vec::new() };
         for (worker, step) in steps.iter_mut().enumerate() {
@@ -350,6 +351,11 @@ fn run(case: &Case, epochs: &Epochs, workers: usize, batch: usize, restore: bool
                 out.windows.extend(windows_of(&rows.batch));
                 for row in 0..rows.num_rows() {
                     assert_eq!(rows.positions.source(row).0, engine_dataflow::rows::made_by(StepId(2)));
+                    assert!(
+                        positions.insert(rows.position(row)),
+                        "a position that was there: {:?}",
+                        rows.position(row)
+                    );
                 }
             }
             for rows in &step_out.ports[1] {
@@ -526,6 +532,45 @@ fn what_is_wrong_with_a_window_is_told() {
         "w: { type: window, input: rows, tumbling: 1s, emit: at_end, columns: { n: count(*) } }",
         "E0143 `emit` `emit` is not built yet | leave it out: a window is put out once, when no more rows of it are expected",
     );
+}
+
+/// Rows may be late for a window of rows; what comes of them must not be.
+#[test]
+fn what_comes_of_late_rows_is_not_late() {
+    let operators = "
+        w: { type: window, input: rows, key: k, count: 2, columns: { n: count(*) } }
+        m: { type: map, input: w, set: { t: event_time() } }";
+    let given = Given { source: SOURCE, operators, read: &[("m", &[]), ("w.late", &[])], ..Given::default() };
+    let plan = given.plan().0.unwrap();
+    let mut step = step_of(&plan);
+    let schema = plan.sources().next().unwrap().outputs[0].stream.schema.clone();
+    let rows = [5, 7, 90, 200, 3].map(|at| Row { id: at, k: None, v: None, x: 0.0, at });
+    let close = |step: &mut WindowStep, rows: &[Row], late: i64, watermark: i64| {
+        let rows: Vec<&Row> = rows.iter().collect();
+        let moment =
+            Moment { epoch: Epoch(0), late_ns: vec![Some(late)], watermark_ns: vec![Some(watermark)], clock_ns: 0 };
+        let mut out = StepOutput::new(2);
+        step.close(&moment, vec![vec![rows_of(&rows, &schema)]], &mut out);
+        while step.resume(&mut out) {}
+        assert_eq!(out.late, 0);
+        let times = out.ports[0].iter().flat_map(|rows| {
+            (0..rows.num_rows()).map(|row| rows.event_ns.as_ref().unwrap().get(row)).collect::<Vec<_>>()
+        });
+        times.collect::<Vec<i64>>()
+    };
+    assert_eq!(close(&mut step, &rows[..4], 100, 100), [100, 200]);
+    assert_eq!(close(&mut step, &rows[4..], 100, i64::MAX), [100]);
+}
+
+#[test]
+fn the_endless_input_of_a_window_of_rows_is_told_of() {
+    let endless = |form: &str| {
+        let operators = format!("w: {{ type: window, input: rows, {form}, columns: {{ n: count(*) }} }}");
+        let given = Given { source: SOURCE, operators: &operators, read: &[("w", &[])], ..Given::default() };
+        given.plan().0.unwrap().find("w").unwrap().planned.endless().is_some()
+    };
+    assert!(endless("global: {}") && endless("key: k, count: 5"));
+    assert!(!endless("count: 5") && !endless("key: k, count: 1") && !endless("key: k, tumbling: 5s"));
 }
 
 #[test]
