@@ -97,6 +97,9 @@ pub struct IngestShared {
     pub pulse: Arc<dyn Pulse>,
     /// How much in the steps of all workers waits for time to pass: windows that are open.
     pub waiting_for_time: Arc<AtomicU64>,
+    /// How far the event time of a source, or of a worker's share of it, may be ahead of the slowest, nanoseconds; beyond it it
+    /// is not read until the others come up. `None` where they are read as they come.
+    pub align_ns: Option<i64>,
 }
 
 /// The last committed cut, for telling readers.
@@ -151,6 +154,8 @@ struct Slot {
     links: Vec<Link>,
     links_at: usize,
     time: Option<SlotTime>,
+    /// Since when it is not read because it is ahead of others, monotonic nanoseconds.
+    ahead_since_ns: Option<u64>,
 }
 
 /// The event time of a source on this worker.
@@ -175,6 +180,7 @@ impl Slot {
     /// When its standing moves though no row comes, monotonic nanoseconds: at once, later or never (`u64::MAX`).
     fn moves_at_ns(&mut self, paused: bool, last_closed_ns: u64, now_ns: u64, waiting: &AtomicU64) -> u64 {
         if let (Some(time), Some(reader)) = (&mut self.time, &self.reader) {
+            let paused = paused || self.ahead_since_ns.is_some();
             time.time.look(now_ns, |partition| !paused && reader.at_end(partition));
         }
         let (Some(standing), Some(time)) = (self.standing(now_ns), &self.time) else { return u64::MAX };
@@ -187,6 +193,28 @@ impl Slot {
             },
             _ => now_ns,
         }
+    }
+}
+
+/// What all workers told.
+#[derive(Default)]
+struct Heard {
+    /// The highest epoch that is open anywhere.
+    epoch: Cell<u64>,
+    /// Where each worker's share of each source stands: by source and worker.
+    standings: RefCell<BTreeMap<(u16, u32), Standing>>,
+}
+
+impl Heard {
+    /// The least event time that any share but this one has reached. What is idle, or has had no row yet, holds nobody back.
+    fn slowest_ns(&self, but: (u16, u32)) -> Option<i64> {
+        let standings = self.standings.borrow();
+        let others = standings.iter().filter(|(share, _)| **share != but);
+        let active = others.filter_map(|(_, standing)| match standing {
+            Standing::Active(at_ns) => Some(*at_ns),
+            _ => None,
+        });
+        active.min()
     }
 }
 
@@ -262,7 +290,7 @@ pub fn ingest<'scope>(
         let _ = sync.activate();
     });
     shared.control.on_stop(waker.clone());
-    let (heard, statements) = listen(told, activator.clone());
+    let (heard, statements) = listen(told, activator.clone(), shared.align_ns.is_some());
 
     let mut slots: Vec<Slot> = Vec::new();
     for (source, (links, links_at)) in sources.into_iter().zip(links) {
@@ -280,6 +308,7 @@ pub fn ingest<'scope>(
             links,
             links_at,
             time: source.time.map(|policy| SlotTime { time: SourceTime::new(policy), ended: false, stated: None }),
+            ahead_since_ns: None,
         });
     }
 
@@ -304,10 +333,10 @@ pub fn ingest<'scope>(
             let mut announce = None;
             let mut told = Vec::new();
             let (worker, clock_ns) = (worker as u32, shared.clock.now_ns());
-            if shared.follow.is_none() && heard.get() > pace.current {
+            if shared.follow.is_none() && heard.epoch.get() > pace.current {
                 state(&mut slots, worker, now_ns, clock_ns, &mut told);
                 tell(&mut told, &mut told_out, &caps, pace.current, &shared.board);
-                close(heard.get(), &mut pace, &mut caps, &mut slots, &shared.board, now_ns);
+                close(heard.epoch.get(), &mut pace, &mut caps, &mut slots, &shared.board, now_ns);
             }
             if let Some(cut) = shared.committed.newer_than(&mut committed) {
                 for slot in &mut slots {
@@ -362,6 +391,22 @@ pub fn ingest<'scope>(
                     let until = shared.follow.as_ref().map(|cuts| limits(cuts, pace.following, slots[at].id));
                     let id = slots[at].id;
                     let slot = &mut slots[at];
+                    if let (Some(align_ns), None) = (shared.align_ns, &until) {
+                        let slowest_ns = heard.slowest_ns((id.0, worker));
+                        let ahead = match (slot.standing(now_ns), slowest_ns) {
+                            (Some(Standing::Active(at_ns)), Some(slowest_ns)) => {
+                                at_ns > slowest_ns.saturating_add(align_ns)
+                            }
+                            _ => false,
+                        };
+                        if let Some(since_ns) = slot.ahead_since_ns {
+                            slot.meter.paused(now_ns.saturating_sub(since_ns));
+                        }
+                        slot.ahead_since_ns = ahead.then_some(now_ns);
+                        if ahead {
+                            continue;
+                        }
+                    }
                     let Some(reader) = &mut slot.reader else { continue };
                     let polled = reader.poll(portion, until.as_ref());
                     let found = reader.found();
@@ -617,10 +662,11 @@ fn short_of(cuts: &RecordedCuts, source: SourceId, marks: &Marks) -> Option<(u32
 fn listen<'scope>(
     told: StreamVec<'scope, u64, Told>,
     activator: Activator,
-) -> (Rc<Cell<u64>>, StreamVec<'scope, u64, Statement>) {
+    aligned: bool,
+) -> (Rc<Heard>, StreamVec<'scope, u64, Statement>) {
     let scope = told.scope();
     let peers = scope.peers() as u64;
-    let heard = Rc::new(Cell::new(0));
+    let heard = Rc::new(Heard::default());
 
     // Each once for each worker.
     let mut spread = OperatorBuilder::new("told".to_owned(), scope);
@@ -655,12 +701,19 @@ fn listen<'scope>(
                 let mut session = output.session(&cap);
                 for (_, told) in copies.drain(..) {
                     match told {
-                        Told::Closed(number) if number > known.get() => {
-                            known.set(number);
+                        Told::Closed(number) if number > known.epoch.get() => {
+                            known.epoch.set(number);
                             activator.activate();
                         }
                         Told::Closed(_) => {}
-                        Told::States(statement) => session.give(statement),
+                        Told::States(statement) => {
+                            if aligned {
+                                let share = (statement.source, statement.worker);
+                                known.standings.borrow_mut().insert(share, statement.standing);
+                                activator.activate();
+                            }
+                            session.give(statement);
+                        }
                     }
                 }
             });

@@ -185,7 +185,7 @@ struct Outcome {
 type Moments = Arc<Mutex<BTreeMap<u64, (Option<i64>, Option<i64>)>>>;
 
 /// Notes what each epoch's close says of event time, the same on all workers, and that no row comes too late.
-struct Noted(Moments);
+struct Noted(Moments, Option<i64>);
 
 impl EpochStep for Noted {
     fn close(&mut self, moment: &Moment, inputs: Vec<Vec<Rows>>, _out: &mut StepOutput) {
@@ -195,6 +195,9 @@ impl EpochStep for Noted {
             for row in 0..rows.num_rows() {
                 let time = rows.event_ns.as_ref().unwrap().get(row);
                 assert!(late.is_none_or(|late| late <= time), "{time} is late by {late:?}");
+                if let (Some(apart), Some(watermark)) = (self.1, watermark) {
+                    assert!(time <= watermark.saturating_add(apart), "{time} is far ahead of {watermark}");
+                }
             }
         }
         if late != watermark {
@@ -212,6 +215,7 @@ struct Setup {
     follow: Option<RecordedCuts>,
     budget: u64,
     delay: u32,
+    align_ns: Option<i64>,
 }
 
 fn check(setup: Setup) -> Outcome {
@@ -231,6 +235,7 @@ fn check(setup: Setup) -> Outcome {
         committed: Arc::new(Committed::default()),
         pulse: Arc::new(Unmetered),
         waiting_for_time: Arc::default(),
+        align_ns: setup.align_ns,
     };
     let steps =
         StepShared { clock: clock.clone(), names: names.clone(), board: board.clone(), control: control.clone() };
@@ -285,7 +290,7 @@ fn check(setup: Setup) -> Outcome {
                 sources: 1,
                 inputs: vec![InputTime { sources: vec![(0, 10)], max_delay_ns: 0 }],
             };
-            let noted = Box::new(Noted(told.clone()));
+            let noted = Box::new(Noted(told.clone(), setup.align_ns.map(|align_ns| align_ns + 3 + 10 + 200)));
             let noted = keyed(scope, "noted", vec![timed], Some(time), 1, noted, Arc::new(Unmetered), &steps);
             let by_key = KeyedInput { stream: chained.main, key: vec!["key".into()] };
             let step = Box::<Order>::default();
@@ -335,8 +340,16 @@ fn check(setup: Setup) -> Outcome {
     }
 }
 
-const SETUP: Setup =
-    Setup { workers: 1, batch: 37, rows: 5000, partitions: 3, follow: None, budget: u64::MAX, delay: 0 };
+const SETUP: Setup = Setup {
+    workers: 1,
+    batch: 37,
+    rows: 5000,
+    partitions: 3,
+    follow: None,
+    budget: u64::MAX,
+    delay: 0,
+    align_ns: None,
+};
 
 #[test]
 fn every_row_comes_out_once_and_the_last_cut_is_the_end() {
@@ -361,6 +374,15 @@ fn the_same_cuts_give_the_same_results_on_any_number_of_workers_and_with_any_bat
         assert_eq!(again.errors.len(), first.errors.len());
         assert_eq!(again.moments, first.moments, "{workers} workers, batches of {batch}");
         assert_eq!(again.cuts.times, first.cuts.times, "{workers} workers, batches of {batch}");
+    }
+}
+
+#[test]
+fn a_share_that_is_ahead_waits_for_the_others() {
+    // Worker 1 reads every fourth time only. `Noted` holds every row against the watermark of its epoch.
+    for align_ns in [20, 200] {
+        let outcome = check(Setup { workers: 2, batch: 2, align_ns: Some(align_ns), ..SETUP });
+        assert_eq!(outcome.good.len(), check(SETUP).good.len());
     }
 }
 

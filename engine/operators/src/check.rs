@@ -3,7 +3,7 @@
 use arrow::datatypes::{DataType, SchemaRef};
 use engine_base::codes::{plan as codes, spec as spec_codes};
 use engine_base::{Diagnostic, Span};
-use engine_expr::{Scalar, Scope};
+use engine_expr::{Aggregation, Scalar, Scope};
 use engine_plan::{Cx, StreamType};
 use engine_spec::Expression;
 use schemars::JsonSchema;
@@ -52,6 +52,17 @@ pub(crate) fn timed(cx: &mut Cx<'_>, input: &StreamType) -> bool {
         Diagnostic::error(codes::NO_EVENT_TIME, cx.component.kind_span, message)
             .help("say when each row happened, at the source: `event_time: { column: at, max_delay: 5s }`"),
     );
+    false
+}
+
+/// Refuses an order inside of aggregates, for a kind that takes rows in its own. `instead` says in which.
+pub(crate) fn unordered(cx: &mut Cx<'_>, path: &[&str], aggregation: &Aggregation, instead: &str) -> bool {
+    if aggregation.calls.iter().all(|call| call.order_by.is_empty()) {
+        return true;
+    }
+    let message = format!("`ORDER BY` inside an aggregate of `{}` is not built yet", cx.component.kind);
+    let span = cx.span(path);
+    cx.push(Diagnostic::error(spec_codes::NOT_BUILT, span, message).help(instead));
     false
 }
 

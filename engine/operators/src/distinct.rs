@@ -10,7 +10,7 @@ use crate::{OperatorEntry, Render, RenderCx, planned};
 use arrow::array::BooleanArray;
 use engine_dataflow::changes::{Region, RegionStep};
 use engine_dataflow::{EpochStep, Moment, Rows, StepOutput};
-use engine_plan::kinds::InputKeys;
+use engine_plan::kinds::{Caution, InputKeys};
 use engine_plan::{Columns, Cx, OperatorKind, Output, Planned, PlannedOperator, StreamType, hidden, types};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -56,6 +56,14 @@ impl Planned for DistinctPlan {
         let timed = wanted.first().is_some_and(|wanted| wanted.contains(hidden::EVENT_TIME));
         reads.extend((self.at_once && timed).then(|| hidden::EVENT_TIME.to_owned()));
         vec![reads]
+    }
+
+    fn endless(&self) -> Option<Caution> {
+        (!self.at_once).then(|| Caution {
+            message: "each different row is kept for ever".to_owned(),
+            help: "where new ones keep coming, take `deduplicate` with `within`, or drop what tells them apart before"
+                .to_owned(),
+        })
     }
 }
 

@@ -17,7 +17,7 @@ use engine_base::codes::spec as spec_codes;
 use engine_dataflow::changes::{Region, RegionStep};
 use engine_dataflow::{EpochStep, Moment, Rows, StepOutput};
 use engine_expr::{Program, Scalar};
-use engine_plan::kinds::InputKeys;
+use engine_plan::kinds::{Caution, InputKeys};
 use engine_plan::{Columns, Cx, OperatorKind, Output, Planned, PlannedOperator, StreamKind, StreamType, hidden};
 use engine_spec::Expression;
 use schemars::JsonSchema;
@@ -83,6 +83,8 @@ struct TopPlan {
     columns: Columns,
     /// All rows of a key come in one epoch.
     at_once: bool,
+    /// Rows may be taken back: what bounds the input bounds this.
+    changelog: bool,
 }
 
 /// A part of the order.
@@ -104,6 +106,13 @@ impl Planned for TopPlan {
         // Which of equal rows is the first stands in all of their columns.
         reads.extend(self.columns.iter().filter(|_| self.ties == Ties::First).cloned());
         vec![reads]
+    }
+
+    fn endless(&self) -> Option<Caution> {
+        (!self.at_once && !self.changelog).then(|| Caution {
+            message: "all rows are kept for ever, since any of them may be the first one day".to_owned(),
+            help: "take the top of a `window`, with its `window_start` in `key`, or of an `aggregate`".to_owned(),
+        })
     }
 
     fn facts(&self) -> Vec<(String, String)> {
@@ -170,7 +179,15 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         state: (!at_once).then_some(of),
         look_back_ns: if at_once { 0 } else { i64::MAX },
         timed: false,
-        planned: Arc::new(TopPlan { key, by, limit: config.limit, ties: config.ties, columns, at_once }),
+        planned: Arc::new(TopPlan {
+            key,
+            by,
+            limit: config.limit,
+            ties: config.ties,
+            columns,
+            at_once,
+            changelog: input.kind.is_changelog(),
+        }),
     })
 }
 

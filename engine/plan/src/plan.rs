@@ -32,6 +32,8 @@ pub struct Plan {
     pub objectives: Vec<PlannedObjective>,
     /// The budget of what is in flight.
     pub max_in_flight: MaxInFlight,
+    /// How far the event time of a source may be ahead of the slowest, nanoseconds.
+    pub align_ns: Option<i64>,
     /// SHA-256 over everything that bears on results, in hex: steps, their keys, types, parameters and models.
     pub digest: String,
 }

@@ -151,6 +151,7 @@ impl Planner<'_> {
             steps: std::mem::take(&mut self.steps),
             objectives,
             max_in_flight: self.pipeline.max_in_flight,
+            align_ns: self.pipeline.align.map(|align| align.ns()),
             digest,
         })
     }

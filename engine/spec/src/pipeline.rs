@@ -77,6 +77,8 @@ pub struct Pipeline {
     pub objectives: Vec<Objective>,
     /// `max_in_flight`
     pub max_in_flight: MaxInFlight,
+    /// `align`
+    pub align: Option<TimeSpan>,
     /// `tests`
     pub tests: Vec<Test>,
     /// Components that were left out because of an error that was reported: a step that reads one is not to blame.
@@ -241,7 +243,7 @@ pub fn load(
             ("sources" | "operators" | "sinks", Some(name)) => {
                 broken.insert(name);
             }
-            ("objectives" | "max_in_flight" | "description" | "tests", _) => {}
+            ("objectives" | "max_in_flight" | "align" | "description" | "tests", _) => {}
             _ => return None,
         }
     }
@@ -260,6 +262,7 @@ pub fn load(
         sinks,
         objectives,
         max_in_flight: frame.max_in_flight,
+        align: frame.align,
         tests,
         broken,
         root,

@@ -146,6 +146,7 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
             committed: committed.clone(),
             pulse: instruments.clone(),
             waiting_for_time: Arc::default(),
+            align_ns: plan.align_ns,
         },
         steps: StepShared {
             clock: clock.clone(),

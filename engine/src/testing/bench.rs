@@ -143,6 +143,7 @@ fn flow(
             committed: Arc::new(Committed::default()),
             pulse: Arc::new(Unmetered),
             waiting_for_time: Arc::default(),
+            align_ns: None,
         },
         steps: StepShared {
             clock: clock.clone(),

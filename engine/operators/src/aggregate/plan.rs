@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Field, SchemaRef};
 use engine_base::Diagnostic;
 use engine_base::codes::rolling as codes;
 use engine_expr::{AggregateFunction, Aggregation, Scope};
-use engine_plan::kinds::InputKeys;
+use engine_plan::kinds::{Caution, InputKeys};
 use engine_plan::{Columns, Cx, OperatorKind, Output, Planned, PlannedOperator, StreamKind, StreamType, hidden};
 use engine_spec::{Expression, TimeSpan};
 use indexmap::IndexMap;
@@ -66,6 +66,14 @@ impl Planned for AggregatePlan {
         facts.extend(self.columns.iter().map(|(name, value)| (name.clone(), value.text().to_owned())));
         facts
     }
+
+    fn endless(&self) -> Option<Caution> {
+        let grows = self.expire_ns.is_none() && !self.at_once && !self.key.is_empty();
+        grows.then(|| Caution {
+            message: format!("totals are kept of each {} for ever", self.key.join(", ")),
+            help: "where new keys keep coming, say when the totals of a silent one go: `expire_after: 30d`".to_owned(),
+        })
+    }
 }
 
 /// The kind `aggregate`.
@@ -105,7 +113,6 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
             fields.push(Arc::new(Field::new(&name, DataType::Null, true)));
             continue;
         };
-        check::unordered(cx, &path, &aggregation, "rows are taken in the order in which they stand in their source");
         if aggregation.calls.iter().any(|call| call.function == AggregateFunction::Lag) {
             let span = cx.span(&path);
             let message = "`lag` is the value of the row before, and totals have one row for many";

@@ -1,6 +1,6 @@
 //! What `aggregate` keeps of a key.
 
-use crate::aggregates::states::CallState;
+use crate::aggregates::Calls;
 use crate::codec::{Bytes, put, put_bytes};
 use crate::window::pane::{NewRow, Pane};
 use engine_state::SlotState;
@@ -25,13 +25,13 @@ impl Total {
     }
 
     /// Adds a row, or takes one back, to states that can be subtracted from.
-    pub(super) fn change(&mut self, row: &mut NewRow, states: &[CallState], removes: bool) {
+    pub(super) fn change(&mut self, row: &mut NewRow, calls: &Calls, removes: bool) {
         self.rows += if removes { -1 } else { 1 };
         if !removes {
-            self.pane.add(row, states);
+            self.pane.add(row, calls);
             return;
         }
-        for state in states {
+        for state in &calls.states {
             state.load(&row.words, &mut row.leaf);
             state.kind.unmerge(&mut self.pane.words[state.words()], &row.leaf[state.words()]);
         }
@@ -55,14 +55,14 @@ impl Total {
     }
 
     /// Computes the states of the rows that are kept again, in the order of their bytes.
-    pub(super) fn again(&mut self, words: usize, row: &mut NewRow, states: &[CallState], extras: usize) {
-        self.pane = Pane::new(words);
+    pub(super) fn again(&mut self, row: &mut NewRow, calls: &Calls) {
+        self.pane = Pane::new(calls.words);
         let mut arrival = 0;
         for (bytes, count) in &self.kept {
             for _ in 0..*count {
                 let Ok(mut bytes) = Bytes::of_format(bytes, FORMAT, "aggregate") else { continue };
                 row.words.iter_mut().for_each(|word| *word = bytes.number().unwrap_or_default());
-                row.extras = (0..extras)
+                row.extras = (0..calls.extras)
                     .map(|_| {
                         let there = bytes.byte().unwrap_or_default() == 1;
                         let extra = bytes.bytes().unwrap_or_default();
@@ -71,7 +71,7 @@ impl Total {
                     .collect();
                 row.arrival = arrival;
                 arrival += 1;
-                self.pane.add(row, states);
+                self.pane.add(row, calls);
             }
         }
     }

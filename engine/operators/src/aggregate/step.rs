@@ -204,13 +204,14 @@ impl Aggregate {
             total.last_ns = total.last_ns.max(time_ns);
             new.words.fill(0);
             new.extras.clear();
-            new.arrival = total.pane.rows.last().map_or(0, |row| row.arrival + 1);
+            // Of rows that stay, how many there are; where they may go, their order is that of their bytes.
+            new.arrival = total.rows as u64;
             self.calls.keep(&arguments, row, &mut new.words, &mut new.extras);
             let removes = rows.is_removed(row);
             if self.keeps_rows {
                 total.keep(&new, removes);
             } else {
-                total.change(&mut new, &self.calls.states, removes);
+                total.change(&mut new, &self.calls, removes);
             }
         }
         if let Some(port) = &self.late {
@@ -245,14 +246,12 @@ impl Aggregate {
         let count = all.len();
         let mut failed: BTreeMap<usize, RowError> = BTreeMap::new();
         let mut results: Vec<Results> = self.calls.calls.iter().map(|call| call.results(count)).collect();
-        let mut extra = 0;
         for (call, result) in self.calls.calls.iter().zip(&mut results) {
             for (row, Leaving { pane, .. }) in all.iter().enumerate() {
                 let finished = match &call.form {
                     Form::Words(words) => call.finish(words.kind, &pane.words[words.words()], result),
-                    Form::Extra { encoder, .. } => {
-                        let arguments = pane.rows.iter().map(|row| &row.arguments[extra]);
-                        call.read_again(arguments.filter_map(|bytes| bytes.as_deref()), encoder, result)
+                    Form::Extra { at, encoder, .. } => {
+                        call.read_again(pane.arguments(*at).into_iter(), encoder, result)
                     }
                     // The plan refuses it.
                     Form::Lag { .. } => Ok(()),
@@ -261,7 +260,6 @@ impl Aggregate {
                     failed.insert(row, error);
                 }
             }
-            extra += usize::from(matches!(call.form, Form::Extra { .. }));
         }
         let keys = self.keys.decode(all.iter().map(|leaving| leaving.key));
         let arrays: Vec<ArrayRef> =
@@ -314,7 +312,7 @@ impl Aggregate {
             let Some(id) = self.store.find(key, 0) else { continue };
             let Some(total) = self.store.get_mut(id) else { continue };
             if self.keeps_rows {
-                total.again(self.calls.words, &mut again, &self.calls.states, self.calls.extras);
+                total.again(&mut again, &self.calls);
             }
             if total.rows > 0 {
                 after.push(Leaving { key, pane: total.pane.clone(), last_ns: total.last_ns, touched });

@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use engine_base::codes::{join as codes, plan as plan_codes, rolling as window_codes, spec as spec_codes};
 use engine_base::{Diagnostic, Span};
 use engine_expr::is_open;
-use engine_plan::kinds::InputKeys;
+use engine_plan::kinds::{Caution, InputKeys};
 use engine_plan::{
     Columns, Cx, EventTime, OperatorKind, Origins, Output, Planned, PlannedOperator, StreamKind, StreamType, hidden,
     types,
@@ -239,6 +239,14 @@ impl Planned for JoinPlan {
             reads
         };
         vec![reads(LEFT), reads(RIGHT)]
+    }
+
+    fn endless(&self) -> Option<Caution> {
+        matches!(self.form, Form::Changelog).then(|| Caution {
+            message: "all rows of both sides are kept for ever, but for those that are taken back".to_owned(),
+            help: "where new ones keep coming, say how near in time rows are that match: `within: { after: 1h }`"
+                .to_owned(),
+        })
     }
 
     fn facts(&self) -> Vec<(String, String)> {

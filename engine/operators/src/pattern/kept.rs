@@ -93,7 +93,6 @@ pub(super) fn rows_with(facts: &[&Facts], schema: SchemaRef, columns: Vec<ArrayR
         ingest_ns: Times::Each(facts.iter().map(|facts| facts.ingest_ns).collect()),
         born_ns: Times::Each(facts.iter().map(|facts| facts.ingest_ns).collect()),
         event_ns: Some(Times::Each(facts.iter().map(|facts| facts.time_ns).collect())),
-          removes: None,
         removes: None,
     }
 }

@@ -171,6 +171,7 @@ impl InOrder {
             ingest_ns: Times::Each(ingest.into()),
             born_ns: Times::Each(born.into()),
             event_ns: Some(Times::Each(times.into())),
+            removes: None,
         })
     }
 

@@ -299,6 +299,7 @@ fn rows_of(rows: &[&Row], schema: &SchemaRef) -> Rows {
         ingest_ns: Times::Each(rows.iter().map(|row| 1000 + row.id).collect()),
         born_ns: Times::Each(rows.iter().map(|row| 2000 + row.id).collect()),
         event_ns: Some(Times::Each(rows.iter().map(|row| row.at).collect())),
+        removes: None,
     }
 }
 

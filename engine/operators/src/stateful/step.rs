@@ -70,7 +70,6 @@ impl Reader {
         let of_row = self.row_places.iter().map(|at| rows.batch.column(*at).clone());
         let columns = of_row.chain(self.this_places.iter().map(|at| record[*at].clone())).collect();
         rows.with_batch(assemble(&self.schema, columns, rows.num_rows()))
-        removes: None,
     }
 
     fn evaluate(&mut self, rows: &Rows) -> Vec<Evaluated> {

@@ -352,7 +352,6 @@ fn rows_of(rows: &[&Row], schema: &SchemaRef) -> Rows {
         ingest_ns: Times::One(0),
         born_ns: Times::One(0),
         event_ns: Some(Times::Each(rows.iter().map(|row| row.at).collect())),
-          removes: None,
         removes: None,
     }
 }

@@ -111,7 +111,7 @@ impl Pane {
         once.chain(more.rows.last().map(|row| row.arrival)).max()
     }
 
-    fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         put(self.words.len() as u64, out);
         self.words.iter().for_each(|word| put(*word, out));
         out.push(self.more.is_some().into());
@@ -132,7 +132,7 @@ impl Pane {
         }
     }
 
-    fn decode(bytes: &mut Bytes<'_>) -> Result<Pane, String> {
+    pub(crate) fn decode(bytes: &mut Bytes<'_>) -> Result<Pane, String> {
         let words = (0..bytes.number()?).map(|_| bytes.number()).collect::<Result<_, _>>()?;
         let mut pane = Pane { words, ..Pane::default() };
         if bytes.byte()? == 0 {
@@ -152,7 +152,7 @@ impl Pane {
         Ok(pane)
     }
 
-    fn heap_bytes(&self) -> usize {
+    pub(crate) fn heap_bytes(&self) -> usize {
         let row = |row: &Kept| {
             let bytes: usize = row.arguments.iter().flatten().map(|argument| argument.len()).sum();
             bytes + row.arguments.len() * size_of::<Option<Box<[u8]>>>()

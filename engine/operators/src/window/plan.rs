@@ -219,7 +219,11 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     let held = input.event_time.as_ref().map(|event_time| {
         let mut held = event_time.held(lateness_ns);
         // Windows of one end are put out together; sessions of one start may end at several times.
-        held.windows = bounds[usize::from(config.session.is_some())..].to_vec();
+        held.windows = match &form {
+            Some(WindowForm::Fixed(_)) => bounds.to_vec(),
+            Some(WindowForm::Session { .. }) => bounds[1..].to_vec(),
+            _ => Vec::new(),
+        };
         held
     });
     let stream = StreamType { event_time: held, ..input.with_columns(fields) };

@@ -54,6 +54,9 @@ pub struct PipelineFile {
     pub objectives: Option<Node>,
     /// How much may be between the sources and the sinks; beyond it the sources wait.
     pub max_in_flight: Option<MaxInFlight>,
+    /// How far the event time of a source may be ahead of the slowest, `1m`: one that is farther waits, so that what steps keep
+    /// until the others come up is bounded. Sources are read as they come unless it is said.
+    pub align: Option<TimeSpan>,
     /// What is promised when a process dies: `at_least_once`.
     pub delivery: Option<Delivery>,
     /// Tests of the pipeline, run by `engine test` on a virtual clock.
@@ -165,7 +168,8 @@ pub struct ObjectiveConfig {
 }
 
 /// Keys at the top that are no sections.
-const OTHER_KEYS: &[&str] = &["version", "pipeline", "description", "objectives", "max_in_flight", "delivery", "tests"];
+const OTHER_KEYS: &[&str] =
+    &["version", "pipeline", "description", "objectives", "max_in_flight", "align", "delivery", "tests"];
 
 /// Keys of the language that are not built yet.
 const NOT_BUILT: &[(&str, &str)] = &[
@@ -174,7 +178,6 @@ const NOT_BUILT: &[(&str, &str)] = &[
     ("templates", "write the steps out, or use `type: chain`"),
     ("include", "put everything into this file"),
     ("memory_limit", "bound what is in flight with `max_in_flight`"),
-    ("align", "sources are read side by side"),
 ];
 
 /// What the frame says besides its sections.
@@ -182,6 +185,7 @@ pub(super) struct Frame {
     pub(super) name: String,
     pub(super) description: Option<String>,
     pub(super) max_in_flight: MaxInFlight,
+    pub(super) align: Option<TimeSpan>,
 }
 
 pub(super) fn is_map(root: &Node, diagnostics: &mut Diagnostics) -> bool {
@@ -338,6 +342,12 @@ pub(super) fn read(root: &Node, complete: bool, diagnostics: &mut Diagnostics) -
         }
     }
     let file = checked.decode::<PipelineFile>(diagnostics);
+    let align = file.as_ref().and_then(|file| file.align);
+    if align.is_some_and(|align| align.ns() <= 0) {
+        let problem =
+            Diagnostic::error(codes::BAD_VALUE, root.span_at(&["align"]), "`align` must be longer than nothing");
+        diagnostics.push(problem.help("write how far sources may be apart in event time: `align: 1m`"));
+    }
     let max_in_flight = file.and_then(|file| file.max_in_flight);
     if let Some(node) = root.get("max_in_flight").filter(|_| max_in_flight.is_some()) {
         if node.entries().is_empty() {
@@ -357,6 +367,7 @@ pub(super) fn read(root: &Node, complete: bool, diagnostics: &mut Diagnostics) -
         name,
         description: root.get("description").filter(|node| !node.secret).and_then(Node::as_str).map(str::to_owned),
         max_in_flight: max_in_flight.unwrap_or_default(),
+        align,
     }
 }
 
