@@ -140,6 +140,11 @@ pub enum AggregateFunction {
 }
 
 impl AggregateCall {
+    /// Whether it passes over nulls: `IGNORE NULLS`.
+    pub fn ignores_nulls(&self) -> bool {
+        self.prototype.as_ref().is_some_and(|prototype| prototype.ignore_nulls())
+    }
+
     /// The call's state, as DataFusion keeps it; for every function but `lag`.
     pub fn accumulator(&self) -> Result<RowAccumulator, ExprError> {
         let internal = |what: String| ExprError::new(codes::expr::INTERNAL, what);

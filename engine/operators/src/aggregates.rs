@@ -9,14 +9,14 @@ use crate::render::{compile, evaluate};
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Float64Builder, Int64Builder, PrimitiveArray, new_null_array,
 };
-use arrow::compute::{cast, concat};
+use arrow::compute::{SortOptions, cast, concat};
 use arrow::datatypes::{DataType, Float64Type, Int64Type, SchemaRef};
 use arrow::row::{OwnedRow, RowConverter, Rows as EncodedRows, SortField};
 use engine_base::RowError;
 use engine_dataflow::Rows;
-use engine_expr::{AggregateCall, AggregateFunction, Aggregation, Program};
+use engine_expr::{AggregateCall, AggregateFunction, Aggregation, OrderBy, Program};
 use states::{CallState, StateKind};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// All aggregate calls of a step.
@@ -73,8 +73,8 @@ pub(crate) enum Form {
         at: usize,
         encoder: RowConverter,
         arguments: Vec<Program>,
-        /// Of a count of distinct values: a null, which does not count.
-        null: Option<Box<[u8]>>,
+        /// Of the first or last value in an order: the keys of the order, which stand before the value.
+        order: Option<RowConverter>,
     },
     /// The argument at the row before.
     Lag { at: usize, encoder: RowConverter },
@@ -86,6 +86,8 @@ pub(crate) enum Arguments {
     Ints(PrimitiveArray<Int64Type>),
     Floats(PrimitiveArray<Float64Type>),
     Encoded(EncodedRows),
+    /// The keys of an order, and values.
+    Ordered(EncodedRows, EncodedRows),
 }
 
 /// The results of a call for the rows of a batch.
@@ -112,15 +114,12 @@ impl Calls {
             let arguments = values().map(|argument| compile(argument, input)).collect::<Result<_, _>>()?;
             self.extras += 1;
             self.once.push(counts_once(call));
-            let encoder = encoder(values().map(|argument| argument.data_type()))?;
-            let null = match (&call.function, call.args.as_slice()) {
-                (AggregateFunction::Count, [value]) if call.distinct => {
-                    let null = encoder.convert_columns(&[new_null_array(value.data_type(), 1)]);
-                    Some(null.map_err(|error| error.to_string())?.row(0).data().into())
-                }
-                _ => None,
+            let order = end_of_order(call).map(|_| order_encoder(&call.order_by)).transpose()?;
+            let encoder = match order {
+                Some(_) => encoder(call.args.iter().map(|argument| argument.data_type()))?,
+                None => encoder(values().map(|argument| argument.data_type()))?,
             };
-            Form::Extra { at: self.extras - 1, encoder, arguments, null }
+            Form::Extra { at: self.extras - 1, encoder, arguments, order }
         };
         let argument = match &form {
             Form::Extra { .. } => None,
@@ -236,6 +235,9 @@ impl Calls {
                 let counts = filter.as_ref().is_none_or(|mask| mask.value(row));
                 extras.push(match argument {
                     Arguments::Encoded(values) if counts => Some(values.row(row).as_ref().into()),
+                    Arguments::Ordered(keys, values) if counts => {
+                        Some(keyed(keys.row(row).as_ref(), values.row(row).as_ref()))
+                    }
                     _ => None,
                 });
             }
@@ -257,10 +259,7 @@ impl Call {
             evaluated.array
         };
         let encode = |encoder: &RowConverter, columns: &[ArrayRef]| {
-            encoder
-                .convert_columns(columns)
-                .map(Arguments::Encoded)
-                .unwrap_or_else(|error| panic!("arguments changed their types: {error}"))
+            encoder.convert_columns(columns).unwrap_or_else(|error| panic!("arguments changed their types: {error}"))
         };
         match (&mut self.form, &mut self.argument) {
             (Form::Words(_), None) => Arguments::None,
@@ -277,13 +276,19 @@ impl Call {
                     _ => Arguments::Ints(as_type::<Int64Type>(&array)),
                 }
             }
-            (Form::Extra { encoder, arguments, .. }, _) => {
+            (Form::Extra { encoder, arguments, order, .. }, _) => {
                 let columns: Vec<ArrayRef> = arguments.iter_mut().map(value).collect();
-                encode(encoder, &columns)
+                match order {
+                    Some(order) => {
+                        let (values, keys) = columns.split_at(self.call.args.len());
+                        Arguments::Ordered(encode(order, keys), encode(encoder, values))
+                    }
+                    None => Arguments::Encoded(encode(encoder, &columns)),
+                }
             }
             (Form::Lag { encoder, .. }, Some(argument)) => {
                 let column = value(argument);
-                encode(encoder, &[column])
+                Arguments::Encoded(encode(encoder, &[column]))
             }
             (Form::Lag { .. }, None) => Arguments::None,
         }
@@ -299,7 +304,7 @@ impl Call {
                 _ => Results::Floats(Float64Builder::with_capacity(rows)),
             },
             Form::Lag { .. } => Results::Encoded(Vec::with_capacity(rows)),
-            Form::Extra { null: Some(_), .. } => Results::Ints(Int64Builder::with_capacity(rows)),
+            Form::Extra { order: Some(_), .. } => Results::Encoded(Vec::with_capacity(rows)),
             Form::Extra { .. } => match self.call.function {
                 AggregateFunction::First | AggregateFunction::Last if !self.call.distinct => {
                     Results::Encoded(Vec::with_capacity(rows))
@@ -354,9 +359,12 @@ impl Call {
     ) -> Result<(), RowError> {
         match results {
             Results::Encoded(found) => {
-                let one = match self.call.function {
-                    AggregateFunction::First => inside.next(),
-                    _ => inside.next_back(),
+                // Of equal keys the first minimum and the last maximum.
+                let one = match (end_of_order(&self.call), &self.call.function) {
+                    (Some(End::First), _) => inside.map(split).min_by(|a, b| a.0.cmp(b.0)).map(|(_, value)| value),
+                    (Some(End::Last), _) => inside.map(split).max_by(|a, b| a.0.cmp(b.0)).map(|(_, value)| value),
+                    (None, AggregateFunction::First) => inside.next(),
+                    (None, _) => inside.next_back(),
                 };
                 found.push(one.map(|bytes| encoder.parser().parse(bytes).owned()));
                 Ok(())
@@ -370,14 +378,7 @@ impl Call {
                 arrays.push(array);
                 error.map_or(Ok(()), Err)
             }
-            // Values are equal where their bytes are.
-            Results::Ints(counts) => {
-                let null = if let Form::Extra { null, .. } = &self.form { null.as_deref() } else { None };
-                let values: HashSet<&[u8]> = inside.filter(|bytes| Some(*bytes) != null).collect();
-                counts.append_value(values.len() as i64);
-                Ok(())
-            }
-            Results::Floats(_) => Ok(()),
+            Results::Ints(_) | Results::Floats(_) => Ok(()),
         }
     }
 
@@ -428,6 +429,46 @@ impl Call {
         })();
         decoded.unwrap_or_else(|error| panic!("an encoded argument can't be read back: {error}"))
     }
+}
+
+/// Which end of its rows' order a call takes.
+#[derive(Clone, Copy)]
+enum End {
+    First,
+    Last,
+}
+
+/// Whether a call takes the first or the last value in an order of its own.
+fn end_of_order(call: &AggregateCall) -> Option<End> {
+    if call.order_by.is_empty() || call.distinct || call.ignores_nulls() {
+        return None;
+    }
+    match &call.function {
+        AggregateFunction::Other(name) if name == "first_value" => Some(End::First),
+        AggregateFunction::Other(name) if name == "last_value" => Some(End::Last),
+        _ => None,
+    }
+}
+
+/// Keys of an order as bytes that compare as they do.
+fn order_encoder(keys: &[OrderBy]) -> Result<RowConverter, String> {
+    let field = |key: &OrderBy| {
+        let options = SortOptions { descending: key.descending, nulls_first: key.nulls_first };
+        SortField::new_with_options(key.value.data_type().clone(), options)
+    };
+    RowConverter::new(keys.iter().map(field).collect()).map_err(|error| error.to_string())
+}
+
+/// A value behind the keys of its order, and their length before them.
+fn keyed(keys: &[u8], value: &[u8]) -> Box<[u8]> {
+    let length = u32::try_from(keys.len()).unwrap_or(u32::MAX).to_le_bytes();
+    [&length[..], keys, value].concat().into()
+}
+
+/// The keys and the value of [`keyed`].
+fn split(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let (length, rest) = bytes.split_first_chunk().unwrap_or((&[0; 4], bytes));
+    rest.split_at_checked(u32::from_le_bytes(*length) as usize).unwrap_or((&[], rest))
 }
 
 /// Whether a call takes equal arguments once. Of the first and last values it is the row that counts.
