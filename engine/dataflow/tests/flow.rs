@@ -382,7 +382,7 @@ fn a_share_that_is_ahead_waits_for_the_others() {
     // Worker 1 reads every fourth time only. `Noted` holds every row against the watermark of its epoch.
     for align_ns in [20, 200] {
         let outcome = check(Setup { workers: 2, batch: 2, align_ns: Some(align_ns), ..SETUP });
-        assert_eq!(outcome.rows, check(SETUP).rows);
+        assert!(outcome.rows.keys().eq(check(SETUP).rows.keys()));
     }
 }
 

@@ -425,7 +425,7 @@ sinks:
 ",
         &[
             "E0301 4[aa] there is no source or operator named `aa` | did you mean `a`?",
-            "E0202 4[amuont] there is no column `amuont` | did you mean `amount`? | the columns are `id`, `card` and `amount` | for text, write single quotes: `'amuont'`, in YAML `\"'amuont'\"`",
+            "E0207 4[amuont] there is no column `amuont` | did you mean `amount`? | the columns are: id, card, amount | for text, write single quotes: `'amuont'`, in YAML `\"'amuont'\"`",
             "E0118 5[two] the key `left` is missing | add `left:`",
             "E0302 5[a.oops] `a` has no output `oops` | its outputs are `a` and `a.errors`",
             "E0117 6[input] unknown key `input` | `pair` has several inputs: write `left:` and `right:` | the keys of `pair` are `left`, `right` and `reads`",
@@ -520,7 +520,8 @@ sinks:
             "E0308 4[amount] `amount` is float64 and can't be a key | use an integer, text, decimal, date or timestamp, or make one before with `map`",
             "E0311 5[keyed] this `keyed` keeps state, so it needs a name | add `name:` to this step",
             "E0310 9[exactly_once] `y` can't deliver exactly once: that is not built yet | write `delivery: at_least_once`, and make a row that comes twice harmless where it goes",
-            "E0309 10[out] `z` takes rows that stay, and its input is a changelog",
+            "E0309 10[out] `z` takes rows that stay, and its input is a changelog | what takes changelogs: `filter`, `map`, `route`, \
+             `aggregate`, `distinct`, `top`, a `join` without `within` and `window`, and the sinks `file`, `stdout` and `blackhole`",
         ],
     );
 }

@@ -234,7 +234,7 @@ fn totals_equal_an_obvious_reference() {
     let (mut changes, mut too_late) = (0, 0);
     for (operators, expire, changelog, linear) in &forms {
         let plan = plan(operators, expire.is_some());
-        for seed in 0..800u64 {
+        for seed in 0..300u64 {
             let mut random = seed;
             let mut next = move |bound: u64| {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -251,7 +251,7 @@ fn totals_equal_an_obvious_reference() {
             }
         }
     }
-    assert!(changes > 10_000 && too_late > 10, "{changes} {too_late}");
+    assert!(changes > 5_000 && too_late > 3, "{changes} {too_late}");
 }
 
 #[test]

@@ -83,7 +83,7 @@ fn planned(form: Form) -> Plan {
     let as_of = if form.by_time { "event_time" } else { "latest" };
     let operators = format!(
         "t: {{ type: map, input: rows, keep: [k, v] }}
-         e: {{ type: enrich, input: rows, table: t, match: k, as_of: {as_of}{wait}, missing: {}, columns: {{ w: v }} }}",
+e: {{ type: enrich, input: rows, table: t, match: k, as_of: {as_of}{wait}, missing: {}, columns: {{ w: v }} }}",
         form.missing
     );
     let (plan, problems) =
@@ -251,7 +251,7 @@ fn what_is_wrong_is_told() {
     let problems = |enrich: &str, expected: &str| {
         let operators = format!(
             "t: {{ type: map, input: rows, set: {{ f: v * 1.5 }}, rename: {{ key: k }} }}
-             e: {{ type: enrich, input: rows, table: t, {enrich} }}"
+e: {{ type: enrich, input: rows, table: t, {enrich} }}"
         );
         check_problems(
             &Given { source: SOURCE, operators: &operators, read: &[("e", &[])], ..Given::default() },
