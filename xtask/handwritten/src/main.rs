@@ -9,6 +9,7 @@
 mod bids;
 mod fraud;
 mod images;
+mod join;
 mod json;
 mod kafka;
 mod window;
@@ -27,6 +28,8 @@ handwritten bids ROWS SEED                       JSON Lines of bids on an auctio
 handwritten filter FILE                          auction and price of bids on every 123rd auction
 handwritten map FILE                             every bid, its price times 0.908
 handwritten tumbling FILE                        count and sum of prices by auction and ten seconds
+handwritten hopping FILE                         the same in windows that overlap, of more than four bids
+handwritten join FILE                            bids with those of others on the same auction half a minute before
 handwritten fraud FILE MODEL ALERTS              pipelines/fraud.yaml by hand: holds to standard output, alerts to a file
 handwritten images ROWS SEED                     JSON Lines of 784 random numbers each
 handwritten kafka-produce BROKERS TOPIC RATE COUNT [FILE [KEY]]
@@ -55,6 +58,8 @@ fn run(arguments: &[&str]) -> Result<(), Error> {
         ["filter", file] => json::run(file, json::filter),
         ["map", file] => json::run(file, json::map),
         ["tumbling", file] => window::tumbling(file),
+        ["hopping", file] => window::hopping(file),
+        ["join", file] => join::join(file),
         ["fraud", file, model, alerts] => fraud::run(file, Path::new(model), alerts),
         ["images", rows, seed] => images::write(rows.parse()?, seed.parse()?),
         ["kafka-produce", brokers, topic, rate, count, rest @ ..] if rest.len() <= 2 => {

@@ -16,6 +16,7 @@ mod crayfish;
 mod fraud_kafka;
 mod kafka_read;
 mod live;
+mod many_keys;
 mod open_loop;
 mod outcome;
 mod paired;
@@ -43,7 +44,7 @@ const fn benchmark(name: &'static str, measures: &'static str, run: fn(&Context<
     Benchmark { name, measures, by_default: true, run }
 }
 
-const BENCHMARKS: [Benchmark; 12] = [
+const BENCHMARKS: [Benchmark; 16] = [
     benchmark(
         "json-filter",
         "JSON Lines, filter and project two columns; against a program by hand",
@@ -59,6 +60,10 @@ const BENCHMARKS: [Benchmark; 12] = [
         "JSON Lines, count and sum by key in windows of ten seconds; against a program by hand",
         paired::tumbling,
     ),
+    benchmark("hopping", "the same in windows that overlap five times; against a program by hand", paired::hopping),
+    benchmark("join", "two streams of bids within half a minute; against a program by hand", paired::join),
+    benchmark("two-workers", "two workers on two cores against one on one", paired::two_workers),
+    benchmark("many-keys", "a window of 1 M keys over 10 M rows, beside a branch that must not wait", many_keys::run),
     benchmark("fraud", "pipelines/fraud.yaml from file to file; against a program by hand", paired::fraud),
     benchmark("kafka-read", "read and decode a topic; against bare librdkafka", kafka_read::run),
     benchmark(

@@ -49,6 +49,8 @@ pub(super) enum Kind {
     /// MiB.
     Size,
     Count,
+    /// How many times as much.
+    Ratio,
 }
 
 impl Kind {
@@ -61,6 +63,7 @@ impl Kind {
             Kind::Cost => "cost",
             Kind::Size => "size",
             Kind::Count => "count",
+            Kind::Ratio => "ratio",
         }
     }
 
@@ -72,13 +75,14 @@ impl Kind {
             Kind::Cost => "CPU s / M rows",
             Kind::Size => "MiB",
             Kind::Count => "",
+            Kind::Ratio => "times",
         }
     }
 
     fn show(self, value: f64) -> String {
         match self {
             Kind::Latency | Kind::Duration => format!("{value:.1}"),
-            Kind::Share | Kind::Cost => format!("{value:.2}"),
+            Kind::Share | Kind::Cost | Kind::Ratio => format!("{value:.2}"),
             Kind::Rate | Kind::Size | Kind::Count => format!("{value:.0}"),
         }
     }

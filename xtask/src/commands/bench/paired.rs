@@ -1,12 +1,13 @@
 //! The engine against hand-written programs that do the same job from a file to a file, in paired runs.
 
-use super::outcome::{Comparison, Outcome};
+use super::outcome::{Comparison, Kind, Outcome, median};
 use super::{Context, SEED};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use xtask::Result;
 use xtask::process::{Usage, measure};
 
@@ -26,6 +27,38 @@ pub(super) fn json_map_all(context: &Context<'_>) -> Result<Outcome> {
 
 pub(super) fn tumbling(context: &Context<'_>) -> Result<Outcome> {
     json_lines(context, "tumbling.yaml", "tumbling", other_lines)
+}
+
+pub(super) fn hopping(context: &Context<'_>) -> Result<Outcome> {
+    json_lines(context, "hopping.yaml", "hopping", other_lines)
+}
+
+pub(super) fn join(context: &Context<'_>) -> Result<Outcome> {
+    json_lines(context, "join.yaml", "join", other_lines)
+}
+
+/// Two workers with two cores against one worker with one: by how much sooner they are done. The whole process is pinned.
+pub(super) fn two_workers(context: &Context<'_>) -> Result<Outcome> {
+    const TARGET: f64 = 1.6;
+    let bids = context.bids(context.rows.unwrap_or(ROWS))?;
+    let mut outcome = Outcome::default();
+    for pipeline in ["json-map-all.yaml", "tumbling.yaml", "hopping.yaml", "join.yaml"] {
+        let run = |workers: &str, cores: &str| {
+            let engine = context.run_engine(&context.pipeline(pipeline))?;
+            let mut command = std::process::Command::new("taskset");
+            command.args(["-c", cores]).arg(engine.get_program()).args(engine.get_args()).current_dir(&context.folder);
+            command.args(["--workers", workers, "--set", &format!("sources.bids.path={}", bids.display())]);
+            measure(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))
+        };
+        let (one, two) = paired(&|| run("1", "0"), &|| run("2", "0,1"), context.runs)?;
+        let ratios = one.iter().zip(&two).map(|(one, two)| one.wall_s / two.wall_s);
+        let name = pipeline.trim_end_matches(".yaml");
+        outcome.add(format!("{name}: one worker on one core / two on two"), Kind::Ratio, median(ratios));
+    }
+    outcome
+        .remarks
+        .push(format!("the project aims at {TARGET}; the input is one file, which one worker reads and decodes"));
+    Ok(outcome)
 }
 
 /// How two outputs differ, whatever the order of their lines.
