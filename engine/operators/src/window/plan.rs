@@ -9,7 +9,7 @@ use engine_base::Diagnostic;
 use engine_base::codes::rolling as codes;
 use engine_expr::{Aggregation, Scope};
 use engine_plan::kinds::{Caution, InputKeys};
-use engine_plan::{Columns, Cx, OperatorKind, Output, Planned, PlannedOperator, StreamType, hidden};
+use engine_plan::{Columns, Cx, OperatorKind, Output, Planned, PlannedOperator, StreamKind, StreamType, hidden};
 use engine_spec::{Expression, SpanOr, TimeSpan};
 use indexmap::IndexMap;
 use schemars::JsonSchema;
@@ -69,8 +69,7 @@ enum Emit {
     /// Once, when no more rows of it are expected: at its end and `lateness`.
     #[default]
     OnClose,
-    /// At its end, and again when it changes. Not built yet.
-    #[schemars(skip)]
+    /// At its end, and again where rows come within `lateness` after it: as a changelog, which takes back what was put out.
     AtEnd,
     /// Every so often, and at its end. Not built yet.
     #[schemars(skip)]
@@ -84,6 +83,8 @@ pub struct WindowPlan {
     pub(super) key: Vec<String>,
     pub(super) form: WindowForm,
     pub(super) lateness_ns: i64,
+    /// Windows are put out at their end, and corrected when rows come after it.
+    pub(super) at_end: bool,
     /// The columns that tell the window's start and end.
     pub(super) bounds: [String; 2],
     pub(super) columns: Vec<(String, Aggregation)>,
@@ -126,6 +127,9 @@ impl Planned for WindowPlan {
             WindowForm::Count { rows } => ("count".to_owned(), rows.to_string()),
             WindowForm::Global => ("global".to_owned(), "until the input ends".to_owned()),
         });
+        if self.at_end {
+            facts.push(("emit".to_owned(), "at the end, and corrections".to_owned()));
+        }
         if self.lateness_ns > 0 {
             facts.push(("lateness".to_owned(), span(self.lateness_ns)));
         }
@@ -170,15 +174,17 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     let key = config.key.as_ref().map(OneOrMany::names).unwrap_or_default();
     check::key(cx, &key, &input.schema);
     check::timed(cx, input);
-    if matches!(config.emit, Emit::AtEnd | Emit::Early(_)) {
-        check::not_built(
-            cx,
-            &[],
-            "emit",
-            "leave it out: a window is put out once, when no more rows of it are expected",
-        );
+    let at_end = config.emit == Emit::AtEnd;
+    if matches!(config.emit, Emit::Early(_)) {
+        let help =
+            "write `emit: at_end`, or leave it out: a window is put out once, when no more rows of it are expected";
+        check::not_built(cx, &[], "emit", help);
     }
     let form = form(cx, &config);
+    if at_end && !matches!(form, Some(WindowForm::Fixed(_)) | None) {
+        let help = "leave it out: only windows of fixed bounds are put out at their end and corrected later";
+        check::not_built(cx, &[], "emit", help);
+    }
     if config.lateness.is_some()
         && let Some(WindowForm::Count { .. } | WindowForm::Global) = form
     {
@@ -226,7 +232,11 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         };
         held
     });
-    let stream = StreamType { event_time: held, ..input.with_columns(fields) };
+    let (kind, held) = match at_end {
+        true => (StreamKind::Changelog { key: key.iter().chain(&bounds[..1]).cloned().collect() }, None),
+        false => (StreamKind::Append, held),
+    };
+    let stream = StreamType { event_time: held, kind, ..input.with_columns(fields) };
     let output = stream.schema.clone();
     let outputs =
         vec![Output { port: String::new(), stream }, Output { port: "late".to_owned(), stream: input.clone() }];
@@ -245,7 +255,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         WindowForm::Count { rows } => (format!("the window of {}, up to {rows} rows", of(&key)), i64::MAX),
         WindowForm::Global => (format!("the window of {} until the input ends", of(&key)), i64::MAX),
     };
-    let planned = WindowPlan { output, key: key.clone(), form, lateness_ns, bounds, columns };
+    let planned = WindowPlan { output, key: key.clone(), form, lateness_ns, at_end, bounds, columns };
     Some(PlannedOperator {
         outputs,
         can_fail: true,

@@ -50,6 +50,8 @@ struct Fired {
     pane: Pane,
     /// What tells it from another of the same key and bounds, for windows of a count.
     mark: Box<[u8]>,
+    /// It is taken back.
+    removes: bool,
 }
 
 struct OutputColumn {
@@ -64,6 +66,13 @@ pub(super) struct WindowStep {
     store: Box<dyn SlotStore<Slot>>,
     form: WindowForm,
     lateness_ns: i64,
+    /// Windows are put out at their end, and corrected when rows come after it.
+    at_end: bool,
+    /// Of those: the slots of windows that were out already and get rows in this epoch, with what was in them before.
+    touched: BTreeMap<SlotId, Option<Pane>>,
+    epoch: u64,
+    /// Up to where slices are freed once all of the epoch is out.
+    freeing: Option<i64>,
     keys: Keys,
     calls: Calls,
     /// Places among the key columns, then 0 and 1 for the bounds: what is wanted of them, in order.
@@ -122,6 +131,10 @@ impl WindowStep {
             store,
             form: plan.form.clone(),
             lateness_ns: plan.lateness_ns,
+            at_end: plan.at_end,
+            touched: BTreeMap::new(),
+            epoch: 0,
+            freeing: None,
             keys: Keys::new(&plan.key, input)?,
             calls: calls.placed(),
             keys_wanted: wanted_at(&plan.key),
@@ -262,8 +275,68 @@ impl WindowStep {
             let of_slice = self.slices.entry(slice.0).or_insert_with(|| Slice { end: slice.1, slots: Vec::new() });
             of_slice.slots.push(id);
         }
+        let is_out = match (&self.form, self.before_ns) {
+            (WindowForm::Fixed(windows), Some(before_ns)) if self.at_end => {
+                windows.ends(slice).any(|end| end <= before_ns)
+            }
+            _ => false,
+        };
         if let Some(session) = self.store.get_mut(id).and_then(|slot| slot.sessions.first_mut()) {
+            if is_out {
+                self.touched.entry(id).or_insert_with(|| (!new).then(|| session.pane.clone()));
+            }
             session.pane.add(row, &self.calls);
+        }
+    }
+
+    /// Lets what was put out of windows be taken back, and what they are now come instead, where rows came after their end.
+    fn correct(&mut self) {
+        let (WindowForm::Fixed(windows), Some(before_ns)) = (self.form.clone(), self.before_ns) else { return };
+        let mut corrected: BTreeSet<(i64, Box<[u8]>)> = BTreeSet::new();
+        for id in self.touched.keys() {
+            let Some(slot) = self.store.get(*id).and_then(|slot| slot.sessions.first()) else { continue };
+            let key = self.store.key(*id).unwrap_or_default();
+            let ends = windows.ends((slot.start, slot.end)).filter(|end| *end <= before_ns);
+            corrected.extend(ends.map(|end| (end, Box::from(key))));
+        }
+        for (end, key) in corrected {
+            let of_window = self
+                .slices
+                .range(..end)
+                .filter(|(start, slice)| windows.ends((**start, slice.end)).any(|of_slice| of_slice == end));
+            let starts: Vec<i64> = of_window.map(|(start, _)| *start).collect();
+            let Some(first) = starts.first() else { continue };
+            let start = windows.start_of(end, *first);
+            let (mut was, mut is): (Option<Pane>, Option<Pane>) = (None, None);
+            for slot in starts.iter().filter_map(|start| self.store.find(&key, *start)) {
+                let now = self.store.get(slot).and_then(|slot| slot.sessions.first()).map(|session| &session.pane);
+                let before = self.touched.get(&slot).map_or(now, Option::as_ref);
+                for (whole, part) in [(&mut was, before), (&mut is, now)] {
+                    match (whole, part) {
+                        (Some(whole), Some(part)) => whole.join(part, &self.calls),
+                        (whole, Some(part)) => *whole = Some(part.clone()),
+                        (_, None) => {}
+                    }
+                }
+            }
+            for (pane, removes) in [(was, true), (is, false)] {
+                if let Some(pane) = pane {
+                    let key = SmallVec::from_slice(&key);
+                    self.fired.push_back(Fired { key, start, end, pane, mark: Box::default(), removes });
+                }
+            }
+        }
+        self.touched.clear();
+    }
+
+    /// Frees the slices whose last window ends at `closed_ns` or before.
+    fn free(&mut self, closed_ns: i64) {
+        let WindowForm::Fixed(windows) = &self.form else { return };
+        let done = |(start, slice): &(&i64, &Slice)| windows.last_end((**start, slice.end)) <= closed_ns;
+        let starts: Vec<i64> = self.slices.range(..closed_ns).filter(done).map(|(start, _)| *start).collect();
+        for start in starts {
+            let slice = self.slices.remove(&start);
+            slice.into_iter().flat_map(|slice| slice.slots).for_each(|id| self.store.remove(id));
         }
     }
 
@@ -296,7 +369,7 @@ impl WindowStep {
         let window = self.store.get_mut(id).and_then(|slot| slot.sessions.pop());
         self.store.remove(id);
         if let Some(Session { start, end, pane }) = window {
-            self.fired.push_back(Fired { key, start, end, pane, mark });
+            self.fired.push_back(Fired { key, start, end, pane, mark, removes: false });
         }
     }
 
@@ -347,9 +420,10 @@ impl WindowStep {
             let slices: Vec<(&i64, &Slice)> = slices.collect();
             let Some((first, _)) = slices.first() else { continue };
             let start = windows.start_of(end, **first);
+            // Windows that may be corrected are freed when they can't be any more.
             let freed = slices
                 .iter()
-                .filter(|(start, slice)| windows.last_end((**start, slice.end)) == end)
+                .filter(|(start, slice)| !self.at_end && windows.last_end((**start, slice.end)) == end)
                 .map(|(start, _)| **start)
                 .collect();
             let mut panes: Vec<SlotId> = slices.iter().flat_map(|(_, slice)| slice.slots.iter().copied()).collect();
@@ -373,7 +447,14 @@ impl WindowStep {
                 if slot.sessions.is_empty() {
                     self.store.remove(id);
                 }
-                self.fired.push_back(Fired { key: SmallVec::from_slice(&key), start, end, pane, mark: Box::default() });
+                self.fired.push_back(Fired {
+                    key: SmallVec::from_slice(&key),
+                    start,
+                    end,
+                    pane,
+                    mark: Box::default(),
+                    removes: false,
+                });
             }
         }
     }
@@ -397,7 +478,14 @@ impl WindowStep {
                     due.next += 1;
                 }
                 let key = SmallVec::from_slice(key);
-                self.fired.push_back(Fired { key, start: due.start, end: due.end, pane, mark: Box::default() });
+                self.fired.push_back(Fired {
+                    key,
+                    start: due.start,
+                    end: due.end,
+                    pane,
+                    mark: Box::default(),
+                    removes: false,
+                });
             }
             if due.next < due.panes.len() {
                 break;
@@ -449,18 +537,26 @@ impl WindowStep {
             WindowForm::Fixed(_) | WindowForm::Session { .. } => i64::MIN,
         };
         let event_ns: Vec<i64> = fired.iter().map(|window| window.end.saturating_sub(1).max(least_ns)).collect();
+        // A window that is corrected comes several times: its epoch tells which it is, and what goes stands before what comes.
+        let epoch = self.at_end.then_some(self.epoch);
+        let offset = |window: &Fired| epoch.unwrap_or(window.end as u64 ^ 1 << 63);
+        let suffix = |window: &Fired| -> Box<[u8]> {
+            let comes = epoch.map(|_| u8::from(!window.removes));
+            comes.into_iter().chain(suffix(window)).collect()
+        };
+        let removes = fired.iter().any(|window| window.removes);
         let facts = Rows {
             batch: assemble(&Arc::new(Schema::empty()), Vec::new(), count),
             positions: Positions::Mixed {
                 origins: vec![made_by(self.step_id); count].into(),
                 // In the order of their ends, also of those before 1970.
-                offsets: fired.iter().map(|window| window.end as u64 ^ 1 << 63).collect::<Vec<u64>>().into(),
+                offsets: fired.iter().map(offset).collect::<Vec<u64>>().into(),
                 suffixes: Some(fired.iter().map(suffix).collect()),
             },
             ingest_ns: Times::One(self.clock_ns),
             born_ns: Times::One(self.clock_ns),
             event_ns: Some(Times::Each(event_ns.into())),
-            removes: None,
+            removes: removes.then(|| fired.iter().map(|window| window.removes).collect()),
         };
         for column in &mut self.columns {
             let inner = facts.with_batch(assemble(&column.schema, arrays[column.calls.clone()].to_vec(), count));
@@ -502,6 +598,7 @@ impl EpochStep for WindowStep {
     fn close(&mut self, moment: &Moment, inputs: Vec<Vec<Rows>>, out: &mut StepOutput) {
         self.clock_ns = moment.clock_ns;
         self.before_ns = moment.late_ns.first().copied().flatten();
+        self.epoch = moment.epoch.0;
         let end_of = |watermark_ns: Option<i64>| {
             watermark_ns.map(|watermark_ns| match watermark_ns {
                 // The input has ended: nothing is waited for.
@@ -514,7 +611,14 @@ impl EpochStep for WindowStep {
         for rows in inputs.iter().flatten() {
             self.batch(rows, before_ns, out);
         }
-        if let Some(closed_ns) = closed_ns.filter(|closed_ns| before_ns != Some(*closed_ns)) {
+        if self.at_end {
+            self.correct();
+            let reached_ns = moment.watermark_ns.first().copied().flatten();
+            if let Some(reached_ns) = reached_ns.filter(|reached_ns| self.before_ns != Some(*reached_ns)) {
+                self.close_windows(self.before_ns, reached_ns);
+            }
+            self.freeing = closed_ns;
+        } else if let Some(closed_ns) = closed_ns.filter(|closed_ns| before_ns != Some(*closed_ns)) {
             self.close_windows(before_ns, closed_ns);
         }
         self.waiting.set(!self.slices.is_empty() || !self.ends.is_empty());
@@ -523,6 +627,11 @@ impl EpochStep for WindowStep {
     fn resume(&mut self, out: &mut StepOutput) -> bool {
         self.gather();
         self.put_out(out);
-        !self.fired.is_empty() || !self.due.is_empty()
+        let more = !self.fired.is_empty() || !self.due.is_empty();
+        if !more && let Some(closed_ns) = self.freeing.take() {
+            self.free(closed_ns);
+            self.waiting.set(!self.slices.is_empty() || !self.ends.is_empty());
+        }
+        more
     }
 }

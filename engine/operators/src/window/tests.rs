@@ -529,8 +529,14 @@ fn what_is_wrong_with_a_window_is_told() {
         "E0346 `{}` a window is either `count` or `global` | write just one: `tumbling: 1m`, for example",
     );
     problems(
-        "w: { type: window, input: rows, tumbling: 1s, emit: at_end, columns: { n: count(*) } }",
-        "E0143 `emit` `emit` is not built yet | leave it out: a window is put out once, when no more rows of it are expected",
+        "w: { type: window, input: rows, tumbling: 1s, emit: { early: 1s }, columns: { n: count(*) } }",
+        "E0143 `emit` `emit` is not built yet | write `emit: at_end`, or leave it out: a window is put out once, when no more rows \
+         of it are expected",
+    );
+    problems(
+        "w: { type: window, input: rows, session: { gap: 1s }, emit: at_end, columns: { n: count(*) } }",
+        "E0143 `emit` `emit` is not built yet | leave it out: only windows of fixed bounds are put out at their end and corrected \
+         later",
     );
 }
 
@@ -595,4 +601,126 @@ fn the_bounds_and_the_rows_are_of_the_planned_types() {
     let lines = payload::json_rows(&rows.batch, &[0]);
     assert_eq!(String::from_utf8_lossy(&lines[0]), r#"{"to":"1970-01-01T00:00:00.000000030Z","n":1}"#);
     assert_eq!((rows.born_ns.get(0), rows.ingest_ns.get(0)), (77, 77));
+}
+
+/// The windows that are out after each epoch: those that the watermark has passed the end of, of all rows that were taken.
+fn standing(size: i64, every: i64, lateness: i64, epochs: &Epochs) -> Vec<BTreeMap<String, usize>> {
+    let mut taken: Vec<Row> = Vec::new();
+    let mut before: Option<i64> = None;
+    let mut all = Vec::new();
+    for (rows, watermark) in epochs {
+        let closed = before.map(|at| if at == i64::MAX { at } else { at - lateness });
+        let last_end = |at: i64| (at + 1..=at + size).filter(|end| end.rem_euclid(every) == 0).max();
+        let counts =
+            rows.iter().filter(|row| last_end(row.at).is_some_and(|end| closed.is_none_or(|closed| end > closed)));
+        taken.extend(counts.cloned());
+        let mut windows: BTreeMap<(Option<String>, i64), (usize, i64)> = BTreeMap::new();
+        for row in &taken {
+            for end in (row.at + 1..=row.at + size).filter(|end| end.rem_euclid(every) == 0) {
+                if watermark.is_some_and(|watermark| end <= watermark) {
+                    let window = windows.entry((row.k.clone(), end)).or_default();
+                    *window = (window.0 + 1, window.1 + row.v.unwrap_or(0));
+                }
+            }
+        }
+        let text =
+            |((key, end), (n, sum)): ((Option<String>, i64), (usize, i64))| (format!("{key:?} {end} {n} {sum}"), 1);
+        all.push(windows.into_iter().map(text).collect());
+        before = *watermark;
+    }
+    all
+}
+
+#[test]
+fn windows_that_are_out_are_corrected_until_they_close() {
+    let mut taken_back = 0;
+    for seed in 0..1_500 {
+        let mut random = Random(seed);
+        let every = 1 + random.below(12) as i64;
+        let size = if random.below(2) == 0 { every } else { 1 + random.below(30) as i64 };
+        let lateness = random.below(4) as i64 * 8;
+        let epochs = epochs(&mut random);
+        let operators = format!(
+            "w: {{ type: window, input: rows, key: k, hopping: {{ size: {size}ns, every: {every}ns }}, emit: at_end, \
+             lateness: {lateness}ns, columns: {{ n: count(*), sum: coalesce(sum(v), 0) }} }}"
+        );
+        let (plan, problems) =
+            Given { source: SOURCE, operators: &operators, read: &[("w", &[])], ..Given::default() }.plan();
+        let plan = plan.unwrap_or_else(|| panic!("{problems}"));
+        let schema: arrow::datatypes::SchemaRef = {
+            let source = plan.sources().next().unwrap();
+            let wanted = &source.wanted[0];
+            let fields = source.outputs[0].stream.schema.fields().iter();
+            Arc::new(arrow::datatypes::Schema::new(
+                fields.filter(|field| wanted.contains(field.name())).cloned().collect::<Vec<_>>(),
+            ))
+        };
+        let expected = standing(size, every, lateness, &epochs);
+        for (batch, restore) in [(100, false), (2, true)] {
+            let mut step = step_of(&plan);
+            let mut checkpoint: BTreeMap<(Vec<u8>, i64), Vec<u8>> = BTreeMap::new();
+            let mut out_now: BTreeMap<String, usize> = BTreeMap::new();
+            let (mut before, mut positions) = (None, BTreeSet::new());
+            for (number, (rows, watermark)) in epochs.iter().enumerate() {
+                if restore {
+                    step.changes(&mut |change| match change {
+                        Change::Put { key, slice, state } => {
+                            checkpoint.insert((key.to_vec(), slice), state.to_vec());
+                        }
+                        Change::Delete { key, slice } => {
+                            checkpoint.remove(&(key.to_vec(), slice));
+                        }
+                    });
+                    step = step_of(&plan);
+                    checkpoint.iter().for_each(|((key, slice), state)| step.restore(key, *slice, state).unwrap());
+                }
+                let mine: Vec<&Row> = rows.iter().collect();
+                let batches = mine.chunks(batch).map(|rows| {
+                    let mut rows = rows_of(rows, &plan.sources().next().unwrap().outputs[0].stream.schema);
+                    let places: Vec<usize> = schema
+                        .fields()
+                        .iter()
+                        .map(|field| rows.batch.schema().index_of(field.name()).unwrap())
+                        .collect();
+                    rows.batch = rows.batch.project(&places).unwrap();
+                    rows
+                });
+                let moment = Moment {
+                    epoch: Epoch(number as u64),
+                    late_ns: vec![before],
+                    watermark_ns: vec![*watermark],
+                    clock_ns: 0,
+                };
+                let mut out = StepOutput::new(2);
+                step.close(&moment, vec![batches.collect()], &mut out);
+                while step.resume(&mut out) {}
+                for rows in &out.ports[0] {
+                    let int = |name: &str, row: usize| {
+                        let column = rows.batch.column_by_name(name).unwrap();
+                        let column = arrow::compute::cast(column, &arrow::datatypes::DataType::Int64).unwrap();
+                        column.as_primitive::<arrow::datatypes::Int64Type>().value(row)
+                    };
+                    for row in 0..rows.num_rows() {
+                        let keys = rows.batch.column_by_name("k").unwrap().as_string::<i32>();
+                        let key = keys.is_valid(row).then(|| keys.value(row).to_owned());
+                        let (end, n, sum) = (int("window_end", row), int("n", row), int("sum", row));
+                        let text = format!("{key:?} {end} {n} {sum}");
+                        assert!(positions.insert(rows.position(row)), "{text}");
+                        if rows.is_removed(row) {
+                            taken_back += 1;
+                            assert_eq!(out_now.remove(&text), Some(1), "seed {seed}: {text} was not out");
+                        } else {
+                            *out_now.entry(text).or_default() += 1;
+                        }
+                    }
+                }
+                assert_eq!(
+                    out_now, expected[number],
+                    "seed {seed}, epoch {number}: {size} {every} {lateness}\n{epochs:#?}"
+                );
+                before = *watermark;
+            }
+        }
+    }
+    assert!(taken_back > 500, "{taken_back}");
 }
