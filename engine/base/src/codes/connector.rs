@@ -149,7 +149,9 @@ in the state directory (`--state`), and needs no key.",
         rows: 1000
         columns:
           id: row_number()
-          amount: 10 + random() * 90",
+          amount: 10 + random() * 90
+
+Or it gives the events of the Nexmark benchmark: `nexmark: { events: bid }`.",
     },
     CodeInfo {
         code: OUT_OF_BOUNDS,
