@@ -52,6 +52,10 @@ impl Files for RealFiles {
         if kind.is_fifo() { Ok(()) } else { fs::File::open(path).map(drop) }
     }
 
+    fn canonical(&self, path: &Path) -> PathBuf {
+        fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+    }
+
     fn env(&self, name: &str) -> Option<String> {
         env::var(name).ok()
     }

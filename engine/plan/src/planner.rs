@@ -27,7 +27,7 @@ use crate::{language, types};
 use engine_base::codes::plan as codes;
 use engine_base::{Diagnostic, Diagnostics, Severity, SourceMap, Span, StepId};
 use engine_expr::{Context, ParamValue};
-use engine_spec::{Component, Files, Node, Pipeline, Value};
+use engine_spec::{Component, Files, Folders, Node, Pipeline, Value};
 use indexmap::IndexSet;
 use keys::KeyNames;
 use std::collections::HashMap;
@@ -200,6 +200,7 @@ impl Planner<'_> {
                 kind_span: kind.span,
                 node: model.card.without(&["type"]),
                 base_dir: model.base_dir.clone(),
+                folders: Arc::new(Folders::one(&model.base_dir)),
                 unnamed: false,
                 kept: Vec::new(),
             };

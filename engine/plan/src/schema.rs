@@ -12,7 +12,7 @@
 use crate::common::{DecodingKeys, EncodingKeys, ManyInputs, OneInput, SetKeys, SinkKeys, SourceTimeKeys};
 use crate::kinds::{InputKeys, Registries};
 use engine_spec::Input;
-use engine_spec::pipeline::{ChainConfig, PipelineFile};
+use engine_spec::pipeline::{ChainConfig, MAIN_ONLY, PipelineFile};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
@@ -73,7 +73,14 @@ pub fn language(registries: &Registries) -> Value {
         ("Operator", writer.operators(registries)),
         ("Sink", writer.sinks(registries)),
     ];
-    let root = writer.generator.root_schema_for::<PipelineFile>().to_value();
+    let mut root = writer.generator.root_schema_for::<PipelineFile>().to_value();
+    root["required"] = json!(["version"]);
+    // A file with a name is run, and says where rows come from and go to, here or in a file that it includes; one without
+    // is included.
+    root["if"] = json!({ "required": ["pipeline"] });
+    root["then"] = json!({ "anyOf": [{ "required": ["sources", "sinks"] }, { "required": ["include"] }] });
+    let absent: Object = MAIN_ONLY.iter().map(|key| ((*key).to_owned(), json!(false))).collect();
+    root["else"] = json!({ "properties": absent });
     writer.finish(root, sections)
 }
 

@@ -14,7 +14,7 @@ pub mod yaml;
 
 pub use node::{Entry, Node, Value};
 pub use pipeline::{
-    Component, ExpectedConfig, LoadOptions, MaxInFlight, Measure, ModelRef, Objective, Parameter, Pipeline,
+    Component, ExpectedConfig, Folders, LoadOptions, MaxInFlight, Measure, ModelRef, Objective, Parameter, Pipeline,
     PipelineFile, Test, TestStepConfig, load,
 };
 pub use types::{ColumnType, FieldSpec, SchemaSpec, TimeUnit, read_schema, read_type};
@@ -38,6 +38,10 @@ pub trait Files {
     /// Whether a file can be opened to be read, without reading it.
     fn check_readable(&self, _path: &Path) -> io::Result<()> {
         Ok(())
+    }
+    /// The one path of a file that several paths may lead to.
+    fn canonical(&self, path: &Path) -> std::path::PathBuf {
+        path.to_owned()
     }
     /// The files that a glob pattern matches, sorted by name.
     fn glob(&self, pattern: &Path) -> io::Result<Vec<std::path::PathBuf>>;

@@ -1,7 +1,7 @@
 //! The pipeline file as a whole: its frame checked, profile and overrides applied, values substituted, chains expanded.
 //!
 //! ```text
-//! file ─▶ Node ─▶ profile ─▶ --set ─▶ parameters ─▶ ${...} ─▶ sections ─▶ chains ─▶ Pipeline
+//! files ─▶ Node ─▶ profile ─▶ --set ─▶ parameters ─▶ ${...} ─▶ sections ─▶ chains ─▶ Pipeline
 //! ```
 //!
 //! What a kind's own keys mean is left to whoever knows the kind: a [`Component`] hands out its node.
@@ -9,12 +9,14 @@
 mod chain;
 mod components;
 mod frame;
+mod include;
 mod overrides;
 mod parameters;
 mod profile;
 mod tests_section;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use engine_base::codes::spec as codes;
 use engine_base::{Diagnostic, Diagnostics, SourceMap, Span};
@@ -28,6 +30,7 @@ use crate::{Files, Node, Value, yaml};
 
 pub use chain::ChainConfig;
 pub use frame::{AnyComponent, ComponentMap, Delivery, ObjectiveConfig, PipelineFile};
+pub use include::{Folders, MAIN_ONLY};
 pub use parameters::ParameterConfig;
 pub use tests_section::{ExpectedConfig, Test, TestConfig, TestStepConfig};
 
@@ -53,8 +56,8 @@ pub struct Pipeline {
     pub name_span: Span,
     /// What it is for.
     pub description: Option<String>,
-    /// The folder of the file.
-    pub base_dir: PathBuf,
+    /// The folders of its files, for paths.
+    pub folders: Arc<Folders>,
     /// The whole document after profile, overrides and substitution.
     pub root: Node,
     /// All profiles as they are written: for checks, such as what is used in some profile only.
@@ -108,8 +111,10 @@ pub struct Component {
     pub kind_span: Span,
     /// Its keys without `type`.
     pub node: Node,
-    /// What its paths are relative to.
+    /// The folder of the file that it is named in.
     pub base_dir: PathBuf,
+    /// The folders of all files: a key may come from another file than the component, such as from a profile.
+    pub folders: Arc<Folders>,
     /// A step of a chain that has no name of its own; `name` is made up from the chain's.
     pub unnamed: bool,
     /// Keys that stayed from the file when a profile changed `type`, such as `format`: a kind that has no such key may
@@ -121,6 +126,11 @@ impl Component {
     /// The place of a key, or of the nearest thing above it that exists; the name for an empty path.
     pub fn span(&self, path: &[&str]) -> Span {
         if path.is_empty() { self.name_span } else { self.node.span_at(path) }
+    }
+
+    /// What a path under this key is relative to: the folder of the file that it is written in.
+    pub fn dir(&self, path: &[&str]) -> &Path {
+        self.folders.of(self.span(path))
     }
 }
 
@@ -207,11 +217,10 @@ pub fn load(
     if !frame::is_map(&root, diagnostics) {
         return None;
     }
-    let complete = parsed.complete;
-    let tidy = yaml::tidy(path);
-    let base_dir = tidy.parent().map(Path::to_path_buf).unwrap_or_default();
-
     frame::adopt_unindented(&mut root, diagnostics);
+    let included = include::read(&mut root, &yaml::tidy(path), files, sources, diagnostics);
+    let complete = parsed.complete && included.complete;
+    let folders = Arc::new(included.folders);
     let command_line = overrides::CommandLine::new(options, sources);
     let profiles = root.get("profiles").cloned();
     let kept = profile::apply(&mut root, options.profile.as_deref().zip(command_line.profile), complete, diagnostics);
@@ -225,7 +234,7 @@ pub fn load(
 
     let frame = frame::read(&root, complete, diagnostics);
     let mut reader =
-        components::Reader { root: &root, base_dir: &base_dir, kept: &kept, broken: IndexSet::new(), diagnostics };
+        components::Reader { root: &root, folders: &folders, kept: &kept, broken: IndexSet::new(), diagnostics };
     let connections = reader.section("connections", "a connection");
     let read_sources = reader.section("sources", "a source");
     let steps = reader.section("operators", "an operator");
@@ -233,12 +242,12 @@ pub fn load(
     let mut broken = reader.broken;
     let (operators, chains) = chain::expand(steps, &mut broken, diagnostics);
     components::check_names(&read_sources, &operators, &sinks, diagnostics);
-    let models = models(&root, &base_dir, &values, files, sources, diagnostics);
+    let models = models(&root, &folders, &values, files, sources, diagnostics);
     let objectives = frame::objectives(&root, diagnostics);
     let tests = tests_section::read(&root, diagnostics);
 
     // A component lost to a syntax error is known by name; what else refers to a lost part can't be told from a slip.
-    for lost in parsed.lost {
+    for lost in parsed.lost.into_iter().chain(included.lost) {
         match (lost.section.as_str(), lost.entry) {
             ("sources" | "operators" | "sinks", Some(name)) => {
                 broken.insert(name);
@@ -252,7 +261,7 @@ pub fn load(
         name: frame.name,
         name_span: name.map_or(root.head(), |entry| entry.value.span),
         description: frame.description,
-        base_dir,
+        folders,
         parameters,
         connections,
         sources: read_sources,
@@ -315,7 +324,7 @@ fn named_connections(node: &Node, names: &mut Vec<String>) {
 /// `models`: the cards, read from their files or inline.
 fn models(
     root: &Node,
-    base_dir: &Path,
+    folders: &Folders,
     values: &crate::substitute::Values<'_>,
     files: &dyn Files,
     sources: &mut SourceMap,
@@ -324,6 +333,7 @@ fn models(
     let mut models = IndexMap::new();
     for entry in root.get("models").map(Node::entries).unwrap_or_default() {
         components::check_name(entry, "a model", diagnostics);
+        let base_dir = folders.of(entry.value.span);
         let (card, base_dir) = match &entry.value.value {
             _ if crate::decode::refuse_secret(&entry.value, &entry.key, diagnostics) => continue,
             _ if entry.value.is_placeholder() => continue,

@@ -26,7 +26,7 @@ use engine_base::{Diagnostic, Diagnostics, FileId, SourceMap, Span};
 
 use crate::{Files, Node};
 
-use syntax::Lost;
+pub(crate) use syntax::Lost;
 pub(crate) use syntax::quoted;
 
 /// The largest file that is read.

@@ -174,7 +174,8 @@ impl Maker<'_> {
                 kind: END.name.to_owned(),
                 kind_span: span,
                 node: read,
-                base_dir: pipeline.base_dir.clone(),
+                base_dir: pipeline.folders.of(span).to_path_buf(),
+                folders: pipeline.folders.clone(),
                 unnamed: false,
                 kept: Vec::new(),
             };
@@ -280,8 +281,8 @@ impl Maker<'_> {
         let mut all = Vec::new();
         for entry in give.entries() {
             let Some((source, step)) = self.source(plan, &entry.key, entry.key_span) else { continue };
-            let base_dir = self.pipeline.base_dir.clone();
-            let Some(written) = Written::read(&entry.value, &base_dir, self.files, &mut self.found) else { continue };
+            let base_dir = self.pipeline.folders.of(entry.value.span);
+            let Some(written) = Written::read(&entry.value, base_dir, self.files, &mut self.found) else { continue };
             let (schema, read) = (&step.outputs[0].stream.schema, pruned(step, 0));
             let Some(batch) = given(&written, schema, &read, &mut self.found) else { continue };
             if batch.num_rows() == 0 {
@@ -357,7 +358,7 @@ impl Maker<'_> {
                 false => entry.value.decode::<ExpectedConfig>(&mut self.found),
             };
             let Some(config) = config else { continue };
-            let base_dir = self.pipeline.base_dir.clone();
+            let base_dir = self.pipeline.folders.of(entry.value.span);
             let written = match (&config.rows, &config.file) {
                 (Some(_), Some(_)) | (None, None) => {
                     let problem =
@@ -365,9 +366,9 @@ impl Maker<'_> {
                     self.found.push(problem.help("write `rows: [...]`, or `file: rows.jsonl`"));
                     continue;
                 }
-                (Some(rows), None) => Written::read(rows, &base_dir, self.files, &mut self.found),
+                (Some(rows), None) => Written::read(rows, base_dir, self.files, &mut self.found),
                 (None, Some(file)) => {
-                    Written::file(file, entry.value.span_at(&["file"]), &base_dir, self.files, &mut self.found)
+                    Written::file(file, entry.value.span_at(&["file"]), base_dir, self.files, &mut self.found)
                 }
             };
             let Some(written) = written else { continue };

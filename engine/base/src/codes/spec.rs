@@ -105,6 +105,8 @@ pub const UNSUPPORTED_JSON_SCHEMA: Code = Code("E0149");
 pub const CONTROL_CHARACTER: Code = Code("E0150");
 /// A value of an odd form, such as a list of the wrong length.
 pub const BAD_VALUE: Code = Code("E0151");
+/// An include that can't be.
+pub const BAD_INCLUDE: Code = Code("E0152");
 
 /// The codes of this subject, in order.
 pub const CODES: &[CodeInfo] = &[
@@ -573,5 +575,24 @@ A file holds the same map, or a JSON Schema of an object with `properties`. Type
         code: BAD_VALUE,
         title: "a value of an odd form",
         explanation: r#"A value has the right type but not the form that its key takes, such as a list of the wrong length. The message says what is due."#,
+    },
+    CodeInfo {
+        code: BAD_INCLUDE,
+        title: "an include that can't be",
+        explanation: r#"A pipeline may bring in other files, whose sections are taken as if they stood in it:
+
+```yaml
+version: 1
+pipeline: fraud
+include: [common/sources.yaml, common/scoring.yaml]     # relative to this file
+```
+
+```yaml
+version: 1                                              # common/sources.yaml
+sources:
+  transactions: { type: file, path: ../data/transactions.jsonl, schema: ../schemas/transaction.yaml }
+```
+
+An included file has `version` and any of `parameters`, `connections`, `sources`, `models`, `templates`, `operators`, `sinks`, `objectives`, `tests` and `include`; `pipeline`, `profiles`, `max_in_flight` and `delivery` stand in the main file only. Files can't include each other in a circle, and their paths are written out: `${...}` is replaced after the files are read."#,
     },
 ];

@@ -441,7 +441,7 @@ impl Check<'_> {
             ("key", "ssl.key.location", &tls.key),
         ] {
             let Some(path) = path else { continue };
-            let full = self.component.base_dir.join(path);
+            let full = self.component.dir(&["security", "tls", key]).join(path);
             self.pem(&["security", "tls", key], &full, path);
             settings.push((property, full.to_string_lossy().into_owned()));
         }

@@ -106,7 +106,7 @@ fn plan(cx: &mut Cx<'_>, input: &StreamType, common: &SinkCommon) -> Option<Plan
         timeout_ns: None,
         planned: Arc::new(FileSink {
             written: config.path,
-            base_dir: cx.component.base_dir.clone(),
+            base_dir: cx.component.dir(&["path"]).to_path_buf(),
             existing: config.existing,
             encoding,
             columns,

@@ -161,7 +161,7 @@ fn plan(cx: &mut Cx<'_>, common: &SourceCommon) -> Option<PlannedSource> {
         finite: !config.follow,
         planned: Arc::new(FileSource {
             written: config.path,
-            base_dir: cx.component.base_dir.clone(),
+            base_dir: cx.component.dir(&["path"]).to_path_buf(),
             follow: config.follow,
             record_max: config.max_record.0 as usize,
             decoding,
@@ -255,16 +255,17 @@ fn warn_if_missing(cx: &mut Cx<'_>, config: &FileConfig, span: engine_base::Span
     if config.follow {
         return;
     }
+    let folder = cx.component.dir(&["path"]);
     let pattern = match is_pattern(&config.path) {
-        true => cx.component.base_dir.join(&config.path),
-        false => cx.component.base_dir.join(glob::Pattern::escape(&config.path)),
+        true => folder.join(&config.path),
+        false => folder.join(glob::Pattern::escape(&config.path)),
     };
     let found = cx.files.glob(&pattern).unwrap_or_default();
     // A folder among the files of a pattern is passed over.
     let files = found.iter().take(CHECKED_MAX).filter(|file| !is_pattern(&config.path) || !file.is_dir());
     let unreadable = files.map(|file| (file, cx.files.check_readable(file))).find(|(_, checked)| checked.is_err());
     if let Some((file, Err(error))) = unreadable {
-        let name = file.strip_prefix(&cx.component.base_dir).unwrap_or(file).display().to_string();
+        let name = file.strip_prefix(folder).unwrap_or(file).display().to_string();
         let help = match error.kind() {
             io::ErrorKind::IsADirectory => format!("a pattern such as `{name}/*` names the files in it"),
             _ => "let the engine's user read it, or leave it out of the path".to_owned(),

@@ -3,9 +3,9 @@
 use super::Planner;
 use crate::plan::{EPOCH_NS, PlannedObjective, Role, Step};
 use engine_base::codes::{plan as codes, rolling};
-use engine_base::{Diagnostic, StepId};
+use engine_base::{Diagnostic, Span, StepId};
 use engine_spec::pipeline::Measure;
-use engine_spec::{Node, Objective, TimeSpan, Value};
+use engine_spec::{Node, Objective, Parameter, TimeSpan, Value};
 use std::collections::HashSet;
 
 impl Planner<'_> {
@@ -22,7 +22,10 @@ impl Planner<'_> {
             }
             texts(&pipeline.root, &mut |text| mentioned(text, &mut used));
         }
-        for parameter in pipeline.parameters.values().filter(|parameter| !used.contains(parameter.name.as_str())) {
+        // A file that several pipelines include has what one of them needs.
+        let own = |span: Span| !pipeline.folders.is_included(span);
+        let unused = |parameter: &&Parameter| own(parameter.span) && !used.contains(parameter.name.as_str());
+        for parameter in pipeline.parameters.values().filter(unused) {
             let name = &parameter.name;
             self.found.push(
                 Diagnostic::warning(
@@ -54,7 +57,7 @@ impl Planner<'_> {
         };
         for connection in pipeline.connections.values().filter(|_| all_there(&connections, "connections")) {
             let name = connection.name.as_str();
-            if !connections.contains(name) {
+            if own(connection.name_span) && !connections.contains(name) {
                 self.found.push(
                     Diagnostic::warning(
                         codes::UNUSED_CONNECTION,
@@ -67,7 +70,7 @@ impl Planner<'_> {
         }
         for model in pipeline.models.values().filter(|_| all_there(&models, "models")) {
             let name = model.name.as_str();
-            if !models.contains(name) {
+            if own(model.name_span) && !models.contains(name) {
                 self.found.push(
                     Diagnostic::warning(
                         codes::UNUSED_MODEL,
@@ -138,7 +141,7 @@ impl Planner<'_> {
         Some(planned)
     }
 
-    fn unknown_target(&self, name: &str, span: engine_base::Span, what: &str, measure: Measure) -> Diagnostic {
+    fn unknown_target(&self, name: &str, span: Span, what: &str, measure: Measure) -> Diagnostic {
         let pipeline = self.pipeline;
         let (sources, operators, sinks) = (&pipeline.sources, &pipeline.operators, &pipeline.sinks);
         let readable: Vec<&str> = match measure {

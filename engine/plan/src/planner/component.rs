@@ -113,7 +113,7 @@ impl Planner<'_> {
         };
         let mut sound = true;
         if let Some(node) = &keys.schema {
-            let base_dir = &component.base_dir;
+            let base_dir = component.dir(&["schema"]);
             match engine_spec::read_schema(node, base_dir, self.files, self.sources, &mut self.found) {
                 Some(written) => {
                     common.extra_error = written.extra_error;

@@ -185,6 +185,7 @@ fn steps(chain: &Component, diagnostics: &mut Diagnostics) -> Option<Vec<Compone
             kind_span,
             node,
             base_dir: chain.base_dir.clone(),
+            folders: chain.folders.clone(),
             unnamed,
             kept: Vec::new(),
         });

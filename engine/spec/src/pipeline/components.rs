@@ -1,13 +1,14 @@
 //! Connections, sources, operators and sinks: a name, a `type`, and the kind's own keys.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::sync::Arc;
 
 use engine_base::codes::spec as codes;
 use engine_base::{Diagnostic, Diagnostics, Span};
 use indexmap::{IndexMap, IndexSet};
 
 use super::Component;
+use super::include::Folders;
 use crate::node::{Entry, Node, Value};
 
 /// Keys that nearly all components have, for "did you mean `type`".
@@ -16,7 +17,7 @@ const KIND_SLIPS: &[&str] = &["kind", "typ", "types", "tpye", "Type"];
 /// Reads the sections of one file.
 pub(super) struct Reader<'n, 'd> {
     pub(super) root: &'n Node,
-    pub(super) base_dir: &'n Path,
+    pub(super) folders: &'n Arc<Folders>,
     /// By component: keys that stayed from the file when a profile changed `type`.
     pub(super) kept: &'n HashMap<String, Vec<String>>,
     pub(super) broken: IndexSet<String>,
@@ -31,7 +32,7 @@ impl Reader<'_, '_> {
         for entry in self.root.get(section).map(Node::entries).unwrap_or_default() {
             check_name(entry, noun, self.diagnostics);
             let kept = self.kept.get(&format!("{section}.{}", entry.key)).cloned().unwrap_or_default();
-            match component(entry, noun, self.base_dir, kept, self.diagnostics) {
+            match component(entry, noun, self.folders, kept, self.diagnostics) {
                 Some(component) => {
                     components.insert(entry.key.clone(), component);
                 }
@@ -48,7 +49,7 @@ impl Reader<'_, '_> {
 pub(super) fn component(
     entry: &Entry,
     noun: &str,
-    base_dir: &Path,
+    folders: &Arc<Folders>,
     kept: Vec<String>,
     diagnostics: &mut Diagnostics,
 ) -> Option<Component> {
@@ -73,7 +74,8 @@ pub(super) fn component(
         kind,
         kind_span,
         node,
-        base_dir: base_dir.to_path_buf(),
+        base_dir: folders.of(entry.key_span).to_path_buf(),
+        folders: folders.clone(),
         unnamed: false,
         kept,
     })

@@ -8,6 +8,7 @@ use indexmap::IndexMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
+use super::include::Includes;
 use super::parameters::ParameterConfig;
 use super::tests_section::TestConfig;
 use super::{MaxInFlight, Measure, Objective};
@@ -27,6 +28,11 @@ pub struct PipelineFile {
     pub pipeline: String,
     /// What the pipeline is for.
     pub description: Option<String>,
+    /// Files whose sections are taken as if they stood here: a path, or a list of them, relative to this file. Such a file
+    /// has `version` and any of `parameters`, `connections`, `sources`, `models`, `templates`, `operators`, `sinks`,
+    /// `objectives`, `tests` and `include`.
+    #[schemars(with = "Option<Includes>")]
+    pub include: Option<Node>,
     /// Values that are given when the pipeline starts (`--param name=value`): `param.NAME` in expressions, `${param:NAME}`
     /// in other texts.
     pub parameters: Option<IndexMap<String, ParameterConfig>>,
@@ -169,14 +175,13 @@ pub struct ObjectiveConfig {
 
 /// Keys at the top that are no sections.
 const OTHER_KEYS: &[&str] =
-    &["version", "pipeline", "description", "objectives", "max_in_flight", "align", "delivery", "tests"];
+    &["version", "pipeline", "description", "include", "objectives", "max_in_flight", "align", "delivery", "tests"];
 
 /// Keys of the language that are not built yet.
 const NOT_BUILT: &[(&str, &str)] = &[
     ("commit", "output is committed as it is acknowledged"),
     ("checkpoint", "state is rebuilt from the source after a restart"),
     ("templates", "write the steps out, or use `type: chain`"),
-    ("include", "put everything into this file"),
     ("memory_limit", "bound what is in flight with `max_in_flight`"),
 ];
 
@@ -201,7 +206,8 @@ pub(super) fn is_map(root: &Node, diagnostics: &mut Diagnostics) -> bool {
 }
 
 /// Sections that hold entries by name.
-const SECTIONS: &[&str] = &["parameters", "connections", "sources", "models", "operators", "sinks", "profiles"];
+const SECTIONS: &[&str] =
+    &["parameters", "connections", "sources", "models", "templates", "operators", "sinks", "profiles"];
 
 /// Keys that belong below the empty key before them, and stand beside it: reports them and puts them there.
 pub(super) fn adopt_unindented(root: &mut Node, diagnostics: &mut Diagnostics) {
@@ -274,17 +280,15 @@ pub(super) fn refuse_not_built(root: &mut Node, diagnostics: &mut Diagnostics) {
     });
 }
 
-pub(super) fn read(root: &Node, complete: bool, diagnostics: &mut Diagnostics) -> Frame {
-    // The first key is the place for what the whole file lacks.
+/// Checks the version of a file, which may be missing only where something else could not be read.
+pub(super) fn version(root: &Node, complete: bool, diagnostics: &mut Diagnostics) {
     let top = root.entries().first().map_or(root.span, |entry| entry.key_span);
-    let missing = |code, message: &str, help: &str| Diagnostic::error(code, top, message).help(help);
     match root.get("version") {
         None if complete => {
-            diagnostics.push(missing(
-                codes::VERSION,
-                "the key `version` is missing",
-                "begin the file with `version: 1`",
-            ));
+            diagnostics.push(
+                Diagnostic::error(codes::VERSION, top, "the key `version` is missing")
+                    .help("begin the file with `version: 1`"),
+            );
         }
         None => {}
         Some(version) if matches!(version.value, Value::Int(1)) || version.is_placeholder() => {}
@@ -293,6 +297,13 @@ pub(super) fn read(root: &Node, complete: bool, diagnostics: &mut Diagnostics) -
             diagnostics.push(Diagnostic::error(codes::VERSION, version.span, message).help("write `version: 1`"));
         }
     }
+}
+
+pub(super) fn read(root: &Node, complete: bool, diagnostics: &mut Diagnostics) -> Frame {
+    // The first key is the place for what the whole file lacks.
+    let top = root.entries().first().map_or(root.span, |entry| entry.key_span);
+    let missing = |code, message: &str, help: &str| Diagnostic::error(code, top, message).help(help);
+    version(root, complete, diagnostics);
     let name = match root.get("pipeline") {
         None if complete => {
             let help = "name the pipeline: `pipeline: name`";

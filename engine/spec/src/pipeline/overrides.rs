@@ -72,6 +72,12 @@ pub(super) fn apply(root: &mut Node, options: &LoadOptions, command_line: &Comma
         };
         node.for_each(&mut |node| node.written.lenient = true);
         node.written.head = Some(*path_span);
+        if path.split('.').next() == Some("include") {
+            let message = "`include` can't be set: files are brought in before anything is changed";
+            let problem = Diagnostic::error(codes::BAD_OVERRIDE, *path_span, message);
+            diagnostics.push(problem.help("set the keys of what they define: `--set sources.rows.path=rows.jsonl`"));
+            continue;
+        }
         put(root, path, *path_span, node, diagnostics);
     }
 }

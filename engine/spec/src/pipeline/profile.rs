@@ -132,7 +132,7 @@ fn wrong_section(profile: &Entry, section: &Entry) -> Diagnostic {
     let span = section.key_span;
     match key {
         "operators" | "models" | "parameters" | "objectives" | "max_in_flight" | "align" | "delivery" | "version"
-        | "pipeline" => {
+        | "pipeline" | "include" | "templates" => {
             Diagnostic::error(codes::PROFILE_CHANGES_LOGIC, span, format!("a profile can't change `{key}`"))
                 .help("a profile holds `connections`, `sources` and `sinks`; use a parameter for a value that differs")
         }

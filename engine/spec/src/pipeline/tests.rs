@@ -48,7 +48,7 @@ fn text<'p>(component: &'p Component, path: &[&str]) -> Option<&'p str> {
 fn a_whole_pipeline() {
     let pipeline = good(&LoadOptions::default());
     assert_eq!(pipeline.name, "fraud");
-    assert_eq!(pipeline.base_dir, Path::new("dir"));
+    assert_eq!(pipeline.folders.of(pipeline.name_span), Path::new("dir"));
     assert!(pipeline.description.as_deref().is_some_and(|text| text.contains("\"here\" costs ${5}.")));
     let source = &pipeline.sources["transactions"];
     assert_eq!((source.kind.as_str(), source.node.get("type").is_none()), ("file", true));
