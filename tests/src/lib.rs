@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod anomaly;
 mod broken;
 mod cases;
 mod edges;

@@ -9,6 +9,7 @@
 #![allow(clippy::print_stderr)] // a program for the command line
 
 mod fraud;
+mod random;
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};

@@ -9,16 +9,19 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a program for the command line
 
 mod fraud;
+mod random;
+mod training;
 
 use candle_core::{DType, Device, Module, Result, Tensor};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW, VarBuilder, VarMap};
 use engine_models::candle::{Layer, Linear, Network};
 use engine_models::fused::Isa;
-use fraud::Random;
 use fraud::features::{FEATURES, History};
+use random::Random;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use training::{list, normalized, statistics};
 
 const TRAIN: (u64, u64) = (400_000, 11);
 const HELD_OUT: (u64, u64) = (200_000, 12);
@@ -62,27 +65,6 @@ fn data((rows, seed): (u64, u64)) -> Data {
     data
 }
 
-/// Mean and standard deviation of each feature, to five digits: what the card says is what training used.
-fn statistics(data: &Data) -> (Vec<f64>, Vec<f64>) {
-    let width = FEATURES.len();
-    let of = |column: usize| data.features.iter().skip(column).step_by(width).map(|x| f64::from(*x));
-    let rows = data.rows as f64;
-    let mean: Vec<f64> = (0..width).map(|column| of(column).sum::<f64>() / rows).collect();
-    let std = (0..width).map(|column| (of(column).map(|x| (x - mean[column]).powi(2)).sum::<f64>() / rows).sqrt());
-    (mean.iter().map(|x| digits(*x)).collect(), std.map(digits).collect())
-}
-
-/// A number rounded to five digits.
-fn digits(x: f64) -> f64 {
-    format!("{x:.4e}").parse().unwrap_or(x)
-}
-
-fn normalized(data: &Data, mean: &[f64], std: &[f64]) -> Vec<f32> {
-    let rows = data.features.chunks_exact(mean.len());
-    rows.flat_map(|row| row.iter().zip(mean).zip(std).map(|((x, mean), std)| (x - *mean as f32) / *std as f32))
-        .collect()
-}
-
 /// The layers of the card, but for the last activation, which training's loss holds.
 fn layers() -> Vec<Layer> {
     let mut layers = Vec::new();
@@ -93,27 +75,6 @@ fn layers() -> Vec<Layer> {
         layers.push(Layer::Linear(Linear { from: pair[0], to: pair[1], name: format!("fc{}", at + 1), bias: true }));
     }
     layers
-}
-
-/// Kaiming's even start, from our own numbers in the order of the names; biases start at zero.
-fn start(variables: &VarMap) -> Result<()> {
-    let mut random = Random(WEIGHTS_SEED);
-    let data = variables.data().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let mut names: Vec<&String> = data.keys().collect();
-    names.sort();
-    for name in names {
-        let shape = data[name].dims().to_vec();
-        let count = shape.iter().product();
-        let values: Vec<f32> = match shape[..] {
-            [_, from] => {
-                let bound = (6.0 / from as f64).sqrt();
-                (0..count).map(|_| random.between(-bound, bound) as f32).collect()
-            }
-            _ => vec![0.0; count],
-        };
-        data[name].set(&Tensor::from_vec(values, shape, &Device::Cpu)?)?;
-    }
-    Ok(())
 }
 
 /// The cross entropy of `sigmoid(logits)`, in the form that does not overflow: candle-nn's own takes the logarithm of a
@@ -189,7 +150,6 @@ fn report(scores: &[f32], data: &Data) {
 }
 
 fn card(mean: &[f64], std: &[f64]) -> String {
-    let list = |values: &[f64]| values.iter().map(f64::to_string).collect::<Vec<_>>().join(", ");
     let mut card = format!(
         "\
 # Written by `cargo run --release -p engine-models --example train_risk`; see README.md.
@@ -227,17 +187,18 @@ fn save(variables: &VarMap, out: &Path) -> Result<()> {
 fn run(out: &Path) -> Result<()> {
     println!("training on {} simulated transactions of seed {}", TRAIN.0, TRAIN.1);
     let training = data(TRAIN);
-    let (mean, std) = statistics(&training);
+    let (mean, std) = statistics(&training.features, FEATURES.len());
     let variables = VarMap::new();
     let network = Network::build(&layers(), &VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu))?;
-    start(&variables)?;
-    train(&training, &normalized(&training, &mean, &std), &network, &variables)?;
+    training::start(&variables, WEIGHTS_SEED)?;
+    train(&training, &normalized(&training.features, &mean, &std), &network, &variables)?;
     save(&variables, out)?;
     std::fs::write(out.join("model.yaml"), card(&mean, &std))?;
 
     let held_out = data(HELD_OUT);
     let compiled = engine_models::candle::Compiled::new(&network, Isa::best()).map_err(candle_core::Error::msg)?;
-    let x = Tensor::from_vec(normalized(&held_out, &mean, &std), (held_out.rows, FEATURES.len()), &Device::Cpu)?;
+    let x =
+        Tensor::from_vec(normalized(&held_out.features, &mean, &std), (held_out.rows, FEATURES.len()), &Device::Cpu)?;
     let logits = compiled.forward(&x)?.flatten_all()?.to_vec1::<f32>()?;
     let scores: Vec<f32> = logits.iter().map(|logit| 1.0 / (1.0 + (-logit).exp())).collect();
     report(&scores, &held_out);

@@ -496,16 +496,16 @@ fn package() -> PathBuf {
     std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
 }
 
-#[test]
-fn the_risk_model_scores_as_its_python_reference() {
-    let folder = package().join("../../models/risk");
+/// The model of a folder of `models`, ready to score.
+fn shipped(name: &str) -> (PathBuf, Box<dyn Scorer>) {
+    let folder = package().join("../../models").join(name);
     let mut sources = SourceMap::default();
     let mut diagnostics = Diagnostics::new();
     let text = std::fs::read_to_string(folder.join("model.yaml")).unwrap();
     let file = sources.add("model.yaml", text.as_str());
     let card = engine_spec::yaml::parse(file, &text, &mut diagnostics).root.unwrap().without(&["type"]);
     let model = (KIND.plan)(&mut ModelCx {
-        name: "risk",
+        name,
         card: &card,
         base_dir: &folder,
         files: &Disk,
@@ -513,7 +513,13 @@ fn the_risk_model_scores_as_its_python_reference() {
         sources: &mut sources,
     });
     assert!(diagnostics.is_empty(), "{diagnostics:#?}");
-    let mut scorer = model.unwrap().load().unwrap();
+    let scorer = model.unwrap().load().unwrap();
+    (folder, scorer)
+}
+
+#[test]
+fn the_risk_model_scores_as_its_python_reference() {
+    let (folder, mut scorer) = shipped("risk");
 
     #[derive(serde::Deserialize)]
     struct Expected {
@@ -530,4 +536,31 @@ fn the_risk_model_scores_as_its_python_reference() {
     assert!(worst < 1e-5, "{worst:e}");
     // The fixture covers the whole range.
     assert!(expected.iter().any(|row| row.score > 0.9) && expected.iter().any(|row| row.score < 0.01));
+}
+
+#[test]
+fn the_fleet_model_deviates_as_its_python_reference() {
+    let (folder, mut scorer) = shipped("fleet");
+
+    #[derive(serde::Deserialize)]
+    struct Expected {
+        features: Vec<f64>,
+        deviations: Vec<f64>,
+    }
+    let expected = std::fs::read(folder.join("expected.json")).unwrap();
+    let expected: Vec<Expected> = serde_json::from_slice(&expected).unwrap();
+    assert!(expected.len() > 100);
+    let rows: Vec<f32> = expected.iter().flat_map(|row| row.features.iter().map(|x| *x as f32)).collect();
+    let deviations = score(&mut *scorer, expected.len(), &[&rows], 1).unwrap().remove(0);
+    let (mut worst, mut greatest) = (0.0_f64, 0.0_f64);
+    for (row, deviations) in expected.iter().zip(deviations.chunks_exact(12)) {
+        let length = row.deviations.iter().map(|x| x * x).sum::<f64>().sqrt();
+        greatest = greatest.max(length);
+        for (expected, deviation) in row.deviations.iter().zip(deviations) {
+            worst = worst.max((expected - f64::from(*deviation)).abs() / length.max(1.0));
+        }
+    }
+    assert!(worst < 1e-5, "{worst:e}");
+    // The fixture has rows on both sides of the threshold.
+    assert!(greatest > 20.0, "{greatest}");
 }
