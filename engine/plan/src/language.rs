@@ -63,7 +63,7 @@ pub const MODELS: &[&str] = &["candle", "embedding", "onnx", "remote", "trees"];
 pub const PASSES_ROWS: &[&str] = &["deduplicate", "filter", "union"];
 
 /// Operators that take changelogs; all others take rows that stay.
-pub const TAKES_CHANGELOGS: &[&str] = &["aggregate", "distinct", "filter", "join", "map", "route", "top"];
+pub const TAKES_CHANGELOGS: &[&str] = &["aggregate", "distinct", "enrich", "filter", "join", "map", "route", "top"];
 
 /// Words that people bring from elsewhere, and the kind that does it here.
 pub const ELSEWHERE: &[(&str, &str)] = &[
@@ -115,6 +115,7 @@ pub(crate) const KEYS_NOT_BUILT: &[(&str, &str)] = &[
     ("changelog", "every source is a stream of rows that stay; leave this out"),
     ("expire_after", "leave it out: a step keeps what it looks back on"),
     ("on_error", "leave it out: a fault of this system stops the pipeline, and its rows come again after a restart"),
+    ("lookup", "read the table with a source, and name it in `table`"),
     ("bootstrap", "leave it out: a source starts where `start` says, and no history is read first"),
     ("partition_by", "leave it out: all rows go to one file"),
     ("roll", "leave it out: all rows go to one file"),

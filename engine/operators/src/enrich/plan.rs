@@ -8,7 +8,7 @@ use engine_base::Diagnostic;
 use engine_base::codes::{join as join_codes, plan as codes, spec as spec_codes};
 use engine_plan::kinds::InputKeys;
 use engine_plan::{Columns, Cx, OperatorKind, Origins, Output, Planned, PlannedOperator, StreamType, hidden, types};
-use engine_spec::{Node, TimeSpan};
+use engine_spec::TimeSpan;
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -35,10 +35,6 @@ struct Config {
     /// The columns of the table that the rows get: a list, or a map of new name to column of the table. Unless said, all whose
     /// names the rows don't have.
     columns: Option<Chosen>,
-    /// A system that is asked. Not built yet.
-    #[schemars(skip)]
-    #[serde(rename = "lookup")]
-    _lookup: Option<Node>,
 }
 
 /// Columns that are equal.
@@ -165,7 +161,6 @@ pub(super) fn kind() -> &'static OperatorKind {
 }
 
 fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
-    check::not_built(cx, &[], "lookup", "read the table with a source, and name it in `table`");
     let config: Config = cx.config()?;
     let [rows, table] = inputs else { return None };
     let before = cx.diagnostics.len();

@@ -102,6 +102,7 @@ fn step(plan: &Plan, form: Form) -> Enrich {
 fn rows_of(rows: &[Row], columns: &[&str], source: u16) -> Rows {
     let column = |name: &&str| -> ArrayRef {
         match *name {
+            "at" => Arc::new(rows.iter().map(|row| row.3).collect::<Int64Array>()),
             "id" => Arc::new(rows.iter().map(|row| row.0).collect::<Int64Array>()),
             "k" => Arc::new(rows.iter().map(|row| row.1).collect::<Int64Array>()),
             _ => Arc::new(rows.iter().map(|row| row.2).collect::<Int64Array>()),
@@ -123,6 +124,12 @@ fn rows_of(rows: &[Row], columns: &[&str], source: u16) -> Rows {
 
 fn run(plan: &Plan, form: Form, turns: &[Turn], batch: usize, restart: Option<usize>) -> (Out, usize) {
     let mut at_work = step(plan, form);
+    let columns = |input: usize| -> Vec<&str> {
+        let edge = plan.find("e").unwrap().inputs[input];
+        let wanted = &plan.step(edge.from).wanted[edge.port];
+        let fields = plan.output(edge).stream.schema.fields().iter();
+        fields.map(|field| field.name().as_str()).filter(|name| wanted.contains(*name)).collect()
+    };
     let mut slots: BTreeMap<(Vec<u8>, i64), Vec<u8>> = BTreeMap::new();
     let mut before = vec![None; 2];
     let (mut all, mut failed) = (Vec::new(), 0);
@@ -134,7 +141,7 @@ fn run(plan: &Plan, form: Form, turns: &[Turn], batch: usize, restart: Option<us
         let batches = |rows: &[Row], columns: &[&str], source| -> Vec<Rows> {
             rows.chunks(batch).map(|rows| rows_of(rows, columns, source)).collect()
         };
-        let inputs = vec![batches(&turn.rows, &["id", "k"], 0), batches(&turn.table, &["k", "v"], 1)];
+        let inputs = vec![batches(&turn.rows, &columns(0), 0), batches(&turn.table, &columns(1), 1)];
         let moment = Moment {
             epoch: Epoch(number as u64),
             late_ns: before.clone(),
@@ -267,5 +274,9 @@ e: {{ type: enrich, input: rows, table: t, {enrich} }}"
          E0319 `id` there is a column `id` already | give it another name: `columns: { table_id: id }`
          E0320 `nope` there is no column `nope` here | the columns are `id`, `key`, `v`, `at`, `f`",
     );
-    problems("match: {}, as_of: event_time, lookup: { type: redis }", "");
+    problems(
+        "match: {}, as_of: event_time, lookup: { type: redis }",
+        "E0151 `{}` `match` names no column | name at least one that is equal in a row and its row of the table: `match: { sku: id }`
+         E0143 `lookup` `lookup` is not built yet | read the table with a source, and name it in `table`",
+    );
 }

@@ -290,13 +290,16 @@ impl WindowStep {
     }
 
     /// Lets what was put out of windows be taken back, and what they are now come instead, where rows came after their end.
-    fn correct(&mut self) {
+    ///
+    /// Windows that end at `closed_ns` or before are corrected no longer.
+    fn correct(&mut self, closed_ns: Option<i64>) {
         let (WindowForm::Fixed(windows), Some(before_ns)) = (self.form.clone(), self.before_ns) else { return };
         let mut corrected: BTreeSet<(i64, Box<[u8]>)> = BTreeSet::new();
         for id in self.touched.keys() {
             let Some(slot) = self.store.get(*id).and_then(|slot| slot.sessions.first()) else { continue };
             let key = self.store.key(*id).unwrap_or_default();
-            let ends = windows.ends((slot.start, slot.end)).filter(|end| *end <= before_ns);
+            let open = |end: &i64| *end <= before_ns && closed_ns.is_none_or(|closed_ns| *end > closed_ns);
+            let ends = windows.ends((slot.start, slot.end)).filter(open);
             corrected.extend(ends.map(|end| (end, Box::from(key))));
         }
         for (end, key) in corrected {
@@ -612,7 +615,7 @@ impl EpochStep for WindowStep {
             self.batch(rows, before_ns, out);
         }
         if self.at_end {
-            self.correct();
+            self.correct(before_ns);
             let reached_ns = moment.watermark_ns.first().copied().flatten();
             if let Some(reached_ns) = reached_ns.filter(|reached_ns| self.before_ns != Some(*reached_ns)) {
                 self.close_windows(self.before_ns, reached_ns);

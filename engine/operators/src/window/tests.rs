@@ -605,7 +605,8 @@ fn the_bounds_and_the_rows_are_of_the_planned_types() {
 
 /// The windows that are out after each epoch: those that the watermark has passed the end of, of all rows that were taken.
 fn standing(size: i64, every: i64, lateness: i64, epochs: &Epochs) -> Vec<BTreeMap<String, usize>> {
-    let mut taken: Vec<Row> = Vec::new();
+    // With what was closed already when they came.
+    let mut taken: Vec<(Row, Option<i64>)> = Vec::new();
     let mut before: Option<i64> = None;
     let mut all = Vec::new();
     for (rows, watermark) in epochs {
@@ -613,11 +614,11 @@ fn standing(size: i64, every: i64, lateness: i64, epochs: &Epochs) -> Vec<BTreeM
         let last_end = |at: i64| (at + 1..=at + size).filter(|end| end.rem_euclid(every) == 0).max();
         let counts =
             rows.iter().filter(|row| last_end(row.at).is_some_and(|end| closed.is_none_or(|closed| end > closed)));
-        taken.extend(counts.cloned());
+        taken.extend(counts.map(|row| (row.clone(), closed)));
         let mut windows: BTreeMap<(Option<String>, i64), (usize, i64)> = BTreeMap::new();
-        for row in &taken {
+        for (row, closed) in &taken {
             for end in (row.at + 1..=row.at + size).filter(|end| end.rem_euclid(every) == 0) {
-                if watermark.is_some_and(|watermark| end <= watermark) {
+                if watermark.is_some_and(|watermark| end <= watermark) && closed.is_none_or(|closed| end > closed) {
                     let window = windows.entry((row.k.clone(), end)).or_default();
                     *window = (window.0 + 1, window.1 + row.v.unwrap_or(0));
                 }

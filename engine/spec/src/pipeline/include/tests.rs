@@ -128,8 +128,8 @@ fn what_cannot_be_included_is_told_at_its_place() {
     let tail = "sources:\n  a: { type: x }\nsinks:\n  b: { type: y, input: a }\n";
     let cases: &[(&str, &[(&str, &str)], &[&str])] = &[
         ("gone.yaml", &[], &["E0101 dir/p.yaml:3 `dir/gone.yaml` can't be read: there is no such file"]),
-        ("5", &[], &["E0119 dir/p.yaml:3 `include` takes paths of files, not 5"]),
-        ("[\"\"]", &[], &["E0119 dir/p.yaml:3 `include` takes paths of files, not \"\""]),
+        ("5", &[], &["E0119 dir/p.yaml:3 `include` takes paths of files, not the number `5`"]),
+        ("[\"\"]", &[], &["E0119 dir/p.yaml:3 `include` takes paths of files, not the text ``"]),
         (
             "a-${env:B}.yaml",
             &[],
