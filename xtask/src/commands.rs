@@ -5,6 +5,7 @@ pub(crate) mod ci;
 pub(crate) mod codegen;
 pub(crate) mod demo;
 pub(crate) mod fuzz;
+pub(crate) mod nab;
 pub(crate) mod setup;
 pub(crate) mod test;
 pub(crate) mod tidy;

@@ -30,6 +30,8 @@ cargo xtask COMMAND
                             `--dist` (the engine as it is shipped), `--engine PATH`
   fuzz [TARGET...]          fuzz what takes texts and bytes from outside, ten minutes each; `--minutes N`,
                             `--input FILE` (one target on one input)
+  nab [--data DIR]          anomalies in two series of a benchmark that is not part of the repository; NAB_DATA says
+                            where it is too, and without it nothing is done
   help                      this text
 
 The build folder and downloads are in the user's cache; CARGO_TARGET_DIR moves the build folder.
@@ -63,6 +65,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "services" => services(rest),
         "bench" => commands::bench::run(&repository, rest),
         "fuzz" => commands::fuzz::run(&repository, rest),
+        "nab" => commands::nab::run(&repository, rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())

@@ -19,7 +19,7 @@ use training::{digits, lines, list};
 type Error = Box<dyn std::error::Error>;
 
 /// Values of a window, in the order in which the model takes them, and how much each counts in training.
-const FEATURES: [(&str, f64); 5] = [("mean", 1.0), ("spread", 0.5), ("low", 0.5), ("high", 0.5), ("change", 1.0)];
+const FEATURES: [(&str, f64); 5] = [("mean", 1.0), ("spread", 0.5), ("below", 0.5), ("above", 0.5), ("change", 1.0)];
 /// A window of fewer values is not judged, nor one with fewer windows in the day before it.
 const LEAST: usize = 3;
 const DAY_S: i64 = 86_400;
