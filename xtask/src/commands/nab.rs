@@ -30,8 +30,11 @@ const SERIES: [Series; 2] = [
     Series { name: "ambient_temperature_system_failure", window_s: 21_600, window: "6h" },
 ];
 
-/// How much of a series is trained on. The benchmark itself has 15 %, of at most 5,000 values.
-const SHARES: [(&str, fn(usize) -> usize); 2] =
+/// How much of a series is trained on: in words, and how many of so many values.
+type Share = (&'static str, fn(usize) -> usize);
+
+/// The benchmark itself has 15 %, of at most 5,000 values.
+const SHARES: [Share; 2] =
     [("the first 15 %", |rows| rows * 15 / 100), ("the benchmark's own share", |rows| rows.min(5_000) * 15 / 100)];
 
 const DAY_S: i64 = 86_400;
