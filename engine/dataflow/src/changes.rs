@@ -282,6 +282,9 @@ fn updates<'scope>(
     (updates, errors)
 }
 
+/// The changes of an epoch that has not closed, with a capability for each output.
+type Waiting = ([Capability<u64>; 2], Vec<(Sides, isize)>);
+
 /// The changes of each epoch that has closed, as rows.
 fn gather<'scope>(
     name: &str,
@@ -301,7 +304,7 @@ fn gather<'scope>(
     let shared = shared.clone();
     builder.build(move |caps| {
         drop(caps);
-        let mut waiting: BTreeMap<u64, ([Capability<u64>; 2], Vec<(Sides, isize)>)> = BTreeMap::new();
+        let mut waiting: BTreeMap<u64, Waiting> = BTreeMap::new();
         move |frontiers| {
             input.for_each(|cap, changes| {
                 for ((_, sides), epoch, diff) in changes.drain(..) {

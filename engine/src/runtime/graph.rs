@@ -166,6 +166,16 @@ pub(crate) fn build<'scope>(shared: &GraphShared, scope: Scope<'scope, u64>, wor
     Built { done, flight, activator }
 }
 
+/// How a source tells its watermark. Of one without event time only its end is stated.
+pub(crate) fn time_policy(plan: &Plan, source: StepId) -> TimePolicy {
+    let entry = plan.entry_steps(source);
+    let policy = entry.iter().filter_map(|id| plan.step(*id).planned.downcast::<EventTimePlan>()).next_back();
+    TimePolicy {
+        max_delay_ns: policy.map_or(0, |plan| plan.max_delay_ns),
+        idle_after_ns: policy.map_or(u64::MAX, |plan| u64::try_from(plan.idle_after_ns).unwrap_or(0)),
+    }
+}
+
 /// The rows of a changelog as they leave the engine: with a column that says what becomes of each.
 fn changes_shown<'scope>(
     input: Stream<'scope, u64, Rows>,
@@ -197,12 +207,7 @@ fn source_input(
         _ => SourceId(u16::MAX),
     };
     let entry = shared.plan.entry_steps(step.id);
-    let policy = entry.iter().filter_map(|id| shared.plan.step(*id).planned.downcast::<EventTimePlan>()).next_back();
-    let time = timed.contains(&id).then(|| TimePolicy {
-        max_delay_ns: policy.map_or(0, |plan| plan.max_delay_ns),
-        // Of a source without event time only its end is stated.
-        idle_after_ns: policy.map_or(u64::MAX, |plan| u64::try_from(plan.idle_after_ns).unwrap_or(0)),
-    });
+    let time = timed.contains(&id).then(|| time_policy(&shared.plan, step.id));
     let steps = entry.iter().map(|id| chain_step(shared, *id, worker, readers)).collect();
     let start = SourceStart {
         name: name.clone(),

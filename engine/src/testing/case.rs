@@ -2,16 +2,14 @@
 
 use super::rows::{ExpectedRow, Written, expected, given};
 use super::script::{Act, Script};
-use crate::runtime::graph::{entry_row_step, pruned};
+use crate::runtime::graph::{entry_row_step, pruned, time_policy};
 use arrow::array::RecordBatch;
 use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
 use arrow::datatypes::SchemaRef;
 use engine_base::codes::{spec as spec_codes, testing as codes};
 use engine_base::{Diagnostic, Diagnostics, SourceId, SourceMap, Span, StepId, suggest};
 use engine_dataflow::rows::origin;
-use engine_dataflow::watermark::TimePolicy;
 use engine_dataflow::{Positions, Rows, StepOutput, Times};
-use engine_plan::event_time::EventTimePlan;
 use engine_plan::{Columns, Plan, Planned, PlannedSink, Registries, Role, SinkCommon, SinkKind, StreamType, types};
 use engine_spec::{Component, Entry, ExpectedConfig, Files, Node, Pipeline, Test, TestStepConfig, Value};
 use schemars::JsonSchema;
@@ -118,11 +116,8 @@ impl Maker<'_> {
         let timed = plan.timed_sources();
         for step in plan.sources() {
             let Role::Source { source, .. } = step.role else { continue };
-            let entry = plan.entry_steps(step.id);
-            let policy = entry.iter().filter_map(|id| plan.step(*id).planned.downcast::<EventTimePlan>()).next_back();
-            if let Some(policy) = policy.filter(|_| timed.contains(&source)) {
-                let idle_after_ns = u64::try_from(policy.idle_after_ns).unwrap_or(0);
-                script.times.insert(source, TimePolicy { max_delay_ns: policy.max_delay_ns, idle_after_ns });
+            if timed.contains(&source) {
+                script.times.insert(source, time_policy(&plan, step.id));
             }
         }
         let mut expects = Vec::new();
@@ -319,7 +314,9 @@ impl Maker<'_> {
             }
             _ => {
                 if let Some(time) = self.time(node.text().unwrap_or_default(), node.span) {
-                    all.extend(script.times.keys().map(|source| (*source, time)));
+                    // Of a source without event time only its end is known.
+                    let timed = script.times.iter().filter(|(_, policy)| policy.idle_after_ns < u64::MAX);
+                    all.extend(timed.map(|(source, _)| (*source, time)));
                 }
             }
         }
