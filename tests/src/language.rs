@@ -88,6 +88,45 @@ fn a_type_has_its_own_keys() {
     check("sinks", json!({ "type": "blackhole", "input": "rows", "columns": { "b": "a + 1" } }), true);
 }
 
+#[test]
+fn templates_and_their_instances() {
+    let instance = |keys: Value| {
+        let mut instance = json!({ "type": "template", "template": "t" });
+        instance.as_object_mut().expect("a map").extend(keys.as_object().expect("a map").clone());
+        instance
+    };
+    check("operators", instance(json!({ "input": "rows", "with": { "n": 1 } })), true);
+    check("operators", instance(json!({ "inputs": { "a": { "from": "rows", "where": "a > 1" } } })), true);
+    check("operators", instance(json!({ "inputs": ["rows"] })), false);
+    check("operators", instance(json!({ "input": "rows", "wiht": { "n": 1 } })), false);
+    let chain =
+        |step: Value| json!({ "type": "chain", "input": "rows", "steps": [step, { "type": "filter", "where": true }] });
+    check("operators", chain(instance(json!({ "name": "first", "with": { "n": 1 } }))), true);
+    check("operators", chain(instance(json!({ "input": "rows" }))), false);
+    let template = |operators: Value| json!({ "inputs": ["rows"], "operators": operators, "output": "a" });
+    let step = |kind: &str| json!({ "a": { "type": kind, "input": "rows", "where": true } });
+    check("templates", template(step("filter")), true);
+    check("templates", template(step("fliter")), false);
+    check("templates", json!({ "operators": step("filter") }), false);
+}
+
+/// A file that is run has a name; one without is included.
+#[test]
+fn files_that_include_and_files_that_are_included() {
+    let validator = jsonschema::validator_for(&schema()).expect("a schema");
+    let file = |valid: bool, file: Value| {
+        assert_eq!(problems(&validator, &file).is_empty(), valid, "{file:#}");
+    };
+    let sources = json!({ "rows": { "type": "stdin", "format": "json", "schema": { "a": "int64" } } });
+    file(true, json!({ "version": 1, "pipeline": "p", "include": "a.yaml" }));
+    file(true, json!({ "version": 1, "pipeline": "p", "include": ["a.yaml"], "sources": sources }));
+    file(false, json!({ "version": 1, "pipeline": "p", "include": { "a": 1 } }));
+    file(false, json!({ "version": 1, "pipeline": "p", "sources": sources }));
+    file(true, json!({ "version": 1, "sources": sources, "description": "rows", "tests": [] }));
+    file(false, json!({ "version": 1, "sources": sources, "profiles": {} }));
+    file(false, json!({ "sources": sources }));
+}
+
 /// What dry-run refuses by its form alone, the schema refuses too.
 #[test]
 fn what_is_not_built_is_not_in_the_schema() {

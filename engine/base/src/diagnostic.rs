@@ -3,10 +3,13 @@
 //! Every stage returns what it could build and *all* the problems it found, as [`Diagnostics`]. Rendering (human, JSON,
 //! SARIF, GitHub) lives in [`render`].
 
+mod instances;
 pub mod render;
 
 use std::fmt;
 use std::sync::Arc;
+
+pub use instances::Instance;
 
 /// A stable code such as `E0203`. Every code is listed in [`crate::codes`] and explained by `engine explain`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,7 +48,7 @@ pub struct Span {
 }
 
 /// A place and what is to be said of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Label {
     /// Where.
     pub span: Span,
@@ -54,7 +57,7 @@ pub struct Label {
 }
 
 /// One problem.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Diagnostic {
     /// Its stable code.
     pub code: Code,
@@ -194,6 +197,7 @@ pub struct SourceFile {
     /// Its text.
     pub text: Arc<str>,
     line_starts: Arc<[usize]>,
+    view: Option<instances::View>,
 }
 
 impl SourceMap {
@@ -201,7 +205,11 @@ impl SourceMap {
     pub fn add(&mut self, path: impl Into<String>, text: impl Into<Arc<str>>) -> FileId {
         let text = text.into();
         let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        self.files.push(SourceFile { path: path.into(), text, line_starts });
+        self.push(SourceFile { path: path.into(), text, line_starts, view: None })
+    }
+
+    fn push(&mut self, file: SourceFile) -> FileId {
+        self.files.push(file);
         FileId(u32::try_from(self.files.len() - 1).unwrap_or(u32::MAX))
     }
 
@@ -210,9 +218,10 @@ impl SourceMap {
         self.files.get(id.0 as usize)
     }
 
-    /// All files in the order they were added.
+    /// All files in the order they were added, without views of them.
     pub fn files(&self) -> impl Iterator<Item = (FileId, &SourceFile)> {
-        self.files.iter().enumerate().map(|(at, file)| (FileId(at as u32), file))
+        let files = self.files.iter().enumerate().filter(|(_, file)| file.view.is_none());
+        files.map(|(at, file)| (FileId(at as u32), file))
     }
 }
 

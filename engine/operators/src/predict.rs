@@ -366,7 +366,7 @@ fn wrong(cx: &Cx<'_>, input: &StreamType, outputs: Vec<FieldRef>) -> PlannedOper
 
 /// The columns that each `predict` adds beside its outputs: whether a row was scored, and by what.
 fn own_columns(cx: &Cx<'_>) -> [String; 2] {
-    let step = step_column(&cx.component.name);
+    let step = step_column(cx.component.local_name());
     [format!("{step}_status"), format!("{step}_model")]
 }
 

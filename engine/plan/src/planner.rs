@@ -15,6 +15,8 @@ mod component;
 mod digest;
 mod implied;
 mod keys;
+mod names;
+mod outputs;
 mod prune;
 mod wiring;
 
@@ -27,7 +29,7 @@ use crate::{language, types};
 use engine_base::codes::plan as codes;
 use engine_base::{Diagnostic, Diagnostics, Severity, SourceMap, Span, StepId};
 use engine_expr::{Context, ParamValue};
-use engine_spec::{Component, Files, Folders, Node, Pipeline, Value};
+use engine_spec::{Component, Files, Folders, Instance, Node, Pipeline, Value};
 use indexmap::IndexSet;
 use keys::KeyNames;
 use std::collections::HashMap;
@@ -54,7 +56,8 @@ pub fn plan(
         files,
         sources,
         found: Diagnostics::new(),
-        expr: Context::new(parameters(pipeline)),
+        expr: Context::new(parameters(pipeline, None)),
+        scopes: HashMap::new(),
         models: ModelSet::new(),
         keys: KeyNames::default(),
         steps: Vec::new(),
@@ -65,6 +68,7 @@ pub fn plan(
         broken_before: diagnostics.has_errors(),
     };
     let plan = planner.run();
+    planner.found.settle(planner.sources);
     diagnostics.extend(planner.found);
     plan
 }
@@ -76,6 +80,8 @@ struct Planner<'a> {
     sources: &'a mut SourceMap,
     found: Diagnostics,
     expr: Context,
+    /// What expressions in instances of templates see.
+    scopes: HashMap<String, Context>,
     models: ModelSet,
     keys: KeyNames,
     steps: Vec<Step>,
@@ -119,6 +125,10 @@ struct NewStep {
 
 impl Planner<'_> {
     fn run(&mut self) -> Option<Plan> {
+        let pipeline = self.pipeline;
+        for (name, instance) in pipeline.instances.iter().chain(&pipeline.unused.instances) {
+            self.scopes.insert(name.clone(), Context::new(parameters(pipeline, Some(instance))));
+        }
         self.check_connections();
         self.plan_models();
         let mut wiring = Wiring::read(self.pipeline, self.registries, &mut self.keys, &mut self.found);
@@ -132,7 +142,8 @@ impl Planner<'_> {
                 self.failed.insert(part.component.name.clone());
             }
         }
-        wiring.check_unused(&mut self.found);
+        wiring.check_unused(pipeline, &mut self.found);
+        self.check_unused_templates();
         self.check_claims();
         self.check_unused();
         self.check_endless();
@@ -201,6 +212,7 @@ impl Planner<'_> {
                 node: model.card.without(&["type"]),
                 base_dir: model.base_dir.clone(),
                 folders: Arc::new(Folders::one(&model.base_dir)),
+                instance: None,
                 unnamed: false,
                 kept: Vec::new(),
             };
@@ -262,7 +274,7 @@ impl Planner<'_> {
             component,
             config,
             files: self.files,
-            expr: &self.expr,
+            expr: component.instance.as_ref().and_then(|name| self.scopes.get(name)).unwrap_or(&self.expr),
             diagnostics: found,
             sources: self.sources,
             connections: &self.pipeline.connections,
@@ -357,17 +369,27 @@ impl Planner<'_> {
     }
 }
 
-/// The parameters as expressions know them. One whose value is known only in a run is null of its type; one that is wrong is
+/// The parameters as expressions know them, in an instance of a template those of the template before the pipeline's. One whose value is known only in a run is null of its type; one that is wrong is
 /// of no known type.
-fn parameters(pipeline: &Pipeline) -> Vec<(String, arrow::datatypes::DataType, bool, ParamValue)> {
+fn parameters(
+    pipeline: &Pipeline,
+    instance: Option<&Instance>,
+) -> Vec<(String, arrow::datatypes::DataType, bool, ParamValue)> {
     let declared = pipeline.root.get("parameters").map(Node::entries).unwrap_or_default();
+    let own = instance.into_iter().flat_map(|instance| instance.parameters.values());
+    let own_wrong = instance.into_iter().flat_map(|instance| &instance.wrong_parameters);
+    // The last of a name is taken.
     let wrong = declared
         .iter()
-        .filter(|entry| !pipeline.parameters.contains_key(&entry.key))
-        .map(|entry| (entry.key.clone(), arrow::datatypes::DataType::Null, true, ParamValue::Null));
+        .map(|entry| &entry.key)
+        .filter(|name| !pipeline.parameters.contains_key(*name))
+        .filter(|name| instance.is_none_or(|instance| !instance.parameters.contains_key(*name)))
+        .chain(own_wrong)
+        .map(|name| (name.clone(), arrow::datatypes::DataType::Null, true, ParamValue::Null));
     pipeline
         .parameters
         .values()
+        .chain(own)
         .map(|parameter| {
             let value = parameter.value.as_ref().filter(|node| !node.is_placeholder());
             let value = value.map_or(ParamValue::Null, param_value);

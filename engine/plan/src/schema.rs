@@ -12,7 +12,7 @@
 use crate::common::{DecodingKeys, EncodingKeys, ManyInputs, OneInput, SetKeys, SinkKeys, SourceTimeKeys};
 use crate::kinds::{InputKeys, Registries};
 use engine_spec::Input;
-use engine_spec::pipeline::{ChainConfig, MAIN_ONLY, PipelineFile};
+use engine_spec::pipeline::{ChainConfig, InstanceConfig, MAIN_ONLY, PipelineFile};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
@@ -139,20 +139,25 @@ impl Writer {
                 InputKeys::Named(keys) => self.named_inputs(keys),
             };
             if kind.inputs == InputKeys::One {
-                let name = json!({ "properties": { "name": {
-                    "type": "string",
-                    "description": "Its name, due where it keeps state.",
-                } } });
+                let name = json!({ "properties": { "name": step_name() } });
                 steps.push(Branch { name: kind.name, summary: kind.summary, own: own.clone(), common: vec![name] });
             }
             branches.push(Branch { name: kind.name, summary: kind.summary, own, common: vec![inputs] });
         }
-        let step = self.section("step", "A step of a chain: it reads the one before it.", steps);
-        self.defs.insert("Step".to_owned(), step);
         let mut chain = self.of::<ChainConfig>();
         if let Some(steps) = chain.pointer_mut("/properties/steps") {
             steps["items"] = json!({ "$ref": "#/$defs/Step" });
         }
+        let summary = "The steps of a template.";
+        let mut own = self.of::<InstanceConfig>();
+        branches.push(Branch { name: "template", summary, own: own.clone(), common: Vec::new() });
+        if let Some(keys) = own.pointer_mut("/properties").and_then(Value::as_object_mut) {
+            keys.retain(|key, _| key != "input" && key != "inputs");
+            keys.insert("name".to_owned(), step_name());
+        }
+        steps.push(Branch { name: "template", summary, own, common: Vec::new() });
+        let step = self.section("step", "A step of a chain: it reads the one before it.", steps);
+        self.defs.insert("Step".to_owned(), step);
         let summary = "Several steps, one after the other.";
         branches.push(Branch { name: "chain", summary, own: chain, common: Vec::new() });
         self.section("operator", "What changes rows. The kind is its `type`.", branches)
@@ -270,12 +275,17 @@ impl Writer {
     }
 }
 
+/// The name of a step of a chain.
+fn step_name() -> Value {
+    json!({ "type": "string", "description": "Its name, due where it keeps state." })
+}
+
 /// What a component, a model or a parameter can be named.
 const NAME: &str = "^[A-Za-z_][A-Za-z0-9_-]*$";
 
 /// Holds the keys of the sections to what can be a name.
 fn names_of_components(root: &mut Value) {
-    for section in ["parameters", "connections", "sources", "models", "operators", "sinks"] {
+    for section in ["parameters", "connections", "sources", "models", "templates", "operators", "sinks"] {
         let Some(section) = root.pointer_mut(&format!("/properties/{section}")) else { continue };
         section["propertyNames"] = json!({ "pattern": NAME });
     }

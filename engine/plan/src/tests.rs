@@ -2,6 +2,8 @@
 //!
 //! A case is a pipeline and the text that should come out: the plan as `dry-run` prints it, or one line a problem.
 
+mod templates;
+
 use crate::kinds::{
     Columns, ConnectionKind, Cx, InputKeys, OperatorKind, Output, Planned, PlannedOperator, PlannedSink, PlannedSource,
     Registries, SinkCommon, SinkKind, SourceCommon, SourceKind, StreamKind, StreamType,

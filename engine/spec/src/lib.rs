@@ -1,7 +1,7 @@
 //! The language: a YAML file to a spanned tree, and the tree to typed structs.
 //!
 //! It does no I/O (files come through [`Files`]), knows no kind of source, operator, sink or model, and plans nothing:
-//! it parses, substitutes, applies profiles and overrides, expands `chain`, and hands out [`Component`]s whose config is
+//! it parses, substitutes, applies profiles and overrides, takes chains and templates apart, and hands out [`Component`]s whose config is
 //! decoded by whoever knows the kind. Every function returns what it understood and every problem it found.
 
 pub mod decode;
@@ -14,8 +14,8 @@ pub mod yaml;
 
 pub use node::{Entry, Node, Value};
 pub use pipeline::{
-    Component, ExpectedConfig, Folders, LoadOptions, MaxInFlight, Measure, ModelRef, Objective, Parameter, Pipeline,
-    PipelineFile, Test, TestStepConfig, load,
+    Component, ExpectedConfig, Folders, Instance, LoadOptions, MaxInFlight, Measure, ModelRef, Objective, Parameter,
+    Pipeline, PipelineFile, Test, TestStepConfig, load,
 };
 pub use types::{ColumnType, FieldSpec, SchemaSpec, TimeUnit, read_schema, read_type};
 pub use value::{Assignments, Expression, Input, Rate, Secret, Size, SpanOr, TimeSpan};

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use engine_base::{Diagnostics, Span};
+use engine_base::{Diagnostics, FileId, Span};
 
 /// A node of the document.
 #[derive(Clone)]
@@ -153,6 +153,20 @@ impl Node {
             if let Value::Map(entries) = &mut node.value {
                 for entry in entries {
                     entry.key_span = shifted(entry.key_span);
+                }
+            }
+        });
+    }
+
+    /// Moves what stands in the file `from` to the same places of `to`, which has the same text.
+    pub(crate) fn move_to(&mut self, from: FileId, to: FileId) {
+        let moved = |span: Span| if span.file == from { Span { file: to, ..span } } else { span };
+        self.for_each(&mut |node| {
+            node.span = moved(node.span);
+            node.written.head = node.written.head.map(moved);
+            if let Value::Map(entries) = &mut node.value {
+                for entry in entries {
+                    entry.key_span = moved(entry.key_span);
                 }
             }
         });

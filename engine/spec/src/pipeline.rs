@@ -1,7 +1,7 @@
 //! The pipeline file as a whole: its frame checked, profile and overrides applied, values substituted, chains expanded.
 //!
 //! ```text
-//! files ─▶ Node ─▶ profile ─▶ --set ─▶ parameters ─▶ ${...} ─▶ sections ─▶ chains ─▶ Pipeline
+//! files ─▶ Node ─▶ profile ─▶ --set ─▶ parameters ─▶ ${...} ─▶ sections ─▶ chains, templates ─▶ Pipeline
 //! ```
 //!
 //! What a kind's own keys mean is left to whoever knows the kind: a [`Component`] hands out its node.
@@ -13,6 +13,7 @@ mod include;
 mod overrides;
 mod parameters;
 mod profile;
+mod template;
 mod tests_section;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ pub use chain::ChainConfig;
 pub use frame::{AnyComponent, ComponentMap, Delivery, ObjectiveConfig, PipelineFile};
 pub use include::{Folders, MAIN_ONLY};
 pub use parameters::ParameterConfig;
+pub use template::{Expanded, Given, Instance, InstanceConfig, TemplateConfig};
 pub use tests_section::{ExpectedConfig, Test, TestConfig, TestStepConfig};
 
 /// What the command line says about a pipeline.
@@ -70,10 +72,14 @@ pub struct Pipeline {
     pub sources: IndexMap<String, Component>,
     /// `models`
     pub models: IndexMap<String, ModelRef>,
-    /// `operators`, chains expanded.
+    /// `operators`, chains and templates taken apart.
     pub operators: IndexMap<String, Component>,
     /// The steps of each chain, in order; the last has the chain's name.
     pub chains: IndexMap<String, Vec<String>>,
+    /// The instances of templates.
+    pub instances: IndexMap<String, Instance>,
+    /// What templates that nothing uses would have, each under its own name: for checks.
+    pub unused: Expanded,
     /// `sinks`
     pub sinks: IndexMap<String, Component>,
     /// `objectives`
@@ -115,6 +121,8 @@ pub struct Component {
     pub base_dir: PathBuf,
     /// The folders of all files: a key may come from another file than the component, such as from a profile.
     pub folders: Arc<Folders>,
+    /// The instance of a template that it is a step of: it sees that one's names and parameters.
+    pub instance: Option<String>,
     /// A step of a chain that has no name of its own; `name` is made up from the chain's.
     pub unnamed: bool,
     /// Keys that stayed from the file when a profile changed `type`, such as `format`: a kind that has no such key may
@@ -126,6 +134,12 @@ impl Component {
     /// The place of a key, or of the nearest thing above it that exists; the name for an empty path.
     pub fn span(&self, path: &[&str]) -> Span {
         if path.is_empty() { self.name_span } else { self.node.span_at(path) }
+    }
+
+    /// Its name without that of the instance that it is a step of.
+    pub fn local_name(&self) -> &str {
+        let instance = self.instance.as_deref().unwrap_or_default();
+        self.name.strip_prefix(instance).and_then(|name| name.strip_prefix('.')).unwrap_or(&self.name)
     }
 
     /// What a path under this key is relative to: the folder of the file that it is written in.
@@ -212,6 +226,18 @@ pub fn load(
     sources: &mut SourceMap,
     diagnostics: &mut Diagnostics,
 ) -> Option<Pipeline> {
+    let pipeline = read(path, files, options, sources, diagnostics);
+    diagnostics.settle(sources);
+    pipeline
+}
+
+fn read(
+    path: &Path,
+    files: &dyn Files,
+    options: &LoadOptions,
+    sources: &mut SourceMap,
+    diagnostics: &mut Diagnostics,
+) -> Option<Pipeline> {
     let (_, parsed) = yaml::read_file(path, None, files, sources, diagnostics)?;
     let mut root = parsed.root?;
     if !frame::is_map(&root, diagnostics) {
@@ -230,7 +256,7 @@ pub fn load(
     let parameters = parameters::read(&mut root, files, options, &command_line, diagnostics);
     let values = crate::substitute::Values { files, parameters: Some(&parameters), required: options.secrets_required };
     stand_in_for_unused(&mut root, &values, diagnostics);
-    values.replace_in(&mut root, diagnostics);
+    replace_in(&mut root, &values, diagnostics);
 
     let frame = frame::read(&root, complete, diagnostics);
     let mut reader =
@@ -240,8 +266,17 @@ pub fn load(
     let steps = reader.section("operators", "an operator");
     let sinks = reader.section("sinks", "a sink");
     let mut broken = reader.broken;
-    let (operators, chains) = chain::expand(steps, &mut broken, diagnostics);
-    components::check_names(&read_sources, &operators, &sinks, diagnostics);
+    let expander = template::Expander {
+        values: &values,
+        parameters: &parameters,
+        folders: &folders,
+        sources,
+        broken: &mut broken,
+        complete,
+        diagnostics,
+    };
+    let (Expanded { operators, chains, instances }, unused) = expander.expand(&root, steps);
+    components::check_names(&read_sources, &operators, &instances, &sinks, diagnostics);
     let models = models(&root, &folders, &values, files, sources, diagnostics);
     let objectives = frame::objectives(&root, diagnostics);
     let tests = tests_section::read(&root, diagnostics);
@@ -268,6 +303,8 @@ pub fn load(
         models,
         operators,
         chains,
+        instances,
+        unused,
         sinks,
         objectives,
         max_in_flight: frame.max_in_flight,
@@ -279,13 +316,24 @@ pub fn load(
     })
 }
 
+/// Replaces what comes from outside, but for the steps of templates: those see the parameters of their instance.
+fn replace_in(root: &mut Node, values: &crate::substitute::Values<'_>, diagnostics: &mut Diagnostics) {
+    let Value::Map(entries) = &mut root.value else { return };
+    for entry in entries {
+        match entry.key.as_str() {
+            "templates" => template::replace_in(&mut entry.value, values, diagnostics),
+            _ => values.replace_in(&mut entry.value, diagnostics),
+        }
+    }
+}
+
 /// A run can do without what only a connection of another profile needs.
 fn stand_in_for_unused(root: &mut Node, values: &crate::substitute::Values<'_>, diagnostics: &mut Diagnostics) {
     if !values.required {
         return;
     }
     let mut used = Vec::new();
-    for section in ["sources", "operators", "sinks", "models"] {
+    for section in ["sources", "templates", "operators", "sinks", "models"] {
         root.get(section).into_iter().for_each(|section| named_connections(section, &mut used));
     }
     // A name that is put together stands for any.

@@ -148,6 +148,7 @@ fn rendered(folder: &Path, name: &str) -> String {
         decode_components(&pipeline, &files, &mut sources, &mut diagnostics);
         assert!(!format!("{pipeline:?}").contains("s3cret-value"), "{name} shows a secret");
     }
+    diagnostics.settle(&sources);
     diagnostics.sort();
     for format in [Format::Json, Format::Sarif, Format::Github] {
         assert!(!render(format, &diagnostics, &sources).contains("s3cret-value"), "{name} shows a secret");

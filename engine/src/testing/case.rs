@@ -171,6 +171,7 @@ impl Maker<'_> {
                 node: read,
                 base_dir: pipeline.folders.of(span).to_path_buf(),
                 folders: pipeline.folders.clone(),
+                instance: None,
                 unnamed: false,
                 kept: Vec::new(),
             };

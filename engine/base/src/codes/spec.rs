@@ -107,6 +107,16 @@ pub const CONTROL_CHARACTER: Code = Code("E0150");
 pub const BAD_VALUE: Code = Code("E0151");
 /// An include that can't be.
 pub const BAD_INCLUDE: Code = Code("E0152");
+/// A template that is not one.
+pub const BAD_TEMPLATE: Code = Code("E0153");
+/// An unknown template.
+pub const UNKNOWN_TEMPLATE: Code = Code("E0154");
+/// Templates that use each other in a circle.
+pub const TEMPLATE_CIRCLE: Code = Code("E0155");
+/// An instance of a template that gives it what it does not take.
+pub const BAD_INSTANCE: Code = Code("E0156");
+/// A template, or an input of one, that nothing uses.
+pub const UNUSED_TEMPLATE: Code = Code("E0157");
 
 /// The codes of this subject, in order.
 pub const CODES: &[CodeInfo] = &[
@@ -594,5 +604,52 @@ sources:
 ```
 
 An included file has `version` and any of `parameters`, `connections`, `sources`, `models`, `templates`, `operators`, `sinks`, `objectives`, `tests` and `include`; `pipeline`, `profiles`, `max_in_flight` and `delivery` stand in the main file only. Files can't include each other in a circle, and their paths are written out: `${...}` is replaced after the files are read."#,
+    },
+    CodeInfo {
+        code: BAD_TEMPLATE,
+        title: "a template goes wrong",
+        explanation: r#"A template has names for what it reads, and steps that read these and each other:
+
+```yaml
+templates:
+  scoring:
+    parameters:
+      threshold: { type: float64, default: 0.9 }
+    inputs: [transactions]
+    operators:
+      history: { type: rolling, input: transactions, key: card, over: 5m, columns: { n: count(*) } }
+      risky: { type: filter, input: history, where: n * amount > param.threshold }
+    output: risky             # what an instance's own name stands for; the last step unless said
+```
+
+Inputs and steps have names of their own, no step is named `errors` (`INSTANCE.errors` are the rows that fail in any step), and the output is a step. All instances of all templates have at most 10,000 steps, and templates stand in one another at most 16 deep."#,
+    },
+    CodeInfo {
+        code: UNKNOWN_TEMPLATE,
+        title: "there is no such template",
+        explanation: r#"An operator of `type: template` names a template that neither this file nor one that it includes has."#,
+    },
+    CodeInfo {
+        code: TEMPLATE_CIRCLE,
+        title: "templates use each other in a circle",
+        explanation: r#"An operator of `type: template` is replaced by the template's steps, so a template can't use itself, nor one that uses it. What both need can be a template of its own, which both use."#,
+    },
+    CodeInfo {
+        code: BAD_INSTANCE,
+        title: "an instance of a template goes wrong",
+        explanation: r#"An instance gives the template what it reads, and values for its parameters:
+
+```yaml
+operators:
+  cards: { type: template, template: scoring, input: valid, with: { threshold: 0.8 } }
+  wires: { type: template, template: matching, inputs: { left: orders, right: payments } }
+```
+
+`input` is for a template with one input; `inputs` names each of several. The name of the template is written out."#,
+    },
+    CodeInfo {
+        code: UNUSED_TEMPLATE,
+        title: "nothing uses a template, or an input of it",
+        explanation: r#"A template stands in this file and no operator is an instance of it; or no step of a template reads one of its inputs. An included file may have templates that a pipeline does not use."#,
     },
 ];

@@ -152,6 +152,17 @@ impl Planner<'_> {
                 sources.keys().chain(operators.keys()).chain(sinks.keys()).map(String::as_str).collect()
             }
         };
+        if let Some(instance) = pipeline.instances.get(name)
+            && matches!(measure, Measure::StepLatency | Measure::ErrorRate)
+        {
+            let message = format!("`{name}` is an instance of a template, and an objective is about one step");
+            let steps: Vec<&str> = instance.steps.iter().map(String::as_str).collect();
+            let problem = Diagnostic::error(codes::OBJECTIVE_TARGET, span, message);
+            return match steps.len() {
+                1..=8 => problem.help(format!("name one of {}", super::list(&steps))),
+                _ => problem.help(format!("name one of its steps: `{name}.STEP`")),
+            };
+        }
         let is_other = sources.contains_key(name) || operators.contains_key(name) || sinks.contains_key(name);
         let message = match is_other {
             true => format!("`{name}` is not a {what}"),

@@ -1,6 +1,6 @@
 //! One component to its steps: its shared keys, the steps that they imply, and its kind's own `plan`.
 
-use super::wiring::{Part, PartKind, Reference};
+use super::wiring::{Part, PartKind, Reference, Wiring};
 use super::{Incoming, NewStep, Placed, Planner, list, needs_no_types, timed};
 use crate::common::{DecodingKeys, Delivery, EncodingKeys, SetKeys, SinkKeys, SourceTimeKeys};
 use crate::kinds::{
@@ -9,7 +9,6 @@ use crate::kinds::{
 };
 use crate::language;
 use crate::plan::{ERRORS, Edge, Role};
-use crate::rowwise::UnionPlan;
 use crate::types;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use engine_base::codes::{FOLLOWS, plan as codes, spec as spec_codes};
@@ -181,15 +180,8 @@ impl Planner<'_> {
             sound &= self.check_columns(component, &mut output.stream);
         }
         if component.unnamed && planned.state.is_some() {
-            self.found.push(
-                Diagnostic::error(
-                    codes::UNNAMED_STATE,
-                    component.kind_span,
-                    format!("this `{}` keeps state, so it needs a name", kind.name),
-                )
-                .at_caret("its state is found again by its name")
-                .help("add `name:` to this step"),
-            );
+            let problem = self.unnamed_state(component, kind.name);
+            self.found.push(problem.help("add `name:` to this step"));
         }
         for (at, key) in planned.exchange.iter().flatten().enumerate() {
             if let Some(input) = streams.get(at) {
@@ -353,115 +345,50 @@ impl Planner<'_> {
         (inputs, complete)
     }
 
-    /// The output that a reference names. `None` where its owner could not be planned, or has no such output (noted).
-    fn output(&mut self, reference: &Reference, part: &Part<'_>) -> Option<Edge> {
-        reference.owner?;
-        let owner = match reference.rest.as_str() {
-            "" => {
-                let main = self.placed.get(&reference.from)?.main;
-                let step = &self.steps[main.from.0 as usize];
-                if step.outputs.get(main.port).is_some_and(|output| output.port.is_empty()) {
-                    return Some(main);
-                }
-                if self.failed.contains(&reference.from) {
-                    return None;
-                }
-                let readable: Vec<String> = (0..step.outputs.len()).map(|port| step.output_name(port)).collect();
-                let readable: Vec<&str> = readable.iter().map(String::as_str).collect();
-                let name = &reference.from;
-                let problem = Diagnostic::error(
-                    codes::UNKNOWN_OUTPUT,
-                    reference.span,
-                    format!("`{name}` has no one output: each row goes to one of several"),
-                );
-                self.found.push(problem.help(format!("read one of {}", list(&readable))));
-                return None;
-            }
-            rest => &reference.from[..reference.from.len() - rest.len() - 1],
-        };
-        // An implied step, `transactions.set`, is read like any other.
-        if let Some(placed) = self.placed.get(&reference.from) {
-            return Some(placed.main);
-        }
-        if reference.rest == ERRORS
-            && let Some(steps) = self.pipeline.chains.get(owner)
+    /// A step that keeps state and has no name: of an instance in a chain, it is the instance that has none.
+    fn unnamed_state(&self, component: &Component, kind: &str) -> Diagnostic {
+        let instances = &self.pipeline.instances;
+        let mut unnamed = component.instance.as_ref().and_then(|name| instances.get(name)).filter(|own| own.unnamed);
+        while let Some(outer) =
+            unnamed.and_then(|own| instances.get(own.within.as_ref()?)).filter(|outer| outer.unnamed)
         {
-            return self.chain_errors(reference, owner, steps, part);
+            unnamed = Some(outer);
         }
-        self.named_output(reference, owner, part)
-    }
-
-    /// The rows that fail in any step of a chain.
-    fn chain_errors(&mut self, reference: &Reference, chain: &str, steps: &[String], part: &Part<'_>) -> Option<Edge> {
-        let mut edges = Vec::with_capacity(steps.len());
-        for name in steps {
-            let step = &self.steps[self.placed.get(name)?.own.0 as usize];
-            edges.extend(step.error_port().map(|port| Edge { from: step.id, port }));
-        }
-        match edges.as_slice() {
-            // Told as of any other step.
-            [] => self.named_output(reference, chain, part),
-            [only] => Some(*only),
-            _ => {
-                let schema = types::error_schema();
-                let origins = Origins::default();
-                let stream = StreamType { schema: schema.clone(), event_time: None, kind: StreamKind::Append, origins };
-                let id = self.add(NewStep {
-                    name: format!("{chain}.{ERRORS}"),
-                    kind: "union",
-                    implied: true,
-                    role: Role::Operator,
-                    planned: Arc::new(UnionPlan { inputs: edges.len(), schema }),
-                    inputs: edges,
-                    outputs: vec![Output { port: String::new(), stream }],
-                    can_fail: false,
-                    span: self.pipeline.operators.get(chain)?.name_span,
-                });
-                Some(Edge { from: id, port: 0 })
+        match unnamed {
+            Some(instance) => {
+                let message =
+                    format!("this instance of the template `{}` keeps state, so it needs a name", instance.template);
+                Diagnostic::error(codes::UNNAMED_STATE, instance.name_span, message)
+                    .at_caret("its state is found again by its name")
+                    .also(component.kind_span, format!("this `{kind}` keeps it"))
+            }
+            None => {
+                let message = format!("this `{kind}` keeps state, so it needs a name");
+                Diagnostic::error(codes::UNNAMED_STATE, component.kind_span, message)
+                    .at_caret("its state is found again by its name")
             }
         }
     }
 
-    /// An output by the name of its step and its port.
-    fn named_output(&mut self, reference: &Reference, owner: &str, part: &Part<'_>) -> Option<Edge> {
-        let (step, port) = reference.from.rsplit_once('.')?;
-        if let Some(placed) = self.placed.get(step) {
-            let outputs = &self.steps[placed.own.0 as usize].outputs;
-            if let Some(at) = outputs.iter().position(|output| output.port == port) {
-                return Some(Edge { from: placed.own, port: at });
-            }
+    /// Checks templates that nothing uses, as far as that is possible without the types of what they read.
+    pub(super) fn check_unused_templates(&mut self) {
+        let (pipeline, registries) = (self.pipeline, self.registries);
+        let wiring = Wiring::unused(pipeline, registries, &mut self.keys, &mut self.found);
+        for part in &wiring.parts {
+            let PartKind::Operator(kind) = part.kind else { continue };
+            let count = match kind.inputs {
+                InputKeys::One => 1,
+                InputKeys::Many => part.inputs.len().max(1),
+                InputKeys::Named(keys) => keys.len(),
+            };
+            let component = &*part.component;
+            let config = component.node.without(&part.kind.shared_keys());
+            let streams = vec![StreamType::unknown(); count];
+            let mut found = Diagnostics::new();
+            // Only what it says of the file is of use.
+            let _planned = (kind.plan)(&mut self.cx(component, config, &mut found), &streams);
+            self.take(found, false);
         }
-        let placed = self.placed.get(owner)?;
-        // A step that failed is only guessed at, and its outputs are not known.
-        if self.failed.contains(owner) || part.component.name == owner {
-            return None;
-        }
-        let outputs = &self.steps[placed.own.0 as usize].outputs;
-        let readable: Vec<String> = outputs
-            .iter()
-            .map(|output| match output.port.as_str() {
-                "" => owner.to_owned(),
-                port => format!("{owner}.{port}"),
-            })
-            .collect();
-        let readable: Vec<&str> = readable.iter().map(String::as_str).collect();
-        let wrong = &reference.rest;
-        let mut problem =
-            Diagnostic::error(codes::UNKNOWN_OUTPUT, reference.span, format!("`{owner}` has no output `{wrong}`"));
-        if wrong == ERRORS {
-            problem = problem.at_caret("no row can fail in it");
-        } else {
-            let near = engine_base::suggest::nearest(wrong, outputs.iter().map(|output| output.port.as_str()));
-            if let Some(near) = near.filter(|near| !near.is_empty()) {
-                problem = problem.help(format!("did you mean `{owner}.{near}`?"));
-            }
-        }
-        self.found.push(problem.help(match readable.as_slice() {
-            [] => format!("nothing comes out of `{owner}`"),
-            [one] => format!("its output is {}", list(&[one])),
-            many => format!("its outputs are {}", list(many)),
-        }));
-        None
     }
 
     /// Adds what a kind found, but for what only follows from a problem elsewhere. What it says where its columns could not

@@ -17,6 +17,15 @@ pub(super) fn digest(pipeline: &Pipeline, steps: &[Step], models: &ModelSet) -> 
             canonical(value, &mut text);
         }
     }
+    for (name, instance) in &pipeline.instances {
+        section(&mut text, "instance", name);
+        for parameter in instance.parameters.values() {
+            section(&mut text, "parameter", &parameter.name);
+            if let Some(value) = &parameter.value {
+                canonical(value, &mut text);
+            }
+        }
+    }
     let components = pipeline.sources.values().chain(pipeline.operators.values()).chain(pipeline.sinks.values());
     for component in pipeline.connections.values().chain(components) {
         let Component { name, kind, node, .. } = component;

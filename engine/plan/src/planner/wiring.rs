@@ -1,6 +1,7 @@
 //! Who reads whom: names to components, circles, and an order in which each component stands after those it reads.
 
 use super::keys::{self, KeyNames};
+use super::names::{Named, Names, local_steps};
 use super::{list, unknown_kind};
 use crate::common::{ManyInputs, OneInput};
 use crate::kinds::{InputKeys, OperatorKind, Registries, SinkKind, SourceKind};
@@ -8,14 +9,17 @@ use crate::language;
 use crate::plan::ERRORS;
 use engine_base::codes::{plan as codes, spec as spec_codes};
 use engine_base::{Diagnostic, Diagnostics, Span};
-use engine_spec::{Component, Expression, Input, Node, Pipeline};
+use engine_spec::{Component, Expression, Input, Instance, Node, Pipeline};
 use indexmap::{IndexMap, IndexSet};
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Every component of a pipeline with what it reads.
 pub(super) struct Wiring<'a> {
     pub(super) parts: Vec<Part<'a>>,
+    instances: &'a IndexMap<String, Instance>,
+    /// The parts that the names of instances stand for, with the instance.
+    outputs: HashMap<usize, &'a str>,
 }
 
 /// A source, operator or sink.
@@ -26,6 +30,8 @@ pub(super) struct Part<'a> {
     pub(super) inputs: Vec<Reference>,
     /// Its input stands under another key, which was reported, and may have that key's form.
     input_meant: bool,
+    /// The parts that it reads.
+    needs: Vec<usize>,
     /// Its inputs can't be told, so it can't be planned. The reason is noted.
     pub(super) broken: bool,
 }
@@ -76,8 +82,18 @@ pub(super) struct Reference {
     pub(super) path: Vec<String>,
     /// The component that is read: an index into the parts.
     pub(super) owner: Option<usize>,
+    /// The components whose errors are read, where they are those of all steps of an instance.
+    others: Vec<usize>,
     /// What follows the component's name: empty, `errors`, `set.errors`.
     pub(super) rest: String,
+    /// The instance of a template by whose name it was found, and what was written after a dot.
+    pub(super) via: Option<(String, String)>,
+}
+
+impl Reference {
+    fn owners(&self) -> Vec<usize> {
+        if self.others.is_empty() { self.owner.into_iter().collect() } else { self.others.clone() }
+    }
 }
 
 impl<'a> Wiring<'a> {
@@ -101,20 +117,7 @@ impl<'a> Wiring<'a> {
             );
             parts.push(Part::new(component, kind, keys, found));
         }
-        for component in pipeline.operators.values() {
-            let kind = registries.operators.iter().find(|kind| kind.name == component.kind).copied();
-            let kind = kind.map_or_else(
-                || {
-                    let built: Vec<&str> = registries.operators.iter().map(|kind| kind.name).collect();
-                    found.push(unknown_kind("operator", component, &built, language::OPERATORS, registries));
-                    PartKind::Unknown { sink: false }
-                },
-                PartKind::Operator,
-            );
-            let mut part = Part::new(component, kind, keys, found);
-            part.read_inputs(found);
-            parts.push(part);
-        }
+        parts.extend(pipeline.operators.values().map(|component| Part::operator(component, registries, keys, found)));
         for component in pipeline.sinks.values() {
             let kind = registries.sinks.iter().find(|kind| kind.name == component.kind).copied();
             let kind = kind.map_or_else(
@@ -129,47 +132,102 @@ impl<'a> Wiring<'a> {
             part.read_inputs(found);
             parts.push(part);
         }
-        let mut wiring = Wiring { parts };
-        wiring.resolve(&pipeline.broken, found);
+        let mut wiring = Wiring { parts, instances: &pipeline.instances, outputs: HashMap::new() };
+        let names = wiring.names(&pipeline.broken);
+        wiring.resolve(&names, found);
+        names.unused_inputs().into_iter().for_each(|(template, input, span)| {
+            let message = format!("no step of the template `{template}` reads its input `{input}`");
+            let problem = Diagnostic::warning(spec_codes::UNUSED_TEMPLATE, span, message);
+            found.push(problem.help("let a step read it, or take it out"));
+        });
         wiring
     }
 
-    fn resolve(&mut self, broken: &IndexSet<String>, found: &mut Diagnostics) {
-        let index: HashMap<&str, usize> =
-            self.parts.iter().enumerate().map(|(at, part)| (part.component.name.as_str(), at)).collect();
-        let is_sink: Vec<bool> = self.parts.iter().map(Part::is_sink).collect();
+    /// What templates that nothing uses would have: checked, and never planned with the others.
+    pub(super) fn unused(
+        pipeline: &'a Pipeline,
+        registries: &Registries,
+        keys: &mut KeyNames,
+        found: &mut Diagnostics,
+    ) -> Wiring<'a> {
+        let operators = pipeline.unused.operators.values();
+        let parts = operators.map(|component| Part::operator(component, registries, keys, found)).collect();
+        let mut wiring = Wiring { parts, instances: &pipeline.unused.instances, outputs: HashMap::new() };
+        let names = wiring.names(&pipeline.broken);
+        wiring.resolve(&names, found);
+        wiring
+    }
+
+    fn names(&self, broken: &'a IndexSet<String>) -> Names<'a> {
+        let parts = self.parts.iter().map(|part| (part.component.name.as_str(), part.is_sink()));
+        Names::new(parts, self.instances, broken)
+    }
+
+    fn resolve(&mut self, names: &Names<'a>, found: &mut Diagnostics) {
+        for (name, instance) in self.instances {
+            let within = instance.within.as_deref();
+            for given in instance.inputs.values() {
+                match names.find(within, &given.from) {
+                    Named::Unknown => found.push(self.unknown_input(names, within, &given.from, given.span)),
+                    Named::Sink(owner) => found.push(self.sink_as_input(given.span, owner)),
+                    _ => {}
+                }
+            }
+            let (output, span) = &instance.output;
+            if let Named::Unknown = names.find(Some(name), output) {
+                found.push(self.unknown_output(name, output, *span));
+            }
+        }
         let mut resolved = Vec::new();
         for part in &self.parts {
+            let within = part.component.instance.as_deref();
             for reference in &part.inputs {
-                let known = prefixes(&reference.from).find_map(|(name, rest)| Some((*index.get(name)?, rest)));
-                let sink_rows = known.is_some_and(|(owner, rest)| is_sink[owner] && rest.is_empty());
-                if let Some((owner, _)) = known.filter(|_| sink_rows) {
-                    found.push(self.sink_as_input(reference, owner));
-                } else if known.is_none() && !prefixes(&reference.from).any(|(name, _)| broken.contains(name)) {
-                    found.push(self.unknown_input(reference));
+                let named = names.find(within, &reference.from);
+                match &named {
+                    Named::Unknown => {
+                        found.push(self.unknown_input(names, within, &reference.from, reference.span));
+                    }
+                    Named::Sink(owner) => found.push(self.sink_as_input(reference.span, *owner)),
+                    _ => {}
                 }
-                let owner = known.map(|(owner, _)| owner).filter(|_| !sink_rows);
-                resolved.push((owner, known.map_or(String::new(), |(_, rest)| rest.to_owned())));
+                resolved.push(named);
             }
         }
         let mut resolved = resolved.into_iter();
         for part in &mut self.parts {
-            for (reference, (owner, rest)) in part.inputs.iter_mut().zip(resolved.by_ref()) {
-                part.broken |= owner.is_none();
-                reference.owner = owner;
-                reference.rest = rest;
+            for (reference, named) in part.inputs.iter_mut().zip(resolved.by_ref()) {
+                match named {
+                    Named::Output { owner, from, rest, via, given } => {
+                        reference.owner = Some(owner);
+                        (reference.from, reference.rest, reference.via) = (from, rest, via);
+                        reference.span = given.unwrap_or(reference.span);
+                    }
+                    Named::Errors { instance, owners } => {
+                        reference.owner = owners.first().copied();
+                        reference.others = owners;
+                        (reference.from, reference.rest) = (format!("{instance}.{ERRORS}"), ERRORS.to_owned());
+                    }
+                    Named::Sink(_) | Named::Broken | Named::Unknown => part.broken = true,
+                }
+            }
+        }
+        for part in &mut self.parts {
+            let owners = part.inputs.iter().flat_map(Reference::owners);
+            part.needs = owners.collect();
+        }
+        // The outermost first: what is read by its name.
+        for name in self.instances.keys() {
+            if let Named::Output { owner, .. } = names.output_of(name) {
+                self.outputs.entry(owner).or_insert(name);
             }
         }
     }
 
-    fn sink_as_input(&self, reference: &Reference, owner: usize) -> Diagnostic {
+    fn sink_as_input(&self, span: Span, owner: usize) -> Diagnostic {
         let sink = &self.parts[owner];
         let name = &sink.component.name;
-        let problem = Diagnostic::error(
-            codes::SINK_AS_INPUT,
-            reference.span,
-            format!("`{name}` is a sink: no rows come out of it"),
-        );
+        let problem =
+            Diagnostic::error(codes::SINK_AS_INPUT, span, format!("`{name}` is a sink: no rows come out of it"));
         let problem = match sink.inputs.first() {
             Some(before) => problem.help(format!("read what it reads: `{}`", before.from)),
             None => problem,
@@ -177,18 +235,30 @@ impl<'a> Wiring<'a> {
         problem.help(format!("rows that it can't deliver are read as `{name}.{ERRORS}`"))
     }
 
-    fn unknown_input(&self, reference: &Reference) -> Diagnostic {
-        let from = &reference.from;
-        let readable: Vec<&str> =
-            self.parts.iter().filter(|part| !part.is_sink()).map(|part| part.component.name.as_str()).collect();
-        let problem = Diagnostic::error(
-            codes::UNKNOWN_INPUT,
-            reference.span,
-            format!("there is no source or operator named `{from}`"),
-        )
-        .did_you_mean(from, readable.iter().copied());
+    /// What an instance's steps may not read, or what stands for nothing.
+    fn unknown_input(&self, names: &Names<'_>, within: Option<&str>, from: &str, span: Span) -> Diagnostic {
+        let parts = self.parts.iter().filter(|part| !part.is_sink()).map(|part| part.component.name.as_str());
+        let instance = within.and_then(|name| Some((name, self.instances.get(name)?)));
+        let (readable, message): (Vec<&str>, String) = match instance {
+            None => {
+                let readable = parts.chain(self.instances.keys().map(String::as_str));
+                (readable.collect(), format!("there is no source or operator named `{from}`"))
+            }
+            Some((name, instance)) => {
+                let template = &instance.template;
+                (names.local(name), format!("the template `{template}` has no step and no input named `{from}`"))
+            }
+        };
+        let problem =
+            Diagnostic::error(codes::UNKNOWN_INPUT, span, message).did_you_mean(from, readable.iter().copied());
         if !problem.help.is_empty() {
             return problem;
+        }
+        if instance.is_some() && !matches!(names.find(None, from), Named::Unknown) {
+            return problem.help(format!(
+                "its steps read each other and its inputs only: add `{}` to its `inputs`",
+                from.split('.').next().unwrap_or_default()
+            ));
         }
         // `valdi.errors`: the part before the dot may be the slip.
         if let Some((name, port)) = from.rsplit_once('.')
@@ -199,6 +269,20 @@ impl<'a> Wiring<'a> {
         match readable.len() {
             0 => problem.help("the pipeline has no sources and operators to read"),
             1..=8 => problem.help(format!("there are {}", list(&readable))),
+            _ => problem,
+        }
+    }
+
+    /// A template's output that is none of its steps.
+    fn unknown_output(&self, name: &str, output: &str, span: Span) -> Diagnostic {
+        let template = self.instances.get(name).map_or("", |instance| instance.template.as_str());
+        let parts = self.parts.iter().map(|part| part.component.name.as_str());
+        let steps = local_steps(parts.chain(self.instances.keys().map(String::as_str)), name);
+        let message = format!("the template `{template}` has no step named `{output}`");
+        let problem =
+            Diagnostic::error(codes::UNKNOWN_INPUT, span, message).did_you_mean(output, steps.iter().copied());
+        match steps.len() {
+            1..=8 if problem.help.is_empty() => problem.help(format!("its steps are {}", list(&steps))),
             _ => problem,
         }
     }
@@ -224,14 +308,13 @@ impl<'a> Wiring<'a> {
             marks[start] = Mark::Open;
             while let Some((at, next)) = stack.last_mut() {
                 let at = *at;
-                let Some(reference) = self.parts[at].inputs.get(*next) else {
+                let Some(owner) = self.parts[at].needs.get(*next).copied() else {
                     marks[at] = Mark::Done;
                     order.push(at);
                     stack.pop();
                     continue;
                 };
                 *next += 1;
-                let Some(owner) = reference.owner else { continue };
                 match marks[owner] {
                     Mark::Done => {}
                     Mark::New => {
@@ -258,7 +341,7 @@ impl<'a> Wiring<'a> {
         const SHOWN_MAX: usize = 8;
         let reads = |at: usize| {
             let (part, owner) = (&self.parts[circle[at]], circle[(at + 1) % circle.len()]);
-            part.inputs.iter().find(|reference| reference.owner == Some(owner))
+            part.inputs.iter().find(|reference| reference.owners().contains(&owner))
         };
         let span = |at: usize| reads(at).map_or(self.parts[circle[at]].component.name_span, |reads| reads.span);
         let name = |at: usize| self.parts[circle[at % circle.len()]].component.name.as_str();
@@ -284,29 +367,44 @@ impl<'a> Wiring<'a> {
     }
 
     /// Warns of sources and operators whose rows go nowhere. Where an input is wrong, that may be just what it meant.
-    pub(super) fn check_unused(&self, found: &mut Diagnostics) {
+    pub(super) fn check_unused(&self, pipeline: &Pipeline, found: &mut Diagnostics) {
         if self.parts.iter().any(|part| part.broken) {
             return;
         }
         let mut rows_read = vec![false; self.parts.len()];
         let mut errors_read = vec![false; self.parts.len()];
         for reference in self.parts.iter().flat_map(|part| &part.inputs) {
-            if let Some(owner) = reference.owner {
-                let errors = reference.rest == ERRORS || reference.rest.ends_with(".errors");
-                if errors { errors_read[owner] = true } else { rows_read[owner] = true }
-            }
+            let errors = reference.rest == ERRORS || reference.rest.ends_with(".errors");
+            let read = if errors { &mut errors_read } else { &mut rows_read };
+            reference.owners().into_iter().for_each(|owner| read[owner] = true);
         }
+        // Some instances of a template may leave unread what others read.
+        let of_template = |part: &Part<'a>| {
+            let instance = pipeline.instances.get(part.component.instance.as_ref()?)?;
+            Some((instance.template.clone(), part.component.local_name().to_owned()))
+        };
+        let read_somewhere: HashSet<(String, String)> = self
+            .parts
+            .iter()
+            .zip(&rows_read)
+            .filter(|(_, read)| **read)
+            .filter_map(|(part, _)| of_template(part))
+            .collect();
         for (at, part) in self.parts.iter().enumerate() {
             if part.is_sink() || rows_read[at] {
                 continue;
             }
-            let name = &part.component.name;
+            let stands_for = self.outputs.get(&at).and_then(|name| Some((*name, self.instances.get(*name)?.name_span)));
+            if stands_for.is_none() && of_template(part).is_some_and(|step| read_somewhere.contains(&step)) {
+                continue;
+            }
+            let (name, span) = stands_for.unwrap_or((&part.component.name, part.component.name_span));
             let message = match errors_read[at] {
                 true => format!("nothing reads the rows of `{name}`, only its errors"),
                 false => format!("nothing reads `{name}`"),
             };
             found.push(
-                Diagnostic::warning(codes::UNUSED_STEP, part.component.name_span, message)
+                Diagnostic::warning(codes::UNUSED_STEP, span, message)
                     .help(format!("let a sink read it (`input: {name}`), or take it out")),
             );
         }
@@ -325,7 +423,27 @@ impl<'a> Part<'a> {
         // What stands under a key of inputs that was not written.
         let meant = |key: &&str| known.node.get(key).is_some() && component.node.get(key).is_none();
         let input_meant = kind.input_keys().iter().any(meant);
-        Part { component: known, kind, inputs: Vec::new(), input_meant, broken: false }
+        Part { component: known, kind, inputs: Vec::new(), input_meant, needs: Vec::new(), broken: false }
+    }
+
+    fn operator(
+        component: &'a Component,
+        registries: &Registries,
+        keys: &mut KeyNames,
+        found: &mut Diagnostics,
+    ) -> Part<'a> {
+        let kind = registries.operators.iter().find(|kind| kind.name == component.kind).copied();
+        let kind = kind.map_or_else(
+            || {
+                let built: Vec<&str> = registries.operators.iter().map(|kind| kind.name).collect();
+                found.push(unknown_kind("operator", component, &built, language::OPERATORS, registries));
+                PartKind::Unknown { sink: false }
+            },
+            PartKind::Operator,
+        );
+        let mut part = Part::new(component, kind, keys, found);
+        part.read_inputs(found);
+        part
     }
 
     fn read_inputs(&mut self, found: &mut Diagnostics) {
@@ -395,7 +513,9 @@ impl<'a> Part<'a> {
             span,
             path,
             owner: None,
+            others: Vec::new(),
             rest: String::new(),
+            via: None,
         });
     }
 
@@ -416,10 +536,4 @@ fn named_input(node: &Node, key: &str, found: &mut Diagnostics) -> Option<Input>
     // Read below its key, which problems name.
     let below: IndexMap<String, Input> = node.only(&[key]).decode(found)?;
     below.into_values().next()
-}
-
-/// A name as (component, rest), the longest component first: `a.b.c` as (`a.b.c`, ``), (`a.b`, `c`), (`a`, `b.c`).
-fn prefixes(name: &str) -> impl Iterator<Item = (&str, &str)> {
-    let dots = name.rmatch_indices('.').map(|(at, _)| (&name[..at], &name[at + 1..]));
-    std::iter::once((name, "")).chain(dots)
 }

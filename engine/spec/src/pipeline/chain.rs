@@ -186,6 +186,7 @@ fn steps(chain: &Component, diagnostics: &mut Diagnostics) -> Option<Vec<Compone
             node,
             base_dir: chain.base_dir.clone(),
             folders: chain.folders.clone(),
+            instance: None,
             unnamed,
             kept: Vec::new(),
         });

@@ -7,8 +7,8 @@ use engine_base::codes::spec as codes;
 use engine_base::{Diagnostic, Diagnostics, Span};
 use indexmap::{IndexMap, IndexSet};
 
-use super::Component;
 use super::include::Folders;
+use super::{Component, Instance};
 use crate::node::{Entry, Node, Value};
 
 /// Keys that nearly all components have, for "did you mean `type`".
@@ -76,6 +76,7 @@ pub(super) fn component(
         node,
         base_dir: folders.of(entry.key_span).to_path_buf(),
         folders: folders.clone(),
+        instance: None,
         unnamed: false,
         kept,
     })
@@ -151,21 +152,27 @@ pub(super) fn bad_name(name: &str, span: Span, noun: &str) -> Diagnostic {
 pub(super) fn check_names(
     sources: &IndexMap<String, Component>,
     operators: &IndexMap<String, Component>,
+    instances: &IndexMap<String, Instance>,
     sinks: &IndexMap<String, Component>,
     diagnostics: &mut Diagnostics,
 ) {
-    let mut seen: HashMap<&str, (&Component, &str)> = HashMap::new();
-    let all = [(sources, "a source"), (operators, "an operator"), (sinks, "a sink")];
-    for (section, noun) in all {
-        for component in section.values() {
-            if let Some((first, first_noun)) = seen.insert(&component.name, (component, noun)) {
-                let message = format!("`{}` is the name of {first_noun} already", component.name);
-                diagnostics.push(
-                    Diagnostic::error(codes::NAME_TAKEN, component.name_span, message)
-                        .also(first.name_span, format!("{first_noun} of this name"))
-                        .help("state, metrics and tests go by names: give this one another"),
-                );
-            }
+    let mut seen: HashMap<&str, (Span, &str)> = HashMap::new();
+    fn named<'c>(
+        section: &'c IndexMap<String, Component>,
+        noun: &'static str,
+    ) -> impl Iterator<Item = (&'c str, Span, &'static str)> {
+        section.values().map(move |component| (component.name.as_str(), component.name_span, noun))
+    }
+    let instances = instances.iter().map(|(name, instance)| (name.as_str(), instance.name_span, "an operator"));
+    let all = named(sources, "a source").chain(named(operators, "an operator")).chain(instances);
+    for (name, span, noun) in all.chain(named(sinks, "a sink")) {
+        if let Some((first, first_noun)) = seen.insert(name, (span, noun)) {
+            let message = format!("`{name}` is the name of {first_noun} already");
+            diagnostics.push(
+                Diagnostic::error(codes::NAME_TAKEN, span, message)
+                    .also(first, format!("{first_noun} of this name"))
+                    .help("state, metrics and tests go by names: give this one another"),
+            );
         }
     }
 }

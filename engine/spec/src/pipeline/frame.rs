@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::include::Includes;
 use super::parameters::ParameterConfig;
+use super::template::TemplateConfig;
 use super::tests_section::TestConfig;
 use super::{MaxInFlight, Measure, Objective};
 use crate::node::{Entry, Node, Value};
@@ -45,6 +46,8 @@ pub struct PipelineFile {
     /// The models that `predict` uses: the path of a model card, or the card itself.
     #[schemars(with = "Option<IndexMap<String, ModelRefConfig>>")]
     pub models: Option<IndexMap<String, Node>>,
+    /// Steps that are written once and used in several places, by operators of `type: template`.
+    pub templates: Option<IndexMap<String, TemplateConfig>>,
     /// What happens to the rows, step by step. A step reads sources and other steps by their names.
     #[schemars(with = "Option<IndexMap<String, AnyComponent<2>>>")]
     pub operators: Option<ComponentMap>,
@@ -181,7 +184,6 @@ const OTHER_KEYS: &[&str] =
 const NOT_BUILT: &[(&str, &str)] = &[
     ("commit", "output is committed as it is acknowledged"),
     ("checkpoint", "state is rebuilt from the source after a restart"),
-    ("templates", "write the steps out, or use `type: chain`"),
     ("memory_limit", "bound what is in flight with `max_in_flight`"),
 ];
 

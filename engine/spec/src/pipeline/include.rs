@@ -59,6 +59,14 @@ impl Folders {
         self.others.get(&span.file).unwrap_or(&self.main)
     }
 
+    /// The same with a view of a file.
+    pub(super) fn with_view(&self, file: FileId, view: FileId) -> Folders {
+        let mut folders = self.clone();
+        let folder = self.others.get(&file).unwrap_or(&self.main).clone();
+        folders.others.insert(view, folder);
+        folders
+    }
+
     /// Whether this stands in an included file.
     pub fn is_included(&self, span: Span) -> bool {
         self.others.contains_key(&span.file)
@@ -333,7 +341,7 @@ fn append(to: &mut Node, more: Node, noun: Option<&str>, diagnostics: &mut Diagn
                 diagnostics.push(
                     Diagnostic::error(codes::NAME_TAKEN, entry.key_span, message)
                         .also(*first, "defined here first")
-                        .help("give this one another name, or take one of them out; a profile can change what a file includes"),
+                        .help("give this one another name, or take one of them out"),
                 );
             }
         }
@@ -343,4 +351,4 @@ fn append(to: &mut Node, more: Node, noun: Option<&str>, diagnostics: &mut Diagn
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

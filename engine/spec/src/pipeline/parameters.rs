@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::overrides::CommandLine;
 use super::{LoadOptions, Parameter, components};
 use crate::decode::{found, plain_scalar};
-use crate::node::{Node, Value};
+use crate::node::{Entry, Node, Value};
 use crate::types::{ColumnType, FieldSpec};
 use crate::{Files, substitute};
 
@@ -49,17 +49,7 @@ pub(super) fn read(
             unreadable.push(entry.key.as_str());
             continue;
         };
-        if !config.ty.ty.is_scalar()
-            || matches!(config.ty.ty, ColumnType::Json | ColumnType::Binary | ColumnType::Duration)
-        {
-            diagnostics.push(
-                Diagnostic::error(
-                    codes::BAD_PARAMETER,
-                    entry.value.span_at(&["type"]),
-                    format!("a parameter can't be of type `{}`", config.ty),
-                )
-                .help("write a scalar type: `bool`, `int64`, `float64`, `decimal(18, 2)`, `string`, `date` or `timestamp`"),
-            );
+        if !check_type(entry, &config.ty, diagnostics) {
             unreadable.push(entry.key.as_str());
             continue;
         }
@@ -110,8 +100,24 @@ pub(super) fn read(
     parameters
 }
 
+/// Whether a parameter can be of this type; that it can't is reported.
+pub(super) fn check_type(entry: &Entry, ty: &FieldSpec, diagnostics: &mut Diagnostics) -> bool {
+    let sound = ty.ty.is_scalar() && !matches!(ty.ty, ColumnType::Json | ColumnType::Binary | ColumnType::Duration);
+    if !sound {
+        diagnostics.push(
+            Diagnostic::error(
+                codes::BAD_PARAMETER,
+                entry.value.span_at(&["type"]),
+                format!("a parameter can't be of type `{ty}`"),
+            )
+            .help("write a scalar type: `bool`, `int64`, `float64`, `decimal(18, 2)`, `string`, `date` or `timestamp`"),
+        );
+    }
+    sound
+}
+
 /// The value as the parameter's type has it, or a report.
-fn typed(mut node: Node, ty: &FieldSpec, name: &str, diagnostics: &mut Diagnostics) -> Option<Node> {
+pub(super) fn typed(mut node: Node, ty: &FieldSpec, name: &str, diagnostics: &mut Diagnostics) -> Option<Node> {
     if node.secret {
         diagnostics.push(
             Diagnostic::error(codes::SECRET_SHOWN, node.span, "a parameter is shown in plans, so it can't be a secret")

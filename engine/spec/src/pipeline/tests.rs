@@ -54,10 +54,11 @@ fn a_whole_pipeline() {
     assert_eq!((source.kind.as_str(), source.node.get("type").is_none()), ("file", true));
     assert_eq!(text(source, &["path"]), Some("data/eu/transactions.jsonl"));
     let operators: Vec<&str> = pipeline.operators.keys().map(String::as_str).collect();
-    assert_eq!(operators, ["valid", "history", "features.1", "scaled", "features"]);
-    let inputs: Vec<_> = pipeline.operators.values().map(|step| text(step, &["input"])).collect();
+    let of_instance = ["sample.others", "sample.both", "sample.some.1", "sample.some"];
+    assert_eq!(operators, [&["valid", "history", "features.1", "scaled", "features"][..], &of_instance[..]].concat());
+    let inputs: Vec<_> = pipeline.operators.values().take(5).map(|step| text(step, &["input"])).collect();
     assert_eq!(inputs, [Some("transactions"), None, Some("history"), Some("features.1"), Some("scaled")]);
-    let unnamed: Vec<bool> = pipeline.operators.values().map(|step| step.unnamed).collect();
+    let unnamed: Vec<bool> = pipeline.operators.values().take(5).map(|step| step.unnamed).collect();
     assert_eq!(unnamed, [false, false, true, false, false]);
     assert_eq!(pipeline.parameters["threshold"].value.as_ref().and_then(Node::text), Some("0.9"));
     assert!(matches!(pipeline.parameters["limit"].value.as_ref().map(|node| &node.value), Some(crate::Value::Null)));

@@ -77,7 +77,7 @@ pub(crate) fn survive(bytes: &[u8]) {
         for component in pipeline.sources.values().chain(pipeline.operators.values()).chain(pipeline.sinks.values()) {
             component.node.decode::<Config>(&mut diagnostics);
             if let Some(schema) = component.node.get("schema") {
-                engine_spec::read_schema(schema, &component.base_dir, &files, &mut sources, &mut diagnostics);
+                engine_spec::read_schema(schema, component.dir(&["schema"]), &files, &mut sources, &mut diagnostics);
             }
             for entry in component.node.entries() {
                 entry.value.locate(0..usize::MAX);
@@ -85,6 +85,7 @@ pub(crate) fn survive(bytes: &[u8]) {
             }
         }
     }
+    diagnostics.settle(&sources);
     diagnostics.sort();
     for format in [Format::Human { color: false }, Format::Json, Format::Sarif, Format::Github] {
         render(format, &diagnostics, &sources);
