@@ -10,6 +10,7 @@ pub mod join;
 pub mod model;
 pub mod operator;
 pub mod plan;
+pub mod query;
 pub mod rolling;
 pub mod spec;
 pub mod system;
@@ -45,6 +46,7 @@ pub fn all() -> impl Iterator<Item = &'static CodeInfo> {
         .chain(system::CODES)
         .chain(model::CODES)
         .chain(testing::CODES)
+        .chain(query::CODES)
 }
 
 /// The code with this text, in any case.

@@ -66,6 +66,17 @@ impl ExprError {
         self
     }
 
+    /// The same problem where its text is a part of a longer one, from `range.start` on.
+    #[must_use]
+    pub(crate) fn within(mut self, range: &Range<usize>) -> Self {
+        self.range = Some(match self.range {
+            Some(at) => at.start + range.start..at.end + range.start,
+            None => range.clone(),
+        });
+        self.also = self.also.into_iter().map(|other| other.within(range)).collect();
+        self
+    }
+
     /// Adds a remedy.
     #[must_use]
     pub(crate) fn help(mut self, text: impl Into<String>) -> Self {

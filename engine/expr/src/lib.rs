@@ -26,6 +26,7 @@ mod panics;
 mod parse;
 mod plan;
 mod program;
+pub mod query;
 mod scalar;
 #[cfg(test)]
 mod tests;

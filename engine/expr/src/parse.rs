@@ -173,17 +173,7 @@ pub(crate) fn parse(text: &str) -> Result<Parsed<'_>, ExprError> {
         )
         .help("compute a part of it as a column in a `map` before this step"));
     }
-    let places = Places::of(text);
-    let raw =
-        Tokenizer::new(&Language, text).tokenize_with_location().map_err(|error| unreadable(text, &places, &error))?;
-    let mut tokens: Vec<(TokenWithSpan, Range<usize>)> = raw
-        .into_iter()
-        .filter(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF))
-        .map(|token| {
-            let range = places.byte(token.span.start)..places.byte(token.span.end);
-            (token, range)
-        })
-        .collect();
+    let (places, mut tokens) = tokenize(text)?;
     if tokens.is_empty() {
         return Err(ExprError::new(codes::EMPTY, "an expression is due here, and there is only a comment"));
     }
@@ -209,6 +199,39 @@ pub(crate) fn parse(text: &str) -> Result<Parsed<'_>, ExprError> {
         return Err(left_over(&parsed, at));
     }
     Ok(parsed)
+}
+
+/// The tokens of a text with their bytes, without spaces and comments.
+fn tokenize(text: &str) -> Result<(Places, Vec<(TokenWithSpan, Range<usize>)>), ExprError> {
+    let places = Places::of(text);
+    let raw =
+        Tokenizer::new(&Language, text).tokenize_with_location().map_err(|error| unreadable(text, &places, &error))?;
+    let tokens = raw
+        .into_iter()
+        .filter(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF))
+        .map(|token| {
+            let range = places.byte(token.span.start)..places.byte(token.span.end);
+            (token, range)
+        })
+        .collect();
+    Ok((places, tokens))
+}
+
+/// The tokens of a query, whose brackets match.
+pub(crate) fn words(text: &str) -> Result<Vec<(Token, Range<usize>)>, ExprError> {
+    let too_large = |message: String| {
+        let error = ExprError::new(codes::TOO_LARGE, message);
+        Err(error.help("make a step of its own of a part of it"))
+    };
+    if text.len() > MAX_TEXT_BYTES {
+        return too_large(format!("the query is longer than {} KiB", MAX_TEXT_BYTES / 1024));
+    }
+    let (_, tokens) = tokenize(text)?;
+    if tokens.len() > MAX_TOKENS {
+        return too_large(format!("the query has more than {MAX_TOKENS} words and signs"));
+    }
+    check_brackets(&tokens)?;
+    Ok(tokens.into_iter().map(|(token, range)| (token.token, range)).collect())
 }
 
 /// From lines and characters, both counted from one, to bytes.

@@ -14,6 +14,7 @@ mod planner;
 pub mod print;
 pub mod rowwise;
 pub mod schema;
+mod sql;
 pub mod types;
 
 pub use event_time::EventTimePlan;

@@ -25,6 +25,7 @@ use crate::kinds::{
 };
 use crate::model::{ModelCx, ModelSet};
 use crate::plan::{ERRORS, Edge, Plan, Role, Step};
+use crate::sql::{self, TimeColumns};
 use crate::{language, types};
 use engine_base::codes::plan as codes;
 use engine_base::{Diagnostic, Diagnostics, Severity, SourceMap, Span, StepId};
@@ -50,8 +51,15 @@ pub fn plan(
     sources: &mut SourceMap,
     diagnostics: &mut Diagnostics,
 ) -> Option<Plan> {
+    let mut noted = Diagnostics::new();
+    let (pipeline, times) = sql::expand(pipeline, &mut noted);
+    let unread = noted.has_errors();
+    diagnostics.extend(noted);
+    let broken_before = diagnostics.has_errors();
+    let pipeline = &*pipeline;
     let mut planner = Planner {
         pipeline,
+        times,
         registries,
         files,
         sources,
@@ -65,12 +73,12 @@ pub fn plan(
         failed: IndexSet::new(),
         told_replaced: Vec::new(),
         source_count: 0,
-        broken_before: diagnostics.has_errors(),
+        broken_before,
     };
     let plan = planner.run();
     planner.found.settle(planner.sources);
     diagnostics.extend(planner.found);
-    plan
+    plan.filter(|_| !unread)
 }
 
 struct Planner<'a> {
@@ -92,6 +100,8 @@ struct Planner<'a> {
     /// Places where the column of the event time is replaced, which are told.
     told_replaced: Vec<Span>,
     source_count: u16,
+    /// The columns that queries take for the event time, by step.
+    times: TimeColumns,
     /// Problems were found before planning.
     broken_before: bool,
 }

@@ -11,6 +11,7 @@
 
 use crate::common::{DecodingKeys, EncodingKeys, ManyInputs, OneInput, SetKeys, SinkKeys, SourceTimeKeys};
 use crate::kinds::{InputKeys, Registries};
+use crate::sql::SqlConfig;
 use engine_spec::Input;
 use engine_spec::pipeline::{ChainConfig, InstanceConfig, MAIN_ONLY, PipelineFile};
 use schemars::generate::SchemaSettings;
@@ -160,6 +161,9 @@ impl Writer {
         self.defs.insert("Step".to_owned(), step);
         let summary = "Several steps, one after the other.";
         branches.push(Branch { name: "chain", summary, own: chain, common: Vec::new() });
+        let sql = self.of::<SqlConfig>();
+        let summary = "One SELECT over named inputs.";
+        branches.push(Branch { name: "sql", summary, own: sql, common: Vec::new() });
         self.section("operator", "What changes rows. The kind is its `type`.", branches)
     }
 

@@ -12,7 +12,7 @@ pub mod types;
 pub mod value;
 pub mod yaml;
 
-pub use node::{Entry, Node, Value};
+pub use node::{Entry, Node, Piece, Value};
 pub use pipeline::{
     Component, ExpectedConfig, Folders, Instance, LoadOptions, MaxInFlight, Measure, ModelRef, Objective, Parameter,
     Pipeline, PipelineFile, Test, TestStepConfig, load,

@@ -86,6 +86,15 @@ pub enum Value {
     Map(Vec<Entry>),
 }
 
+/// A piece of a text that is put together from another's: see [`Node::composed`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// These bytes of the other text.
+    Of(Range<usize>),
+    /// What stands in the place of these bytes.
+    Instead(Range<usize>, String),
+}
+
 /// A key and its value.
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -127,6 +136,55 @@ impl Node {
             (Some(start), Some(end)) => Span { start, end: end.max(start), ..self.span },
             _ => self.span,
         }
+    }
+
+    /// A text put together from pieces of this one's, which knows where in the file they stand.
+    pub fn composed(&self, pieces: &[Piece]) -> Node {
+        let mut text = String::new();
+        let mut steps: Vec<(usize, usize)> = Vec::new();
+        let mut span: Option<Span> = None;
+        let mut step = |at: usize, byte: usize| match steps.last() {
+            Some((text, file)) if file + (at - text) == byte => {}
+            _ => steps.push((at, byte)),
+        };
+        let of = self.text().unwrap_or_default();
+        for piece in pieces {
+            let (range, written) = match piece {
+                Piece::Of(range) => (range.clone(), of.get(range.clone()).unwrap_or_default()),
+                Piece::Instead(range, written) => (range.clone(), written.as_str()),
+            };
+            let place = self.locate(range.clone());
+            for byte in 0..written.len() {
+                let at = match piece {
+                    Piece::Of(_) => self.locate(range.start + byte..range.start + byte + 1).start,
+                    Piece::Instead(..) => (place.start + byte).min(place.end.max(place.start + 1) - 1),
+                };
+                step(text.len() + byte, at);
+            }
+            text.push_str(written);
+            span = Some(match span {
+                Some(span) => Span { start: span.start.min(place.start), end: span.end.max(place.end), ..span },
+                None => place,
+            });
+        }
+        let places = match self.written.places {
+            Places::Whole => Places::Whole,
+            _ => Places::Steps(steps.into()),
+        };
+        Node {
+            span: span.unwrap_or(self.span),
+            value: Value::String(text),
+            substituted: self.substituted,
+            secret: self.secret,
+            written: Written { places, ..Written::default() },
+        }
+    }
+
+    /// The same under a key that stands at `head`: where a key that it lacks is missed.
+    #[must_use]
+    pub fn below(mut self, head: Span) -> Node {
+        self.written.head = Some(head);
+        self
     }
 
     /// Whether it stands for a variable or secret that is not to be had here (dry-run): its text says nothing.

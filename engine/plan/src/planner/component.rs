@@ -164,6 +164,13 @@ impl Planner<'_> {
         let (inputs, mut sound) = self.inputs(part);
         let streams: Vec<StreamType> = inputs.iter().map(|input| input.stream.clone()).collect();
         sound &= self.check_append(component, language::TAKES_CHANGELOGS.contains(&kind.name), &streams);
+        for time in self.times.get(&component.name).into_iter().flatten() {
+            let stream = streams.get(time.input).and_then(|stream| stream.event_time.as_ref());
+            if let Some(problem) = crate::sql::check_time(time, stream) {
+                self.found.push(problem);
+                sound = false;
+            }
+        }
         let mut found = Diagnostics::new();
         let planned = (kind.plan)(&mut self.cx(component, config, &mut found), &streams);
         sound &= planned.is_some() && !found.has_errors();
