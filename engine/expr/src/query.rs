@@ -6,6 +6,8 @@
 
 mod from;
 mod select;
+#[cfg(test)]
+mod tests;
 mod words;
 
 use crate::error::ExprError;

@@ -44,6 +44,8 @@ pub mod window;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]
+mod queries;
+#[cfg(test)]
 mod testing;
 
 pub use event_time::render_event_time;

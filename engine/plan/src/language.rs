@@ -5,7 +5,7 @@
 pub const SOURCES: &[&str] =
     &["file", "generate", "http", "kafka", "kinesis", "mqtt", "nats", "postgres", "pubsub", "stdin"];
 
-/// The kinds of operator. `chain` and `template` are taken apart before the planner sees them.
+/// The kinds of operator. `chain`, `template` and `sql` are taken apart before the planner sees them.
 pub const OPERATORS: &[&str] = &[
     "aggregate",
     "chain",

@@ -304,3 +304,49 @@ impl Node {
         crate::decode::decode(self, diagnostics)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Node, Piece};
+    use engine_base::SourceMap;
+
+    /// The text of a file under a key, and the file.
+    fn read(file: &str) -> (Node, String) {
+        let mut sources = SourceMap::new();
+        let id = sources.add("a.yaml", file);
+        let parsed = crate::yaml::parse(id, file, &mut engine_base::Diagnostics::new());
+        (parsed.root.expect("a document").get("q").expect("the key").clone(), file.to_owned())
+    }
+
+    #[test]
+    fn a_text_of_pieces_knows_where_each_stands() {
+        for file in [
+            "q: |\n  one\n    two äö\n  three\n",
+            "q: one two äö three\n",
+            "q: 'one two äö three'\n",
+            "q: >-\n  one\n  two äö\n  three\n",
+        ] {
+            let (node, file) = read(file);
+            let text = node.text().expect("a text").to_owned();
+            let range = |word: &str| {
+                let start = text.find(word).expect("the word");
+                start..start + word.len()
+            };
+            let made = node.composed(&[
+                Piece::Instead(range("one"), "something longer(".to_owned()),
+                Piece::Of(range("two äö")),
+                Piece::Instead(range("three"), ")".to_owned()),
+            ]);
+            assert_eq!(made.text(), Some("something longer(two äö)"));
+            let at = |word: &str| {
+                let start = made.text().and_then(|text| text.find(word)).expect("the word");
+                let span = made.locate(start..start + word.len());
+                file[span.start..span.end].to_owned()
+            };
+            assert_eq!(at("two äö"), "two äö", "{file}");
+            assert_eq!(at("äö"), "äö", "{file}");
+            assert_eq!(at("something longer("), "one", "{file}");
+            assert_eq!(&file[made.span.start..made.span.start + 3], "one");
+        }
+    }
+}

@@ -91,7 +91,7 @@ fn foreign(words: &Words<'_>) -> Result<(), ExprError> {
                     "EXISTS",
                     "rows with a match are what `LEFT SEMI JOIN ... ON` gives, those without `LEFT ANTI JOIN`",
                 ),
-                () => ("a query within it", "give it a step of its own of `type: sql`, and read that by its name"),
+                () => ("another query", "give it a step of its own of `type: sql`, and read that by its name"),
             };
             let start = if behind("EXISTS") { at - 1 } else { at };
             return Err(words.refused(what, start..at + 2, help));
@@ -131,8 +131,8 @@ fn select(words: &Words<'_>, tokens: Range<usize>) -> Result<Select, ExprError> 
         let ((at, number), (_, before)) = (pair[1], pair[0]);
         if number <= before {
             let message = match number == before {
-                true => format!("{} stands here twice", CLAUSES[number]),
-                false => format!("{} stands before {}", CLAUSES[number], CLAUSES[before]),
+                true => format!("{} stands here twice", spelt(CLAUSES[number])),
+                false => format!("{} stands behind {}", spelt(CLAUSES[number]), spelt(CLAUSES[before])),
             };
             return Err(ExprError::new(codes::QUERY_SYNTAX, message)
                 .at(words.bytes(at..at + 1))
@@ -181,6 +181,10 @@ fn select(words: &Words<'_>, tokens: Range<usize>) -> Result<Select, ExprError> 
     }
     let range = words.bytes(tokens);
     Ok(Select { range, distinct, items, from, join, filter, group_by, having, order_by, limit })
+}
+
+fn spelt(clause: &str) -> String {
+    format!("{clause}{}", if matches!(clause, "GROUP" | "ORDER") { " BY" } else { "" })
 }
 
 /// A clause of other SQL, where one begins at `at`.
@@ -250,7 +254,9 @@ fn group_by(words: &Words<'_>, tokens: Range<usize>) -> Result<Vec<Term>, ExprEr
         words.sign(tokens.start + 1, &Token::LParen) || tokens.len() == 1
     };
     if grouped || words.is(tokens.start, "GROUPING") && words.is(tokens.start + 1, "SETS") {
-        let what = format!("GROUP BY {}", words.bare(tokens.start).unwrap_or_default().to_uppercase());
+        let (word, more) =
+            (words.bare(tokens.start).unwrap_or_default().to_uppercase(), words.is(tokens.start, "GROUPING"));
+        let what = format!("GROUP BY {word}{}", if more { " SETS" } else { "" });
         let help = "name the columns; totals of several kinds are a step each, of `aggregate` or `window`";
         return Err(words.refused(&what, tokens.start..tokens.start + 1, help));
     }

@@ -238,9 +238,12 @@ impl Compiler<'_> {
                 bounded = true;
                 continue;
             }
-            if let Some(output) =
-                outputs.iter().find(|output| output.name == column && !same(output.term, term, source))
-            {
+            // A name that SELECT gives, unless a column of the input is known to have it as well.
+            let is_given = |output: &&Output<'_>| {
+                let reads = output.term.names.iter().any(|name| source.column(name).as_ref() == Some(&column));
+                output.name == column && !reads && !output.term.aggregates
+            };
+            if let Some(output) = outputs.iter().find(is_given) {
                 let message = format!("`{column}` is a name that SELECT gives, and groups are of what it reads");
                 let written =
                     self.query().text().and_then(|text| text.get(output.term.range.clone())).unwrap_or_default();
@@ -290,7 +293,7 @@ impl Compiler<'_> {
             let column = |name: &Name| {
                 let given = name.parts.first().filter(|_| name.parts.len() == 1);
                 let made = given.and_then(|given| made.iter().find(|(output, _)| *output == given.text));
-                made.map(|(_, column)| column.clone()).or_else(|| behind(name))
+                behind(name).or_else(|| made.map(|(_, column)| column.clone()))
             };
             self.check_grouped(term, |name| column(name).is_some() || source.column(name).is_none())?;
             conditions.push(renamed(term, |name| Some((name.range(), quoted(&column(name)?)))));
@@ -416,7 +419,7 @@ impl Compiler<'_> {
                 let unknown = term.names.iter().find(|name| {
                     given(name).is_none() && !all && name.parts.first().is_none_or(|first| first.text != "param")
                 });
-                if let Some(range) = unknown.map(Name::range).or_else(|| term.aggregates.then(|| term.range.clone())) {
+                if let Some(range) = term.aggregates.then(|| term.range.clone()).or_else(|| unknown.map(Name::range)) {
                     let text = self.query().text().unwrap_or_default();
                     let written = text.get(range.clone()).unwrap_or_default().to_owned();
                     let message = format!("rows are ordered by what comes out, and `{written}` is not in SELECT");
@@ -438,15 +441,6 @@ impl Compiler<'_> {
             words.iter().filter(|(said, _)| *said).map(|(_, word)| Piece::Instead(end.clone(), (*word).to_owned())),
         );
         Some(self.query().composed(&pieces))
-    }
-}
-
-/// Whether two terms are one column, or written alike.
-fn same(a: &Term, b: &Term, source: &Source) -> bool {
-    let column = |term: &Term| term.names.first().filter(|_| term.plain).and_then(|name| source.column(name));
-    match (column(a), column(b)) {
-        (Some(a), Some(b)) => a == b,
-        _ => a.form == b.form,
     }
 }
 
