@@ -312,7 +312,7 @@ mod tests {
 
     /// The text of a file under a key, and the file.
     fn read(file: &str) -> (Node, String) {
-        let mut sources = SourceMap::new();
+        let mut sources = SourceMap::default();
         let id = sources.add("a.yaml", file);
         let parsed = crate::yaml::parse(id, file, &mut engine_base::Diagnostics::new());
         (parsed.root.expect("a document").get("q").expect("the key").clone(), file.to_owned())
