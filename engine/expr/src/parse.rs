@@ -201,8 +201,11 @@ pub(crate) fn parse(text: &str) -> Result<Parsed<'_>, ExprError> {
     Ok(parsed)
 }
 
+/// A token and its bytes.
+type TokenAt = (TokenWithSpan, Range<usize>);
+
 /// The tokens of a text with their bytes, without spaces and comments.
-fn tokenize(text: &str) -> Result<(Places, Vec<(TokenWithSpan, Range<usize>)>), ExprError> {
+fn tokenize(text: &str) -> Result<(Places, Vec<TokenAt>), ExprError> {
     let places = Places::of(text);
     let raw =
         Tokenizer::new(&Language, text).tokenize_with_location().map_err(|error| unreadable(text, &places, &error))?;

@@ -247,6 +247,8 @@ impl Compiler<'_> {
             kind_span: span,
             node,
             base_dir: self.component.base_dir.clone(),
+            folders: self.component.folders.clone(),
+            instance: self.component.instance.clone(),
             unnamed: self.component.unnamed,
             kept: Vec::new(),
         });

@@ -204,7 +204,9 @@ fn start(planned: &dyn Planned, start: SourceStart) -> Result<Option<Box<dyn Rea
         return Ok(None);
     }
     let maker = match &generator.makes {
-        Makes::Nexmark(nexmark) => Maker::Nexmark(NexmarkRows::new(*nexmark, generator.seed, start.columns.clone())?),
+        Makes::Nexmark(nexmark) => {
+            Maker::Nexmark(Box::new(NexmarkRows::new(*nexmark, generator.seed, start.columns.clone())?))
+        }
         Makes::Expressions(columns) => {
             let inputs = row_number_schema();
             let mut programs = Vec::new();
@@ -302,7 +304,7 @@ struct GenerateReader {
 /// Makes rows.
 enum Maker {
     Expressions(Expressions),
-    Nexmark(NexmarkRows),
+    Nexmark(Box<NexmarkRows>),
 }
 
 impl Maker {

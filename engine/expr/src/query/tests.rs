@@ -13,13 +13,13 @@ fn texts<'t>(text: &'t str, terms: impl IntoIterator<Item = &'t Term>) -> Vec<&'
 }
 
 fn listed(select: &Select) -> Vec<(&Term, Option<&str>)> {
-    let item = |item| match item {
-        &Item::Column { ref term, ref alias } => {
-            Some((term, alias.as_ref().map(|alias: &super::Word| alias.text.as_str())))
+    let mut all = Vec::new();
+    for item in &select.items {
+        if let Item::Column { term, alias } = item {
+            all.push((term, alias.as_ref().map(|alias| alias.text.as_str())));
         }
-        Item::All { .. } => None,
-    };
-    select.items.iter().filter_map(item).collect()
+    }
+    all
 }
 
 #[test]

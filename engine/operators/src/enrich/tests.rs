@@ -62,7 +62,7 @@ fn reference(form: Form, turns: &[Turn]) -> (Out, usize) {
             let of_key = table.iter().filter(|other| key.is_some() && other.1 == key);
             let found = match form.by_time {
                 true => of_key.filter(|other| other.3 <= at).max_by_key(|other| other.3).map(|other| other.2),
-                false => of_key.last().map(|other| other.2),
+                false => of_key.max_by_key(|other| other.0).map(|other| other.2),
             };
             match (found, form.missing) {
                 (None, "drop") => {}

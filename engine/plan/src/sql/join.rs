@@ -144,7 +144,6 @@ impl Compiler<'_> {
     }
 
     /// How near rows are in event time, where two conditions bound that.
-    #[expect(clippy::type_complexity, reason = "a key of the step, and what is to be checked of it")]
     fn within(&mut self, residual: &mut Vec<&Condition>, tables: &Tables) -> Option<(Option<Entry>, Vec<TimeColumn>)> {
         // Of a bound: the columns of both sides, and whether it is `before`, with how much that is.
         let read = |bound: &Bound| -> Option<([Name; 2], bool, i64)> {

@@ -126,7 +126,8 @@ fn all_may_be_included() {
 #[test]
 fn what_cannot_be_included_is_told_at_its_place() {
     let tail = "sources:\n  a: { type: x }\nsinks:\n  b: { type: y, input: a }\n";
-    let cases: &[(&str, &[(&str, &str)], &[&str])] = &[
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
+    let cases: &[Case<'_>] = &[
         ("gone.yaml", &[], &["E0101 dir/p.yaml:3 `dir/gone.yaml` can't be read: there is no such file"]),
         ("5", &[], &["E0119 dir/p.yaml:3 `include` takes paths of files, not the number `5`"]),
         ("[\"\"]", &[], &["E0119 dir/p.yaml:3 `include` takes paths of files, not the text ``"]),
