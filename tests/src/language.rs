@@ -13,9 +13,10 @@ fn schema() -> Value {
 
 fn examples() -> Vec<PathBuf> {
     let folder = package().join("../pipelines");
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
-        .into_iter()
-        .flatten()
+    let folders = [folder.clone(), folder.join("nexmark")];
+    let mut files: Vec<PathBuf> = folders
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(folder).expect("a folder of examples"))
         .map(|entry| entry.expect("an entry").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
         .collect();
@@ -70,6 +71,7 @@ fn a_type_has_its_own_keys() {
     check("operators", json!({ "type": "filter", "where": "a > 1" }), false);
     check("operators", json!({ "type": "fliter", "input": "rows", "where": "a > 1" }), false);
     check("operators", json!({ "input": "rows", "where": "a > 1" }), false);
+    check("operators", json!({ "type": "join", "left": "rows", "right": "rows", "match": "a" }), true);
     check("operators", json!({ "type": "union", "inputs": ["rows", "rows"] }), true);
     check("operators", json!({ "type": "union", "inputs": ["rows"] }), false);
     check(

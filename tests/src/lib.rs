@@ -5,10 +5,12 @@
 mod anomaly;
 mod broken;
 mod cases;
+mod changelogs;
 mod edges;
 mod folds;
 mod joins;
 mod language;
+mod nexmark;
 mod receiver;
 mod running;
 mod runs;

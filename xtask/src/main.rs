@@ -27,7 +27,7 @@ cargo xtask COMMAND
                             create a topic on the broker that was started
   bench [NAME...]           compare with hand-written programs, measure latency and cost; `--list`,
                             `--json`, `--runs N`, `--rows N`, `--seconds N`, `--rate N`,
-                            `--dist` (the engine as it is shipped), `--engine PATH`
+                            `--queries q5,q7`, `--dist` (the engine as it is shipped), `--engine PATH`
   fuzz [TARGET...]          fuzz what takes texts and bytes from outside, ten minutes each; `--minutes N`,
                             `--input FILE` (one target on one input)
   nab [--data DIR]          anomalies in two series of a benchmark that is not part of the repository; NAB_DATA says

@@ -19,6 +19,7 @@ use engine_dataflow::ingest::{Committed, IngestShared};
 use engine_dataflow::operate::StepShared;
 use engine_dataflow::{Budget, Control, CutBoard, RecordedCuts, SourceNames};
 use engine_plan::plan::{Plan, Role};
+use engine_plan::types;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::collections::HashMap;
@@ -273,9 +274,11 @@ fn open_sinks(
         let entry = engine_connectors::find_sink(step.kind)
             .ok_or_else(|| format!("sink `{}`: no sink of type `{}`", step.name, step.kind))?;
         let input = step.inputs.first().ok_or_else(|| format!("sink `{}` has no input", step.name))?;
+        let columns = pruned(plan.step(input.from), input.port);
+        let is_changelog = plan.output(*input).stream.kind.is_changelog();
         let start = SinkStart {
             name: step.name.as_str().into(),
-            schema: pruned(plan.step(input.from), input.port),
+            schema: if is_changelog { types::with_change(&columns) } else { columns },
             clock: clock.clone(),
             resumed,
             begun,

@@ -17,6 +17,7 @@ mod fraud_kafka;
 mod kafka_read;
 mod live;
 mod many_keys;
+mod nexmark;
 mod open_loop;
 mod outcome;
 mod paired;
@@ -44,7 +45,7 @@ const fn benchmark(name: &'static str, measures: &'static str, run: fn(&Context<
     Benchmark { name, measures, by_default: true, run }
 }
 
-const BENCHMARKS: [Benchmark; 16] = [
+const BENCHMARKS: [Benchmark; 17] = [
     benchmark(
         "json-filter",
         "JSON Lines, filter and project two columns; against a program by hand",
@@ -77,6 +78,12 @@ const BENCHMARKS: [Benchmark; 16] = [
     benchmark("dry-run", "`engine dry-run` of 50 steps", cost::dry_run),
     benchmark("memory", "resident memory over 10 M rows of a keyed step", cost::memory),
     Benchmark {
+        name: "nexmark",
+        measures: "the queries of pipelines/nexmark, one worker and two (--queries q5,q7 for some of them); by name only",
+        by_default: false,
+        run: nexmark::run,
+    },
+    Benchmark {
         name: "fraud-kafka",
         measures: "pipelines/fraud.yaml --profile kafka: time to hold and to alert, five minutes; by name only",
         by_default: false,
@@ -96,6 +103,8 @@ struct Context<'a> {
     rows: Option<u64>,
     seconds: Option<u64>,
     rate: Option<u64>,
+    /// Those of `nexmark`; all if there are none.
+    queries: Vec<String>,
     /// The engine's build profile.
     profile: &'static str,
     engine: OnceCell<PathBuf>,
@@ -111,6 +120,7 @@ pub(crate) fn run(repository: &Path, arguments: &[String]) -> Result<()> {
         rows: None,
         seconds: None,
         rate: None,
+        queries: Vec::new(),
         profile: RELEASE,
         engine: OnceCell::new(),
         handwritten: OnceCell::new(),
@@ -137,6 +147,10 @@ pub(crate) fn run(repository: &Path, arguments: &[String]) -> Result<()> {
             "--rows" => context.rows = Some(number()?),
             "--seconds" => context.seconds = Some(number()?),
             "--rate" => context.rate = Some(number()?),
+            "--queries" => {
+                let names = rest.next().ok_or("--queries wants names, such as q5,q7")?;
+                context.queries = names.split(',').map(str::to_owned).collect();
+            }
             "--engine" => {
                 let path = rest.next().ok_or("--engine wants the path of a binary")?;
                 context.engine = fs::canonicalize(path).map_err(|error| format!("{path}: {error}"))?.into();

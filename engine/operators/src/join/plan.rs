@@ -46,6 +46,7 @@ struct Config {
     filter: Option<Expression>,
     /// What comes out: a map of new column to expression over `left.x` and `right.x`, or a list such as `[left.*, right.x]`. Unless
     /// said, all columns of the left and those of the right with other names.
+    #[serde(default)]
     #[schemars(schema_with = "columns_form")]
     columns: Option<Node>,
     /// Other names for `window_start` and `window_end`, where there is a `window`.

@@ -9,6 +9,8 @@ pub(super) struct Outcome {
     /// The engine beside a hand-written program.
     pub(super) comparison: Option<Comparison>,
     pub(super) figures: Vec<Figure>,
+    /// Pipelines that were run with several numbers of workers.
+    pub(super) queries: Vec<Query>,
     /// What one must know to read the figures; above all, where something was not as it should be.
     pub(super) remarks: Vec<String>,
 }
@@ -22,6 +24,32 @@ pub(super) struct Comparison {
     pub(super) difference: Option<String>,
     /// What the ratio of CPU seconds should be at most.
     pub(super) target: Option<f64>,
+}
+
+/// A pipeline that was run with several numbers of workers.
+pub(super) struct Query {
+    pub(super) name: String,
+    pub(super) rows: u64,
+    /// The number of workers, the same ones for all queries, and its runs.
+    pub(super) of_workers: Vec<(usize, Vec<Usage>)>,
+}
+
+impl Query {
+    /// Of each number of workers: rows a second and CPU seconds, both medians, and MiB at most.
+    fn figures(&self) -> impl Iterator<Item = (usize, f64, f64, u64)> {
+        self.of_workers.iter().map(|(workers, usages)| {
+            let rate = self.rows as f64 / median(usages.iter().map(|usage| usage.wall_s));
+            let cpu_s = median(usages.iter().map(|usage| usage.cpu_s));
+            (*workers, rate, cpu_s, usages.iter().map(|usage| usage.rss_bytes_max >> 20).max().unwrap_or(0))
+        })
+    }
+
+    fn to_json(&self) -> Value {
+        let figures = self.figures().map(|(workers, rate, cpu_s, mib)| {
+            json!({ "workers": workers, "rows_per_s": rate, "cpu_s": cpu_s, "rss_mib_max": mib })
+        });
+        json!({ "name": self.name, "rows": self.rows, "figures": figures.collect::<Vec<_>>() })
+    }
 }
 
 /// One number.
@@ -118,6 +146,9 @@ impl Outcome {
             })
         };
         result["figures"] = self.figures.iter().map(figure).collect();
+        if !self.queries.is_empty() {
+            result["queries"] = self.queries.iter().map(Query::to_json).collect();
+        }
         result
     }
 }
@@ -169,8 +200,20 @@ pub(super) fn tables(outcomes: &[(&str, Outcome)], runs: usize) -> String {
             wall_s(&one.other),
         );
     }
+    for (name, outcome) in outcomes.iter().filter(|(_, outcome)| !outcome.queries.is_empty()) {
+        text += if text.is_empty() { "" } else { "\n" };
+        text += &format!("{name}, medians of {runs} runs:\n\n| query | rows |");
+        let columns: Vec<usize> = outcome.queries[0].of_workers.iter().map(|(workers, _)| *workers).collect();
+        text.extend(columns.iter().map(|of| format!(" workers: {of}, rows/s | CPU s | MiB |")));
+        text += &format!("\n|---|---|{}\n", "---|---|---|".repeat(columns.len()));
+        for query in &outcome.queries {
+            text += &format!("| {} | {} |", query.name, query.rows);
+            text.extend(query.figures().map(|(_, rate, cpu_s, mib)| format!(" {rate:.0} | {cpu_s:.2} | {mib} |")));
+            text += "\n";
+        }
+    }
     if outcomes.iter().any(|(_, outcome)| !outcome.figures.is_empty()) {
-        let space = if compared.is_empty() { "" } else { "\n" };
+        let space = if text.is_empty() { "" } else { "\n" };
         text += &format!("{space}| benchmark | figure | value | unit | target |\n|---|---|---|---|---|\n");
     }
     for (name, outcome) in outcomes {
@@ -236,7 +279,17 @@ mod tests {
         let mut second = Outcome::default();
         second.add_latencies("there", &mut [3.0, 1.0, 2.0], Some(20.0));
         second.remarks.push("one must know this".into());
-        let text = tables(&[("a", first), ("b", second)], 2);
+        let mut third = Outcome::default();
+        let of_workers = vec![(1, vec![usage(1.0), usage(3.0)]), (2, vec![usage(4.0)])];
+        third.queries.push(Query { name: "q5".into(), rows: 10, of_workers });
+        let json = third.to_json("c");
+        assert_eq!(json["queries"][0]["figures"][0]["cpu_s"], 2.0);
+        let text = tables(&[("a", first), ("b", second), ("c", third)], 2);
+        assert!(text.contains("\n\nc, medians of 2 runs:\n\n| query | rows | workers: 1, rows/s |"), "{text}");
+        assert!(
+            text.contains("|---|---|---|---|---|---|---|---|\n| q5 | 10 | 10 | 2.00 | 3 | 10 | 4.00 | 3 |\n\n| bench"),
+            "{text}"
+        );
         assert!(text.contains("| a | 10 | 4.000 | 2.000 | 2.00 | 2 | 1.000 | 1.000 | 3 |"), "{text}");
         assert!(text.contains("| b | there, p99 | 3.0 | ms | < 20 |"), "{text}");
         assert!(text.ends_with("\nb: one must know this\n"), "{text}");
