@@ -170,7 +170,11 @@ fn what_cannot_be_included_is_told_at_its_place() {
             ],
         ),
         // A component that is lost is known by name.
-        ("x.yaml", &[("dir/x.yaml", "version: 1\nsources:\n  c: { type: x path: y }\n")], &["E0107 dir/x.yaml:3 "]),
+        (
+            "x.yaml",
+            &[("dir/x.yaml", "version: 1\nsources:\n  c: { type: x path: y }\n")],
+            &["E0104 dir/x.yaml:3 a comma is missing before `path`"],
+        ),
     ];
     for (include, more, expected) in cases {
         let main = format!("version: 1\npipeline: p\ninclude: {include}\n{tail}");

@@ -202,7 +202,7 @@ fn what_is_wrong_is_told_at_its_place() {
             "  c: { type: template, template: t, input: a }\n",
             &[
                 "E0134 8 a parameter can't be of type `json`",
-                "E0134 8 300 is out of range for the parameter `m` of type `int8`",
+                "E0134 8 the number `300` is out of range for the parameter `m` of type `int8`",
             ],
         ),
         (
