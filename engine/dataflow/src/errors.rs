@@ -1,7 +1,7 @@
 //! Error rows as a stream like any other: the schema of every `name.errors`.
 
 use crate::rows::{ErrorRow, Positions, RowPosition, Rows, Times, is_made};
-use arrow::array::{ArrayRef, RecordBatch, StringBuilder, TimestampNanosecondArray};
+use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringBuilder, TimestampNanosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use std::sync::{Arc, LazyLock};
 
@@ -76,7 +76,7 @@ pub fn error_rows(errors: Vec<ErrorRow>, names: &SourceNames) -> Rows {
         positions: Positions::Mixed {
             origins: errors.iter().map(|error| error.position.origin).collect(),
             offsets: errors.iter().map(|error| error.position.offset).collect(),
-            suffixes: Some(errors.iter().map(|error| error.position.suffix.clone()).collect::<Vec<_>>().into()),
+            suffixes: Some(BinaryArray::from_iter_values(errors.iter().map(|error| &error.position.suffix))),
         },
         ingest_ns: Times::Each(at.clone().into()),
         born_ns: Times::Each(at.into()),

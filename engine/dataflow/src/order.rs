@@ -1,11 +1,10 @@
 //! Canonical order (architecture, decision 3): the rows of an epoch, whatever way they came, ordered by position.
 
 use crate::rows::{Positions, Rows, Times};
-use arrow::array::{RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{BinaryBuilder, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::buffer::ScalarBuffer;
 use arrow::compute;
 use std::cmp::Ordering;
-use std::sync::Arc;
 
 impl Positions {
     /// Whether each row's position is after the one before it.
@@ -119,14 +118,14 @@ fn concat_positions(parts: &[&Rows], total: usize) -> Positions {
     let has_suffix = parts.iter().any(|rows| matches!(rows.positions, Positions::Mixed { suffixes: Some(_), .. }));
     let mut origins = Vec::with_capacity(total);
     let mut offsets = Vec::with_capacity(total);
-    let mut suffixes: Vec<Box<[u8]>> = Vec::new();
+    let mut suffixes = BinaryBuilder::new();
     for rows in parts {
         for row in 0..rows.num_rows() {
             let (origin, offset) = rows.positions.source(row);
             origins.push(origin);
             offsets.push(offset);
             if has_suffix {
-                suffixes.push(rows.positions.suffix(row).into());
+                suffixes.append_value(rows.positions.suffix(row));
             }
         }
     }
@@ -136,6 +135,6 @@ fn concat_positions(parts: &[&Rows], total: usize) -> Positions {
     Positions::Mixed {
         origins: origins.into(),
         offsets: offsets.into(),
-        suffixes: has_suffix.then(|| Arc::from(suffixes)),
+        suffixes: has_suffix.then(|| suffixes.finish()),
     }
 }

@@ -3,7 +3,7 @@
 //! Hidden are each row's position, its ingest time, its event time and the time it was born (for latency). They cost
 //! nothing while they are ranges or constants, and are materialised only when rows of several batches mix.
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray};
 use arrow::buffer::{BooleanBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use engine_base::{CHANGE_COLUMN, RowError, SourceId, StepId};
@@ -55,7 +55,7 @@ pub enum Positions {
         /// One a row.
         offsets: ScalarBuffer<u64>,
         /// What expanding steps appended, one a row; `None` where no step did.
-        suffixes: Option<Arc<[Box<[u8]>]>>,
+        suffixes: Option<BinaryArray>,
     },
 }
 

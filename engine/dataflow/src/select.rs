@@ -3,13 +3,14 @@
 //! Offsets stay a range while the rows that are left are consecutive, times stay one value while they are one.
 
 use crate::rows::{Positions, RowPosition, Rows, Times};
-use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, BooleanArray, PrimitiveArray, RecordBatch, UInt32Array};
+use arrow::array::{
+    Array, ArrayRef, ArrowPrimitiveType, BinaryBuilder, BooleanArray, PrimitiveArray, RecordBatch, UInt32Array,
+};
 use arrow::array::{RecordBatchOptions, cast::AsArray};
 use arrow::buffer::{BooleanBuffer, ScalarBuffer};
 use arrow::compute::{FilterBuilder, FilterPredicate, prep_null_mask_filter, take};
 use arrow::datatypes::{Int64Type, UInt64Type};
 use engine_base::StepId;
-use std::sync::Arc;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// Why Arrow can't refuse here: filter and take are defined for every type of column that the language has.
@@ -115,22 +116,21 @@ impl Rows {
         let rows = self.num_rows();
         let mut origins = Vec::with_capacity(rows);
         let mut offsets = Vec::with_capacity(rows);
-        let suffixes = (0..rows)
-            .map(|row| {
-                let (origin, offset) = self.positions.source(row);
-                origins.push(origin);
-                offsets.push(offset);
-                let before = self.positions.suffix(row);
-                let mut suffix = Vec::with_capacity(before.len() + 10);
-                suffix.extend_from_slice(before);
-                suffix.extend_from_slice(&step.0.to_be_bytes());
-                suffix.extend_from_slice(&input.to_be_bytes());
-                suffix.extend_from_slice(&ordinal(row).to_be_bytes());
-                suffix.into_boxed_slice()
-            })
-            .collect::<Arc<[Box<[u8]>]>>();
-        self.positions =
-            Positions::Mixed { origins: origins.into(), offsets: offsets.into(), suffixes: Some(suffixes) };
+        let mut suffixes = BinaryBuilder::with_capacity(rows, rows * 10);
+        let mut suffix = Vec::new();
+        for row in 0..rows {
+            let (origin, offset) = self.positions.source(row);
+            origins.push(origin);
+            offsets.push(offset);
+            suffix.clear();
+            suffix.extend_from_slice(self.positions.suffix(row));
+            suffix.extend_from_slice(&step.0.to_be_bytes());
+            suffix.extend_from_slice(&input.to_be_bytes());
+            suffix.extend_from_slice(&ordinal(row).to_be_bytes());
+            suffixes.append_value(&suffix);
+        }
+        let suffixes = Some(suffixes.finish());
+        self.positions = Positions::Mixed { origins: origins.into(), offsets: offsets.into(), suffixes };
     }
 }
 
@@ -202,7 +202,7 @@ impl Positions {
     /// What expanding steps appended to a row's position.
     pub fn suffix(&self, row: usize) -> &[u8] {
         match self {
-            Positions::Mixed { suffixes: Some(suffixes), .. } => &suffixes[row],
+            Positions::Mixed { suffixes: Some(suffixes), .. } => suffixes.value(row),
             _ => &[],
         }
     }
@@ -221,7 +221,7 @@ impl Positions {
                 offsets: filter_buffer::<UInt64Type>(offsets, predicate),
                 suffixes: suffixes
                     .as_ref()
-                    .map(|suffixes| mask.values().set_indices().map(|row| suffixes[row].clone()).collect()),
+                    .map(|suffixes| predicate.filter(suffixes).expect(EVERY_TYPE).as_binary().clone()),
             },
         }
     }
@@ -240,7 +240,7 @@ impl Positions {
                 offsets: take_buffer(offsets, indices),
                 suffixes: suffixes
                     .as_ref()
-                    .map(|suffixes| indices.values().iter().map(|row| suffixes[*row as usize].clone()).collect()),
+                    .map(|suffixes| take(suffixes, indices, None).expect(EVERY_TYPE).as_binary().clone()),
             },
         }
     }
@@ -254,7 +254,7 @@ impl Positions {
             Positions::Mixed { origins, offsets, suffixes } => Positions::Mixed {
                 origins: origins.slice(from, len),
                 offsets: offsets.slice(from, len),
-                suffixes: suffixes.as_ref().map(|suffixes| suffixes[from..from + len].into()),
+                suffixes: suffixes.as_ref().map(|suffixes| suffixes.slice(from, len)),
             },
         }
     }
@@ -265,6 +265,7 @@ mod tests {
     use super::*;
     use arrow::array::Int64Array;
     use arrow::datatypes::{DataType, Field, Schema};
+    use std::sync::Arc;
 
     /// Ten rows of each form of hidden columns; the visible column holds the row's number.
     fn samples() -> Vec<Rows> {

@@ -8,7 +8,7 @@
 //! what was encoded for the length is kept for the bytes.
 
 use crate::rows::{Positions, Rows, Times};
-use arrow::array::RecordBatch;
+use arrow::array::{BinaryBuilder, RecordBatch};
 use arrow::buffer::ScalarBuffer;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
@@ -136,7 +136,7 @@ fn put_positions(positions: &Positions, out: &mut Vec<u8>) {
             out.push(if suffixes.is_some() { 3 } else { 2 });
             put_u64s(origins.iter().copied(), out);
             put_u64s(offsets.iter().copied(), out);
-            for suffix in suffixes.iter().flat_map(|all| all.iter()) {
+            for suffix in suffixes.iter().flat_map(|all| all.iter()).flatten() {
                 out.extend_from_slice(&(suffix.len() as u64).to_le_bytes());
                 out.extend_from_slice(suffix);
             }
@@ -183,12 +183,12 @@ fn get_positions(bytes: &mut &[u8]) -> Result<Positions, &'static str> {
             let origins = get_u64s(bytes)?;
             let offsets = get_u64s(bytes)?;
             let suffixes = if form == 3 {
-                let mut all: Vec<Box<[u8]>> = Vec::with_capacity(origins.len());
+                let mut all = BinaryBuilder::new();
                 for _ in 0..origins.len() {
                     let len = get_u64(bytes)? as usize;
-                    all.push(get_bytes(bytes, len)?.into());
+                    all.append_value(get_bytes(bytes, len)?);
                 }
-                Some(all.into())
+                Some(all.finish())
             } else {
                 None
             };
@@ -201,6 +201,7 @@ fn get_positions(bytes: &mut &[u8]) -> Result<Positions, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use arrow::array::BinaryArray;
     use arrow::array::{ArrayRef, Int64Array, RecordBatchOptions, StringArray};
     use arrow::datatypes::Schema;
     use std::sync::Arc;
@@ -243,7 +244,7 @@ mod tests {
         rows.positions = Positions::Mixed {
             origins: vec![1, 2, 3].into(),
             offsets: vec![1, 5, 9].into(),
-            suffixes: Some(vec![Box::from([1u8, 2]), Box::from([]), Box::from([9u8])].into()),
+            suffixes: Some(BinaryArray::from_iter_values([&[1u8, 2][..], &[], &[9u8]])),
         };
         check(&rows);
         let options = RecordBatchOptions::new().with_row_count(Some(4));

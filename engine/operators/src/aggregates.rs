@@ -33,9 +33,39 @@ pub(crate) struct Calls {
     pub(crate) words: usize,
     /// How many calls keep encoded arguments.
     pub(crate) extras: usize,
-    /// For each of them, whether arguments that are there already make no difference.
-    once: Vec<bool>,
+    /// For each of them, which arguments a pane keeps.
+    kept: Vec<KeptOf>,
     lags: usize,
+}
+
+/// Which of the encoded arguments of a call are kept, and how a null is encoded.
+struct KeptOf {
+    keeps: Keeps,
+    null: Box<[u8]>,
+}
+
+/// Which of the encoded arguments of a call its result needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keeps {
+    /// All, in the order of the rows.
+    Each,
+    /// Equal ones once.
+    Once,
+    /// One alone.
+    One(Best),
+}
+
+/// Which of all arguments is the one. The encoding of values compares as they do, and nulls come before all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Best {
+    Least,
+    Greatest,
+    First,
+    Last,
+    /// By the keys of an order, of equal ones the first.
+    FirstOfOrder,
+    /// By the keys of an order, of equal ones the last.
+    LastOfOrder,
 }
 
 /// Whether an expression over aggregates of at least one row may be null: an aggregate that is null only of no rows is not.
@@ -113,12 +143,15 @@ impl Calls {
             let values = || call.args.iter().chain(call.order_by.iter().map(|key| &key.value));
             let arguments = values().map(|argument| compile(argument, input)).collect::<Result<_, _>>()?;
             self.extras += 1;
-            self.once.push(counts_once(call));
             let order = end_of_order(call).map(|_| order_encoder(&call.order_by)).transpose()?;
-            let encoder = match order {
-                Some(_) => encoder(call.args.iter().map(|argument| argument.data_type()))?,
-                None => encoder(values().map(|argument| argument.data_type()))?,
+            let types: Vec<&DataType> = match order {
+                Some(_) => call.args.iter().map(|argument| argument.data_type()).collect(),
+                None => values().map(|argument| argument.data_type()).collect(),
             };
+            let encoder = encoder(types.iter().copied())?;
+            let nulls: Vec<ArrayRef> = types.iter().map(|data_type| new_null_array(data_type, 1)).collect();
+            let null = encoder.convert_columns(&nulls).map_err(|error| error.to_string())?;
+            self.kept.push(KeptOf { keeps: keeps(call), null: null.row(0).as_ref().into() });
             Form::Extra { at: self.extras - 1, encoder, arguments, order }
         };
         let argument = match &form {
@@ -176,10 +209,27 @@ impl Calls {
         self.states.iter().filter(of_window).copied().collect()
     }
 
-    /// Whether a call takes equal arguments once, so that those of the first row that has them are enough. `extra` is its place
-    /// among those that keep encoded arguments.
-    pub(crate) fn counts_once(&self, extra: usize) -> bool {
-        self.once[extra]
+    /// Which of its arguments a call needs. `extra` is its place among those that keep encoded arguments.
+    pub(crate) fn keeps(&self, extra: usize) -> Keeps {
+        self.kept[extra].keeps
+    }
+
+    /// Whether these arguments are the null. `extra` is the call's place among those that keep encoded arguments.
+    pub(crate) fn is_null(&self, extra: usize, arguments: &[u8]) -> bool {
+        *self.kept[extra].null == *arguments
+    }
+
+    /// Whether of two arguments of a call, each with the arrival of its row, the second is the one that it needs.
+    pub(crate) fn is_better(&self, extra: usize, best: Best, known: (&[u8], u64), new: (&[u8], u64)) -> bool {
+        match best {
+            // A minimum is null only where all are.
+            Best::Least => (self.is_null(extra, new.0), new) < (self.is_null(extra, known.0), known),
+            Best::Greatest => new.0 > known.0,
+            Best::First => new.1 < known.1,
+            Best::Last => new.1 > known.1,
+            Best::FirstOfOrder => (split(new.0).0, new.1) < (split(known.0).0, known.1),
+            Best::LastOfOrder => (split(new.0).0, new.1) > (split(known.0).0, known.1),
+        }
     }
 
     /// Words of what is kept of a row.
@@ -471,16 +521,47 @@ fn split(bytes: &[u8]) -> (&[u8], &[u8]) {
     rest.split_at_checked(u32::from_le_bytes(*length) as usize).unwrap_or((&[], rest))
 }
 
-/// Whether a call takes equal arguments once. Of the first and last values it is the row that counts.
-fn counts_once(call: &AggregateCall) -> bool {
-    let of_values = match &call.function {
-        AggregateFunction::First | AggregateFunction::Last | AggregateFunction::Lag => false,
-        AggregateFunction::Other(name) => {
-            ["array_agg", "median", "percentile_cont", "approx_distinct", "bit_xor"].contains(&name.as_str())
-        }
-        _ => true,
+/// Which arguments a call needs.
+fn keeps(call: &AggregateCall) -> Keeps {
+    let ordered = !call.order_by.is_empty();
+    // Floats have more than one zero, and the parts of nested values have nulls of their own.
+    let compares = |argument: &engine_expr::Scalar| {
+        let data_type = argument.data_type();
+        !data_type.is_floating() && !data_type.is_nested()
     };
-    call.distinct && of_values
+    let plain = !ordered && call.args.iter().all(compares);
+    match &call.function {
+        AggregateFunction::Min if plain => Keeps::One(Best::Least),
+        AggregateFunction::Max if plain => Keeps::One(Best::Greatest),
+        AggregateFunction::Lag => Keeps::Each,
+        _ if call.distinct => {
+            let of_order = match &call.function {
+                AggregateFunction::First | AggregateFunction::Last => true,
+                AggregateFunction::Other(name) => {
+                    ["array_agg", "median", "percentile_cont", "approx_distinct", "bit_xor"].contains(&name.as_str())
+                }
+                _ => false,
+            };
+            if of_order { Keeps::Each } else { Keeps::Once }
+        }
+        function => match (end_of_order(call), function) {
+            (Some(End::First), _) => Keeps::One(Best::FirstOfOrder),
+            (Some(End::Last), _) => Keeps::One(Best::LastOfOrder),
+            (None, AggregateFunction::First) => Keeps::One(Best::First),
+            (None, AggregateFunction::Last) => Keeps::One(Best::Last),
+            _ => Keeps::Each,
+        },
+    }
+}
+
+/// Whether a call counts arguments of which equal ones have equal bytes, so that to count what is kept is enough.
+pub(crate) fn counts_kept(call: &AggregateCall) -> bool {
+    let plain = |data_type: &DataType| {
+        data_type.is_integer() || data_type.is_temporal() || matches!(data_type, DataType::Utf8 | DataType::Boolean)
+    };
+    call.function == AggregateFunction::Count
+        && matches!(call.args.as_slice(), [one] if plain(one.data_type()))
+        && keeps(call) == Keeps::Once
 }
 
 /// The state in words of a call, where it has one.

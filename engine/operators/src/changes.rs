@@ -2,7 +2,7 @@
 
 use crate::RenderCx;
 use crate::render::assemble;
-use arrow::array::{ArrayRef, new_null_array};
+use arrow::array::{ArrayRef, BinaryBuilder, new_null_array};
 use arrow::datatypes::{Field, SchemaRef};
 use arrow::row::{RowConverter, Rows as EncodedRows, SortField};
 use engine_base::Diagnostic;
@@ -74,12 +74,12 @@ pub(crate) fn build(
     Box::new(move |epoch, now_ns, changes, out| {
         let mut all: Vec<&Sides> = Vec::with_capacity(changes.len());
         let mut removes: Vec<bool> = Vec::with_capacity(changes.len());
-        let mut suffixes: Vec<Box<[u8]>> = Vec::with_capacity(changes.len());
+        let mut suffixes = BinaryBuilder::new();
         for (sides, count) in changes {
             for ordinal in 0..count.unsigned_abs() {
                 all.push(sides);
                 removes.push(*count < 0);
-                suffixes.push(suffix(sides, *count > 0, ordinal));
+                suffixes.append_value(suffix(sides, *count > 0, ordinal));
             }
         }
         let count = all.len();
@@ -90,7 +90,7 @@ pub(crate) fn build(
         let positions = Positions::Mixed {
             origins: vec![made_by(step_id); count].into(),
             offsets: vec![epoch; count].into(),
-            suffixes: Some(suffixes.into()),
+            suffixes: Some(suffixes.finish()),
         };
         out.give(
             0,

@@ -14,6 +14,7 @@
 
 pub(crate) mod assign;
 pub(crate) mod fixed;
+mod numbers;
 pub(crate) mod pane;
 mod plan;
 mod session;

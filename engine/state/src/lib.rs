@@ -58,6 +58,8 @@ pub trait SlotStore<S: SlotState> {
     fn get(&self, id: SlotId) -> Option<&S>;
     /// Asks the memory for the slot of a key and slice that will be looked up soon.
     fn prefetch(&self, key: &[u8], slice: i64);
+    /// Asks the memory for a slot that will be read soon.
+    fn prefetch_slot(&self, id: SlotId);
     /// Changes a slot and marks it.
     fn get_mut(&mut self, id: SlotId) -> Option<&mut S>;
     /// Frees a slot.

@@ -133,7 +133,13 @@ impl<S: SlotState> SlotStore<S> for MemoryStore<S> {
     fn prefetch(&self, key: &[u8], slice: i64) {
         let hash = hash_of(key, slice);
         let likely = self.index.find(hash, |entry| entry.tag == tag_of(hash));
-        if let Some(slot) = likely.and_then(|entry| self.slots.get(entry.at as usize)) {
+        if let Some(entry) = likely {
+            self.prefetch_slot(SlotId(entry.at));
+        }
+    }
+
+    fn prefetch_slot(&self, id: SlotId) {
+        if let Some(slot) = self.slots.get(id.0 as usize) {
             let start = std::ptr::from_ref(slot).cast::<u8>();
             (0..size_of_val(slot)).step_by(CACHE_LINE).for_each(|at| prefetch(start.wrapping_add(at)));
         }

@@ -3,13 +3,14 @@
 use super::plan::AggregatePlan;
 use super::state::Total;
 use crate::RenderCx;
-use crate::aggregates::{Calls, Form, Results};
+use crate::aggregates::{Calls, Results};
 use crate::changes::RowCodec;
 use crate::keyed::{Keys, LatePort, Waiting};
 use crate::render::{assemble, assemble_loose, evaluate, fail};
-use crate::window::pane::{NewRow, Pane};
-use arrow::array::{ArrayRef, BooleanArray};
+use crate::window::pane::NewRow;
+use arrow::array::{ArrayRef, BinaryBuilder, BooleanArray, UInt32Array};
 use arrow::buffer::BooleanBuffer;
+use arrow::compute::take;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::row::Rows as EncodedRows;
 use engine_base::{RowError, StepId};
@@ -57,25 +58,63 @@ pub(super) struct Aggregate {
     times: BTreeMap<i64, Vec<Box<[u8]>>>,
     /// The keys that were touched in this epoch.
     touched: BTreeMap<Box<[u8]>, Touched>,
+    /// What they came to before.
+    before: Before,
     epoch: u64,
     waiting: Waiting,
 }
 
 /// A key of whose rows some came or went in an epoch.
 struct Touched {
-    /// What it came to before, if there was anything.
-    before: Option<Pane>,
+    /// Where what it came to before stands, if there was anything.
+    before: Option<u32>,
     /// When the last of the rows entered the engine, and came into the world.
     ingest_ns: i64,
     born_ns: i64,
 }
 
+/// What keys came to before the epoch: their results, as they were first touched. To keep copies of the states would cost as
+/// much as the states themselves.
+#[derive(Default)]
+struct Before {
+    count: u32,
+    /// One a call, none yet where nothing was touched.
+    results: Vec<Results>,
+    failed: BTreeMap<u32, RowError>,
+    /// The results, once the epoch's rows are in.
+    arrays: Vec<ArrayRef>,
+}
+
+impl Before {
+    /// Notes what a total comes to; where it stands.
+    fn add(&mut self, total: &Total, calls: &Calls) -> Option<u32> {
+        if total.rows <= 0 {
+            return None;
+        }
+        if self.results.is_empty() {
+            self.results = calls.calls.iter().map(|call| call.results(0)).collect();
+        }
+        for (call, result) in calls.calls.iter().zip(&mut self.results) {
+            if let Err(error) = total.pane.finish(call, calls, result) {
+                self.failed.insert(self.count, error);
+            }
+        }
+        self.count += 1;
+        Some(self.count - 1)
+    }
+}
+
 /// The totals of a key on their way out.
 struct Leaving<'a> {
     key: &'a [u8],
-    pane: Pane,
     last_ns: i64,
     touched: &'a Touched,
+}
+
+/// The results of all calls for totals, and why some failed.
+struct Finished {
+    arrays: Vec<ArrayRef>,
+    failed: BTreeMap<usize, RowError>,
 }
 
 /// The same as rows.
@@ -131,6 +170,7 @@ impl Aggregate {
             late: plan.expire_ns.map(|_| LatePort::new(cx, 1)).transpose()?,
             times: BTreeMap::new(),
             touched: BTreeMap::new(),
+            before: Before::default(),
             epoch: 0,
             waiting: Waiting::new(cx),
         })
@@ -194,7 +234,7 @@ impl Aggregate {
                     touched.born_ns = touched.born_ns.max(born_ns);
                 }
                 None => {
-                    let before = (total.rows > 0).then(|| total.pane.clone());
+                    let before = self.before.add(total, &self.calls);
                     self.touched.insert(key.into(), Touched { before, ingest_ns, born_ns });
                 }
             }
@@ -233,45 +273,35 @@ impl Aggregate {
                     self.times.entry(total.last_ns).or_default().push(key);
                     continue;
                 }
-                let before = (total.rows > 0).then(|| total.pane.clone());
-                let touched = || Touched { before, ingest_ns: clock_ns, born_ns: clock_ns };
-                self.touched.entry(key).or_insert_with(touched);
+                if !self.touched.contains_key(&key) {
+                    let before = self.before.add(total, &self.calls);
+                    self.touched.insert(key, Touched { before, ingest_ns: clock_ns, born_ns: clock_ns });
+                }
                 self.store.remove(id);
             }
         }
     }
 
     /// The totals of keys as they leave.
-    fn totals(&mut self, all: &[Leaving<'_>], comes: bool, out: &mut StepOutput) -> Totals {
+    fn totals(&mut self, all: &[Leaving<'_>], finished: Finished, comes: bool, out: &mut StepOutput) -> Totals {
         let count = all.len();
-        let mut failed: BTreeMap<usize, RowError> = BTreeMap::new();
-        let mut results: Vec<Results> = self.calls.calls.iter().map(|call| call.results(count)).collect();
-        for (call, result) in self.calls.calls.iter().zip(&mut results) {
-            for (row, Leaving { pane, .. }) in all.iter().enumerate() {
-                let finished = match &call.form {
-                    Form::Words(words) => call.finish(words.kind, &pane.words[words.words()], result),
-                    Form::Extra { at, encoder, .. } => {
-                        call.read_again(pane.arguments(*at).into_iter(), encoder, result)
-                    }
-                    // The plan refuses it.
-                    Form::Lag { .. } => Ok(()),
-                };
-                if let Err(error) = finished {
-                    failed.insert(row, error);
-                }
-            }
-        }
+        let Finished { arrays, mut failed } = finished;
         let keys = self.keys.decode(all.iter().map(|leaving| leaving.key));
-        let arrays: Vec<ArrayRef> =
-            self.calls.calls.iter().zip(results).map(|(call, result)| call.array(result)).collect();
         let times = |of: fn(&Leaving<'_>) -> i64| Times::Each(all.iter().map(of).collect());
-        let suffix = |key: &[u8]| std::iter::once(u8::from(comes)).chain(key.iter().copied()).collect();
+        let mut suffixes = BinaryBuilder::new();
+        let mut suffix = Vec::new();
+        for leaving in all {
+            suffix.clear();
+            suffix.push(u8::from(comes));
+            suffix.extend_from_slice(leaving.key);
+            suffixes.append_value(&suffix);
+        }
         let facts = Rows {
             batch: assemble(&Arc::new(Schema::empty()), Vec::new(), count),
             positions: Positions::Mixed {
                 origins: vec![made_by(self.step_id); count].into(),
                 offsets: vec![self.epoch; count].into(),
-                suffixes: Some(all.iter().map(|leaving| suffix(leaving.key)).collect()),
+                suffixes: Some(suffixes.finish()),
             },
             ingest_ns: times(|leaving| leaving.touched.ingest_ns),
             born_ns: times(|leaving| leaving.touched.born_ns),
@@ -302,12 +332,19 @@ impl Aggregate {
             }
             None => std::mem::take(&mut self.touched),
         };
+        if portion.is_empty() {
+            return;
+        }
         let mut again = self.new_row();
         let mut before: Vec<Leaving<'_>> = Vec::new();
+        let mut places: Vec<u32> = Vec::new();
         let mut after: Vec<Leaving<'_>> = Vec::new();
+        let mut failed = BTreeMap::new();
+        let mut results: Vec<Results> = self.calls.calls.iter().map(|call| call.results(portion.len())).collect();
         for (key, touched) in &portion {
-            if let Some(pane) = &touched.before {
-                before.push(Leaving { key, pane: pane.clone(), last_ns: 0, touched });
+            if let Some(place) = touched.before {
+                before.push(Leaving { key, last_ns: 0, touched });
+                places.push(place);
             }
             let Some(id) = self.store.find(key, 0) else { continue };
             let Some(total) = self.store.get_mut(id) else { continue };
@@ -315,15 +352,33 @@ impl Aggregate {
                 total.again(&mut again, &self.calls);
             }
             if total.rows > 0 {
-                after.push(Leaving { key, pane: total.pane.clone(), last_ns: total.last_ns, touched });
+                for (call, result) in self.calls.calls.iter().zip(&mut results) {
+                    if let Err(error) = total.pane.finish(call, &self.calls, result) {
+                        failed.insert(after.len(), error);
+                    }
+                }
+                after.push(Leaving { key, last_ns: total.last_ns, touched });
             }
             // What takes back more than there was leaves less than nothing: what comes next makes up for it.
             if total.rows == 0 || self.at_once {
                 self.store.remove(id);
             }
         }
-        let gone = self.totals(&before, false, out);
-        let come = self.totals(&after, true, out);
+        let calls = &self.calls.calls;
+        let now =
+            Finished { arrays: calls.iter().zip(results).map(|(call, result)| call.array(result)).collect(), failed };
+        let failed = places.iter().enumerate();
+        let failed = failed.filter_map(|(row, place)| Some((row, self.before.failed.get(place)?.clone()))).collect();
+        let places = UInt32Array::from(places);
+        let pick = |array: &ArrayRef| {
+            take(array, &places, None).unwrap_or_else(|error| panic!("totals of before are gone: {error}"))
+        };
+        let then = match before.as_slice() {
+            [] => calls.iter().map(|call| call.array(call.results(0))).collect(),
+            _ => self.before.arrays.iter().map(pick).collect(),
+        };
+        let gone = self.totals(&before, Finished { arrays: then, failed }, false, out);
+        let come = self.totals(&after, now, true, out);
         let stays = |row: usize, key: &[u8], totals: &Totals, others: &[Leaving<'_>], other: &Totals| {
             let found = others.binary_search_by(|leaving| leaving.key.cmp(key)).ok();
             let same = |at: usize| match (&totals.encoded, &other.encoded) {
@@ -354,10 +409,16 @@ impl EpochStep for Aggregate {
             self.expire(watermark_ns, expire_ns, moment.clock_ns);
             self.waiting.set(!self.times.is_empty());
         }
+        let results = std::mem::take(&mut self.before.results);
+        let calls = self.calls.calls.iter();
+        self.before.arrays = calls.zip(results).map(|(call, result)| call.array(result)).collect();
     }
 
     fn resume(&mut self, out: &mut StepOutput) -> bool {
         self.put_out(out);
+        if self.touched.is_empty() {
+            self.before = Before::default();
+        }
         !self.touched.is_empty()
     }
 }

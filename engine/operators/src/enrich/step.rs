@@ -7,7 +7,7 @@ use crate::RenderCx;
 use crate::changes::RowCodec;
 use crate::keyed::{Keys, Waiting};
 use crate::render::{assemble, fail};
-use arrow::array::{Array, ArrayRef, BooleanArray};
+use arrow::array::{Array, ArrayRef, BinaryArray, BooleanArray};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use engine_base::RowError;
 use engine_dataflow::{EpochStep, Moment, Positions, RowPosition, Rows, StepOutput, Times};
@@ -230,7 +230,7 @@ impl Enrich {
             positions: Positions::Mixed {
                 origins: due.iter().map(|due| due.position.origin).collect(),
                 offsets: due.iter().map(|due| due.position.offset).collect(),
-                suffixes: Some(due.iter().map(|due| due.position.suffix.clone()).collect()),
+                suffixes: Some(BinaryArray::from_iter_values(due.iter().map(|due| &due.position.suffix))),
             },
             ingest_ns: times(|due| due.pending.ingest_ns),
             born_ns: times(|due| due.pending.born_ns),

@@ -8,6 +8,7 @@ use super::taken::Reader;
 use super::{LEFT, RIGHT};
 use crate::RenderCx;
 use crate::changes::suffix;
+use arrow::array::{Array, BinaryBuilder};
 use engine_dataflow::changes::{Encode, Join, Region, RegionStep, Sides};
 use engine_dataflow::rows::made_by;
 use engine_dataflow::{Positions, StepOutput, Times};
@@ -44,13 +45,14 @@ pub(super) fn region(plan: &JoinPlan, cx: &RenderCx<'_>) -> Result<RegionStep, S
                     (*count > 0) == comes && [sides.0.is_some(), sides.1.is_some()] == form
                 };
                 let mut portion = Portion::default();
-                let mut suffixes: Vec<Box<[u8]>> = Vec::new();
+                let mut suffixes = BinaryBuilder::new();
                 for (sides, count) in changes.iter().filter(of_form) {
                     for ordinal in 0..count.unsigned_abs() {
                         portion.push([view(&sides.0), view(&sides.1)], 0, now_ns);
-                        suffixes.push(suffix(sides, comes, ordinal));
+                        suffixes.append_value(suffix(sides, comes, ordinal));
                     }
                 }
+                let suffixes = suffixes.finish();
                 let count = suffixes.len();
                 if count == 0 {
                     continue;
@@ -59,7 +61,7 @@ pub(super) fn region(plan: &JoinPlan, cx: &RenderCx<'_>) -> Result<RegionStep, S
                 rows.positions = Positions::Mixed {
                     origins: vec![made_by(step_id); count].into(),
                     offsets: vec![epoch; count].into(),
-                    suffixes: Some(suffixes.into()),
+                    suffixes: Some(suffixes),
                 };
                 rows.born_ns = Times::One(now_ns);
                 rows.removes = (!comes).then(|| (0..count).map(|_| true).collect());

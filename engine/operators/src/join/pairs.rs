@@ -7,7 +7,9 @@ use super::taken::{converter, kept_fields};
 use super::{LEFT, RIGHT};
 use crate::RenderCx;
 use crate::render::{assemble, assemble_loose, evaluate, fail, give_sound};
-use arrow::array::{ArrayRef, AsArray, BooleanArray, TimestampNanosecondArray, UInt32Array, new_null_array};
+use arrow::array::{
+    ArrayRef, AsArray, BinaryBuilder, BooleanArray, TimestampNanosecondArray, UInt32Array, new_null_array,
+};
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::row::RowConverter;
@@ -90,7 +92,9 @@ fn qualified(side: usize, column: &str) -> String {
 pub(super) struct Portion<'a> {
     data: [Vec<&'a [u8]>; 2],
     offsets: Vec<u64>,
-    suffixes: Vec<Box<[u8]>>,
+    suffixes: BinaryBuilder,
+    /// Room for one of them.
+    suffix: Vec<u8>,
     event_ns: Vec<i64>,
     born_ns: Vec<i64>,
     windows: Vec<(i64, i64)>,
@@ -99,7 +103,8 @@ pub(super) struct Portion<'a> {
 impl<'a> Portion<'a> {
     /// Adds a pair, or a row that stands alone.
     pub(super) fn push(&mut self, rows: [Option<View<'a>>; 2], event_ns: i64, born_ns: i64) {
-        self.suffixes.push(suffix(&rows));
+        write_suffix(&rows, &mut self.suffix);
+        self.suffixes.append_value(&self.suffix);
         for (data, row) in self.data.iter_mut().zip(rows) {
             data.extend(row.map(|row| row.data));
         }
@@ -117,9 +122,8 @@ impl<'a> Portion<'a> {
 }
 
 /// What tells rows of one event time apart: whose they are, and their positions.
-fn suffix(rows: &[Option<View<'_>>; 2]) -> Box<[u8]> {
-    let len = rows.iter().flatten().map(|row| 20 + row.suffix.len()).sum::<usize>();
-    let mut suffix = Vec::with_capacity(1 + len);
+fn write_suffix(rows: &[Option<View<'_>>; 2], suffix: &mut Vec<u8>) {
+    suffix.clear();
     suffix.push(u8::from(rows[LEFT].is_none()) << 1 | u8::from(rows[RIGHT].is_none()));
     for row in rows.iter().flatten() {
         suffix.extend_from_slice(&row.origin.to_be_bytes());
@@ -127,7 +131,6 @@ fn suffix(rows: &[Option<View<'_>>; 2]) -> Box<[u8]> {
         suffix.extend_from_slice(&(row.suffix.len() as u32).to_be_bytes());
         suffix.extend_from_slice(row.suffix);
     }
-    suffix.into_boxed_slice()
 }
 
 impl Pairs {
@@ -186,7 +189,7 @@ impl Pairs {
     }
 
     /// The columns of a portion.
-    pub(super) fn gather(&self, portion: Portion<'_>, clock_ns: i64) -> Rows {
+    pub(super) fn gather(&self, mut portion: Portion<'_>, clock_ns: i64) -> Rows {
         let count = portion.event_ns.len();
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.both.fields().len());
         for side in [LEFT, RIGHT] {
@@ -210,7 +213,7 @@ impl Pairs {
             positions: Positions::Mixed {
                 origins: vec![made_by(self.step_id); count].into(),
                 offsets: portion.offsets.into(),
-                suffixes: Some(portion.suffixes.into()),
+                suffixes: Some(portion.suffixes.finish()),
             },
             ingest_ns: Times::One(clock_ns),
             born_ns: Times::Each(portion.born_ns.into()),

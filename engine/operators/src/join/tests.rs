@@ -297,7 +297,7 @@ fn reference_window(case: &Case, size: i64, every: i64, offset: i64) -> Vec<Out>
     let mut closed: Option<i64> = None;
     let both = !matches!(case.kind, "semi" | "anti");
     let (alone, mut all) = (alone(case.kind), Vec::new());
-    let ends = |at: i64| (at + 1..=at + size).filter(move |end| (end - offset).rem_euclid(every) == 0);
+    let ends = |at: i64| (at + 1..=at + size).filter(move |end| (end - size - offset).rem_euclid(every) == 0);
     for EpochRows { rows, watermarks } in &case.epochs {
         let mut out = Out::default();
         let single = |side: usize, row: &Row, end: i64| match side {

@@ -2,7 +2,7 @@
 
 use super::slot::Facts;
 use crate::render::assemble;
-use arrow::array::{ArrayRef, new_null_array};
+use arrow::array::{ArrayRef, BinaryArray, new_null_array};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::row::{RowConverter, Rows as EncodedRows, SortField};
 use engine_dataflow::{Positions, Rows, Times};
@@ -82,13 +82,14 @@ pub(super) fn rows_with(facts: &[&Facts], schema: SchemaRef, columns: Vec<ArrayR
         let bytes = facts.place.get(from..from + 8).and_then(|bytes| bytes.try_into().ok());
         bytes.map_or(0, u64::from_be_bytes)
     };
-    let suffix = |facts: &&Facts| Box::from(facts.place.get(16..).unwrap_or_default());
     Rows {
         batch: assemble(&schema, columns, facts.len()),
         positions: Positions::Mixed {
             origins: facts.iter().map(|facts| number(facts, 0)).collect::<Vec<_>>().into(),
             offsets: facts.iter().map(|facts| number(facts, 8)).collect::<Vec<_>>().into(),
-            suffixes: Some(facts.iter().map(suffix).collect()),
+            suffixes: Some(BinaryArray::from_iter_values(
+                facts.iter().map(|facts| facts.place.get(16..).unwrap_or_default()),
+            )),
         },
         ingest_ns: Times::Each(facts.iter().map(|facts| facts.ingest_ns).collect()),
         born_ns: Times::Each(facts.iter().map(|facts| facts.ingest_ns).collect()),

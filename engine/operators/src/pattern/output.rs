@@ -6,7 +6,7 @@ use super::slot::Match;
 use crate::RenderCx;
 use crate::keyed::Keys;
 use crate::render::{assemble, assemble_loose, compile, evaluate, fail, give_sound};
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, UInt32Array, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Int64Array, UInt32Array, new_null_array};
 use arrow::compute::{cast, concat, take};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use engine_base::{RowError, StepId};
@@ -142,7 +142,7 @@ impl Output {
                 origins: vec![made_by(self.step_id); count].into(),
                 // In the order of time, also before 1970.
                 offsets: fired.iter().map(|fired| fired.found.event_ns as u64 ^ 1 << 63).collect::<Vec<u64>>().into(),
-                suffixes: Some(fired.iter().map(|fired| Box::from(fired.order().1)).collect()),
+                suffixes: Some(BinaryArray::from_iter_values(fired.iter().map(|fired| fired.order().1))),
             },
             ingest_ns: Times::One(clock_ns),
             born_ns: Times::One(clock_ns),

@@ -13,7 +13,7 @@ use super::tree::{KeyRows, Shape};
 use crate::codec::{Bytes, put, put_bytes};
 use crate::keyed::RowKeys;
 use crate::render::assemble;
-use arrow::array::ArrayRef;
+use arrow::array::{ArrayRef, BinaryArray};
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
 use engine_dataflow::{Positions, RowPosition, Rows, Times};
@@ -162,7 +162,7 @@ impl InOrder {
             false => Positions::Mixed {
                 origins: origins.into(),
                 offsets: offsets.into(),
-                suffixes: made.then(|| suffixes.into()),
+                suffixes: made.then(|| BinaryArray::from_iter_values(&suffixes)),
             },
         };
         Some(Rows {

@@ -253,6 +253,11 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     let event_time = input.event_time.as_ref().map(|event_time| EventTime {
         // A row has the event time that it came with, and a timer's row is never late.
         column: None,
+        // A column that is written anew is another, and a timer puts out the rows of a key again, in a later epoch.
+        windows: match &config.timer {
+            Some(timer) if timer.emit.is_some() => Vec::new(),
+            _ => event_time.windows.iter().filter(|name| key.contains(name)).cloned().collect(),
+        },
         ..event_time.clone()
     });
     let stream = StreamType { event_time, ..input.with_columns(fields) };

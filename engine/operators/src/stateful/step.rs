@@ -15,7 +15,7 @@ use super::rounds::{Folder, taken};
 use crate::RenderCx;
 use crate::keyed::{Keys, Waiting};
 use crate::render::{assemble, assemble_loose, compile, evaluate, fail, give_sound};
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, UInt32Array, new_null_array};
 use arrow::datatypes::{Field, Schema, SchemaRef, TimestampNanosecondType};
 use engine_base::{RowError, StepId};
 use engine_dataflow::rows::made_by;
@@ -471,7 +471,7 @@ impl StatefulStep {
                 origins: vec![made_by(self.step_id); count].into(),
                 // In the order of time, also before 1970.
                 offsets: fired.iter().map(|fired| fired.event_ns as u64 ^ 1 << 63).collect::<Vec<u64>>().into(),
-                suffixes: Some(fired.iter().map(|fired| suffix(&fired.key, self.epoch)).collect()),
+                suffixes: Some(BinaryArray::from_iter_values(fired.iter().map(|fired| suffix(&fired.key, self.epoch)))),
             },
             ingest_ns: Times::One(self.clock_ns),
             born_ns: Times::One(self.clock_ns),

@@ -29,12 +29,17 @@ impl Windows {
         }
     }
 
+    /// Whether a window is put together from several slices.
+    pub(crate) fn many_slices(&self) -> bool {
+        matches!(self, Windows::Spans { size, every, .. } if *size > gcd(*size, *every))
+    }
+
     /// The end of the last window that a slice is part of, nanoseconds since 1970 UTC.
     pub(crate) fn last_end(&self, slice: (i64, i64)) -> i64 {
         match self {
             Windows::Spans { size, every, offset } => {
-                let latest = slice.0.saturating_add(*size);
-                floor_to(latest.saturating_sub(*offset), *every).saturating_add(*offset)
+                let start = floor_to(slice.0.saturating_sub(*offset), *every).saturating_add(*offset);
+                start.saturating_add(*size)
             }
             Windows::Days { .. } => slice.1,
         }
@@ -44,9 +49,10 @@ impl Windows {
     pub(crate) fn ends(&self, slice: (i64, i64)) -> impl Iterator<Item = i64> {
         let last = self.last_end(slice);
         let (first, every) = match self {
-            Windows::Spans { every, offset, .. } => {
-                let first = floor_to(slice.1.saturating_sub(*offset).saturating_sub(1), *every);
-                (first.saturating_add(*every).saturating_add(*offset), *every)
+            Windows::Spans { size, every, offset } => {
+                let shift = offset.saturating_add(*size);
+                let before = floor_to(slice.1.saturating_sub(shift).saturating_sub(1), *every);
+                (before.saturating_add(*every).saturating_add(shift), *every)
             }
             Windows::Days { .. } => (slice.1, i64::MAX),
         };
@@ -113,7 +119,7 @@ mod tests {
                 let slice = windows.slice_of(time);
                 assert!(slice.0 <= time && time < slice.1, "{windows:?} {time}");
                 let by_hand: Vec<i64> = (-100..100)
-                    .filter(|end| (end - offset).rem_euclid(every) == 0 && end - size <= time && time < *end)
+                    .filter(|end| (end - size - offset).rem_euclid(every) == 0 && end - size <= time && time < *end)
                     .collect();
                 assert_eq!(windows.ends(slice).collect::<Vec<_>>(), by_hand, "{windows:?} {time}");
                 assert!(by_hand.last().is_none_or(|last| *last == windows.last_end(slice)), "{windows:?} {time}");

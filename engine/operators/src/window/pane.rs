@@ -1,10 +1,13 @@
 //! What a window keeps: panes of rows, by key and slice or by key and session.
 
-use crate::aggregates::Calls;
+use crate::aggregates::{Call, Calls, Form, Keeps, Results, counts_kept};
 use crate::codec::{Bytes, put, put_bytes, put_optional};
+use arrow::array::Int64Array;
+use engine_base::RowError;
 use engine_state::SlotState;
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A session, or the one pane of a slice, of a count or of all rows: from when to when, nanoseconds since 1970 UTC, and its rows.
 /// A session ends one gap after its last row; a pane of a count right after its last row.
@@ -29,13 +32,18 @@ pub(crate) struct Pane {
 struct More {
     /// The rows, in the order in which they came.
     rows: Vec<Kept>,
-    /// For each call the arguments of which each counts once, with the arrival of the first row that had them; none yet where
-    /// it is empty.
-    once: Vec<Once>,
+    /// For each call that does not need the arguments of each row those that it needs; none yet where it is empty.
+    needed: Vec<Needed>,
 }
 
-/// Encoded arguments and when they first came.
-type Once = BTreeMap<Box<[u8]>, u64>;
+/// Some of the encoded arguments of a call, each with the arrival of the first row that had them.
+#[derive(Clone, Debug, Default, PartialEq)]
+enum Needed {
+    #[default]
+    None,
+    One(Box<[u8]>, u64),
+    Once(BTreeMap<Box<[u8]>, u64>),
+}
 
 /// A row for the calls that are computed from all rows again.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,10 +72,10 @@ impl Pane {
         }
         let more = self.more.get_or_insert_default();
         for (at, extra) in row.extras.iter_mut().enumerate() {
-            if calls.counts_once(at)
+            if calls.keeps(at) != Keeps::Each
                 && let Some(arguments) = extra.take()
             {
-                more.once(calls)[at].entry(arguments).or_insert(row.arrival);
+                more.needed(calls)[at].add(arguments, row.arrival, at, calls);
             }
         }
         if row.extras.iter().any(Option::is_some) {
@@ -76,14 +84,37 @@ impl Pane {
     }
 
     /// The encoded arguments of a call, in the order in which they came.
-    pub(crate) fn arguments(&self, extra: usize) -> Vec<&[u8]> {
+    fn arguments(&self, extra: usize) -> Vec<&[u8]> {
         let Some(more) = &self.more else { return Vec::new() };
-        let of_call = more.once.get(extra).into_iter().flatten();
-        let mut once: Vec<(&[u8], u64)> = of_call.map(|(arguments, arrival)| (&**arguments, *arrival)).collect();
-        once.sort_unstable_by_key(|(_, arrival)| *arrival);
-        // A call has either these or those.
-        let each = more.rows.iter().filter_map(|row| row.arguments[extra].as_deref());
-        once.into_iter().map(|(arguments, _)| arguments).chain(each).collect()
+        match more.needed.get(extra) {
+            Some(Needed::One(arguments, _)) => vec![&**arguments],
+            Some(Needed::Once(once)) => {
+                let mut once: Vec<(&[u8], u64)> = once.iter().map(|(key, arrival)| (&**key, *arrival)).collect();
+                once.sort_unstable_by_key(|(_, arrival)| *arrival);
+                once.into_iter().map(|(arguments, _)| arguments).collect()
+            }
+            Some(Needed::None) | None => more.rows.iter().filter_map(|row| row.arguments[extra].as_deref()).collect(),
+        }
+    }
+
+    /// The result of a call.
+    pub(crate) fn finish(&self, call: &Call, calls: &Calls, result: &mut Results) -> Result<(), RowError> {
+        match &call.form {
+            Form::Words(words) => call.finish(words.kind, &self.words[words.words()], result),
+            Form::Extra { at, encoder, .. } => {
+                let needed = self.more.as_ref().and_then(|more| more.needed.get(*at));
+                match (needed, &mut *result) {
+                    (Some(Needed::Once(once)), Results::Arrays(arrays)) if counts_kept(&call.call) => {
+                        let nulls = once.keys().next().is_some_and(|first| calls.is_null(*at, first));
+                        arrays.push(Arc::new(Int64Array::from(vec![once.len() as i64 - i64::from(nulls)])));
+                        Ok(())
+                    }
+                    _ => call.read_again(self.arguments(*at).into_iter(), encoder, result),
+                }
+            }
+            // The plans refuse it.
+            Form::Lag { .. } => Ok(()),
+        }
     }
 
     /// Adds the rows of a later one.
@@ -95,10 +126,9 @@ impl Pane {
         let more = self.more.get_or_insert_default();
         more.rows.extend(later.rows.iter().cloned());
         more.rows.sort_by_key(|row| row.arrival);
-        for (at, later) in later.once.iter().enumerate() {
-            for (arguments, arrival) in later {
-                let known = more.once(calls)[at].entry(arguments.clone()).or_insert(*arrival);
-                *known = (*known).min(*arrival);
+        for (at, later) in later.needed.iter().enumerate() {
+            for (arguments, arrival) in later.all() {
+                more.needed(calls)[at].add(arguments.into(), arrival, at, calls);
             }
         }
     }
@@ -107,8 +137,8 @@ impl Pane {
     #[cfg(test)]
     pub(crate) fn last_arrival(&self) -> Option<u64> {
         let more = self.more.as_ref()?;
-        let once = more.once.iter().flat_map(|once| once.values().copied());
-        once.chain(more.rows.last().map(|row| row.arrival)).max()
+        let needed = more.needed.iter().flat_map(|needed| needed.all().map(|(_, arrival)| arrival));
+        needed.chain(more.rows.last().map(|row| row.arrival)).max()
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
@@ -122,12 +152,18 @@ impl Pane {
             put(row.arguments.len() as u64, out);
             row.arguments.iter().for_each(|argument| put_optional(argument.as_deref(), out));
         }
-        put(more.once.len() as u64, out);
-        for of_call in &more.once {
-            put(of_call.len() as u64, out);
-            for (arguments, arrival) in of_call {
+        put(more.needed.len() as u64, out);
+        for needed in &more.needed {
+            let (form, count) = match needed {
+                Needed::None => (0, 0),
+                Needed::One(..) => (1, 1),
+                Needed::Once(once) => (2, once.len()),
+            };
+            out.push(form);
+            put(count as u64, out);
+            for (arguments, arrival) in needed.all() {
                 put_bytes(arguments, out);
-                put(*arrival, out);
+                put(arrival, out);
             }
         }
     }
@@ -145,8 +181,15 @@ impl Pane {
             more.rows.push(Kept { arrival, arguments: arguments.into() });
         }
         for _ in 0..bytes.number()? {
-            let one = |bytes: &mut Bytes<'_>| Ok::<_, String>((bytes.bytes()?.into(), bytes.number()?));
-            more.once.push((0..bytes.number()?).map(|_| one(bytes)).collect::<Result<Once, _>>()?);
+            let one = |bytes: &mut Bytes<'_>| Ok::<(Box<[u8]>, u64), String>((bytes.bytes()?.into(), bytes.number()?));
+            let form = bytes.byte()?;
+            let mut all: BTreeMap<_, _> = (0..bytes.number()?).map(|_| one(bytes)).collect::<Result<_, _>>()?;
+            more.needed.push(match (form, all.pop_first()) {
+                (0, None) => Needed::None,
+                (1, Some((arguments, arrival))) if all.is_empty() => Needed::One(arguments, arrival),
+                (2, first) => Needed::Once(all.into_iter().chain(first).collect()),
+                _ => return Err("a state of arguments that this engine does not know".to_owned()),
+            });
         }
         pane.more = Some(Box::new(more));
         Ok(pane)
@@ -159,19 +202,48 @@ impl Pane {
         };
         let words = if self.words.spilled() { self.words.capacity() } else { 0 };
         let Some(more) = &self.more else { return words * 8 };
-        let once = more.once.iter().flatten();
-        let once: usize = once.map(|(arguments, _)| arguments.len() + size_of::<(Box<[u8]>, u64)>()).sum();
+        let needed = more.needed.iter().flat_map(Needed::all);
+        let needed: usize = needed.map(|(arguments, _)| arguments.len() + size_of::<(Box<[u8]>, u64)>()).sum();
         let rows: usize = more.rows.iter().map(row).sum();
-        words * 8 + once + rows + size_of::<More>() + more.rows.capacity() * size_of::<Kept>()
+        words * 8 + needed + rows + size_of::<More>() + more.rows.capacity() * size_of::<Kept>()
     }
 }
 
 impl More {
-    fn once(&mut self, calls: &Calls) -> &mut [Once] {
-        if self.once.is_empty() {
-            self.once = vec![Once::new(); calls.extras];
+    fn needed(&mut self, calls: &Calls) -> &mut [Needed] {
+        if self.needed.is_empty() {
+            self.needed = vec![Needed::None; calls.extras];
         }
-        &mut self.once
+        &mut self.needed
+    }
+}
+
+impl Needed {
+    /// Adds arguments, where they are needed. `extra` is the call's place among those that keep encoded arguments.
+    fn add(&mut self, arguments: Box<[u8]>, arrival: u64, extra: usize, calls: &Calls) {
+        match (calls.keeps(extra), &mut *self) {
+            (Keeps::One(best), Needed::One(known, since)) => {
+                if calls.is_better(extra, best, (known, *since), (&arguments, arrival)) {
+                    (*known, *since) = (arguments, arrival);
+                }
+            }
+            (Keeps::One(_), _) => *self = Needed::One(arguments, arrival),
+            (_, Needed::Once(once)) => {
+                let known = once.entry(arguments).or_insert(arrival);
+                *known = (*known).min(arrival);
+            }
+            _ => *self = Needed::Once(BTreeMap::from([(arguments, arrival)])),
+        }
+    }
+
+    /// The arguments and the arrivals of their rows.
+    fn all(&self) -> impl Iterator<Item = (&[u8], u64)> {
+        let (one, once) = match self {
+            Needed::None => (None, None),
+            Needed::One(arguments, arrival) => (Some((&**arguments, *arrival)), None),
+            Needed::Once(once) => (None, Some(once)),
+        };
+        one.into_iter().chain(once.into_iter().flatten().map(|(arguments, arrival)| (&**arguments, *arrival)))
     }
 }
 
@@ -186,7 +258,7 @@ pub(crate) struct NewRow {
 }
 
 /// The format of the encoded state.
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
 
 /// The sessions of a key, or the one pane of a slice, of a count or of all rows.
 #[derive(Clone, Debug, Default, PartialEq)]

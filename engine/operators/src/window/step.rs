@@ -1,14 +1,15 @@
 //! `window` at work on a worker: rows into panes, and panes out when the watermark passes.
 
 use super::assign::Windows;
+use super::numbers::{KeyNumbers, Numbers};
 use super::pane::{NewRow, Pane, Session, Slot};
 use super::plan::{WindowForm, WindowPlan};
 use super::session::touched;
 use crate::RenderCx;
-use crate::aggregates::{Calls, Form, Results};
+use crate::aggregates::{Calls, Results};
 use crate::keyed::{Keys, LatePort, Waiting};
 use crate::render::{assemble, assemble_loose, evaluate, fail, give_sound};
-use arrow::array::{ArrayRef, BooleanArray, TimestampNanosecondArray};
+use arrow::array::{ArrayRef, BinaryBuilder, BooleanArray, TimestampNanosecondArray};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use engine_base::{RowError, StepId};
 use engine_dataflow::rows::made_by;
@@ -35,11 +36,21 @@ pub fn render(planned: &dyn Planned, cx: &RenderCx<'_>) -> Result<Box<dyn EpochS
 struct Due {
     start: i64,
     end: i64,
-    /// Panes of a key stand together, the earliest first.
-    panes: Vec<SlotId>,
-    next: usize,
+    /// The starts of its slices.
+    slices: Vec<i64>,
+    /// Its panes, once it is its turn.
+    panes: Option<Panes>,
     /// Slices that no later window has.
     freed: Vec<i64>,
+}
+
+/// The panes of a window, those of a key side by side, the earliest first.
+struct Panes {
+    slots: Vec<SlotId>,
+    /// How many each key has; where there is none, each has one.
+    counts: Vec<u32>,
+    /// How many keys and panes are done.
+    done: (usize, usize),
 }
 
 /// A window on its way out.
@@ -84,6 +95,8 @@ pub(super) struct WindowStep {
     late: LatePort,
     /// Fixed windows: the keys of each slice, by its start.
     slices: BTreeMap<i64, Slice>,
+    /// Windows of several slices: the numbers of the keys.
+    numbers: Option<KeyNumbers>,
     /// Sessions: keys by the end of a session that they had; it may have grown since.
     ends: BTreeMap<i64, BTreeSet<Box<[u8]>>>,
     /// Windows of a count, and of all rows: the keys that have one.
@@ -100,7 +113,7 @@ pub(super) struct WindowStep {
 
 struct Slice {
     end: i64,
-    slots: Vec<SlotId>,
+    slots: Vec<Numbers>,
 }
 
 impl WindowStep {
@@ -144,6 +157,8 @@ impl WindowStep {
             gives_event_time: wanted.contains(hidden::EVENT_TIME),
             late: LatePort::new(cx, 1)?,
             slices: BTreeMap::new(),
+            numbers: matches!(&plan.form, WindowForm::Fixed(windows) if windows.many_slices())
+                .then(KeyNumbers::default),
             ends: BTreeMap::new(),
             open: HashSet::new(),
             due: VecDeque::new(),
@@ -179,7 +194,8 @@ impl WindowStep {
                 }
                 WindowForm::Fixed(_) => {
                     let new = || Slice { end: session.end, slots: Vec::new() };
-                    self.slices.entry(slice).or_insert_with(new).slots.push(id);
+                    let key = self.numbers.as_mut().map_or(0, |numbers| numbers.add(key));
+                    self.slices.entry(slice).or_insert_with(new).slots.push(Numbers { slot: id, key });
                 }
             }
         }
@@ -273,7 +289,8 @@ impl WindowStep {
         let id = self.store.find_or_insert(key, slice.0, make);
         if new {
             let of_slice = self.slices.entry(slice.0).or_insert_with(|| Slice { end: slice.1, slots: Vec::new() });
-            of_slice.slots.push(id);
+            let key = self.numbers.as_mut().map_or(0, |numbers| numbers.add(key));
+            of_slice.slots.push(Numbers { slot: id, key });
         }
         let is_out = match (&self.form, self.before_ns) {
             (WindowForm::Fixed(windows), Some(before_ns)) if self.at_end => {
@@ -337,9 +354,22 @@ impl WindowStep {
         let WindowForm::Fixed(windows) = &self.form else { return };
         let done = |(start, slice): &(&i64, &Slice)| windows.last_end((**start, slice.end)) <= closed_ns;
         let starts: Vec<i64> = self.slices.range(..closed_ns).filter(done).map(|(start, _)| *start).collect();
-        for start in starts {
-            let slice = self.slices.remove(&start);
-            slice.into_iter().flat_map(|slice| slice.slots).for_each(|id| self.store.remove(id));
+        starts.into_iter().for_each(|start| self.free_slice(start));
+    }
+
+    fn free_slice(&mut self, start: i64) {
+        let Some(slice) = self.slices.remove(&start) else { return };
+        for (at, pane) in slice.slots.iter().enumerate() {
+            if let Some(ahead) = slice.slots.get(at + AHEAD) {
+                self.store.prefetch_slot(ahead.slot);
+                if let Some(numbers) = &self.numbers {
+                    numbers.prefetch(ahead.key);
+                }
+            }
+            self.store.remove(pane.slot);
+            if let Some(numbers) = &mut self.numbers {
+                numbers.remove(pane.key);
+            }
         }
     }
 
@@ -429,12 +459,8 @@ impl WindowStep {
                 .filter(|(start, slice)| !self.at_end && windows.last_end((**start, slice.end)) == end)
                 .map(|(start, _)| **start)
                 .collect();
-            let mut panes: Vec<SlotId> = slices.iter().flat_map(|(_, slice)| slice.slots.iter().copied()).collect();
-            if slices.len() > 1 {
-                // Stable: the panes of a key stay in the order of their slices.
-                panes.sort_by(|a, b| self.store.key(*a).cmp(&self.store.key(*b)));
-            }
-            self.due.push_back(Due { start, end, panes, next: 0, freed });
+            let slices = slices.into_iter().map(|(start, _)| *start).collect();
+            self.due.push_back(Due { start, end, slices, panes: None, freed });
         }
     }
 
@@ -467,37 +493,35 @@ impl WindowStep {
         while self.fired.len() < FIRE_ROWS
             && let Some(due) = self.due.front_mut()
         {
-            while self.fired.len() < FIRE_ROWS
-                && let Some(first) = due.panes.get(due.next)
-            {
-                let key = self.store.key(*first).unwrap_or_default();
-                let pane_of = |id: SlotId| self.store.get(id).and_then(|slot| slot.sessions.first());
-                let mut pane = pane_of(*first).map(|session| session.pane.clone()).unwrap_or_default();
-                due.next += 1;
-                while let Some(id) = due.panes.get(due.next).filter(|id| self.store.key(**id) == Some(key)) {
-                    if let Some(session) = pane_of(*id) {
-                        pane.join(&session.pane, &self.calls);
-                    }
-                    due.next += 1;
-                }
-                let key = SmallVec::from_slice(key);
-                self.fired.push_back(Fired {
-                    key,
-                    start: due.start,
-                    end: due.end,
-                    pane,
-                    mark: Box::default(),
-                    removes: false,
-                });
+            let panes = due.panes.get_or_insert_with(|| {
+                let slices = due.slices.iter().filter_map(|start| self.slices.get(start));
+                let slices = slices.map(|slice| slice.slots.as_slice());
+                let (slots, counts) = match &self.numbers {
+                    Some(numbers) if due.slices.len() > 1 => numbers.by_key(slices),
+                    _ => (slices.flatten().map(|pane| pane.slot).collect(), Vec::new()),
+                };
+                Panes { slots, counts, done: (0, 0) }
+            });
+            while self.fired.len() < FIRE_ROWS && panes.done.1 < panes.slots.len() {
+                let (key_at, first) = panes.done;
+                let count = panes.counts.get(key_at).map_or(1, |count| *count as usize);
+                panes.done = (key_at + 1, first + count);
+                let ahead = panes.slots.iter().skip(first + AHEAD).take(count);
+                ahead.for_each(|id| self.store.prefetch_slot(*id));
+                let of_key = &panes.slots[first..first + count];
+                let key = SmallVec::from_slice(self.store.key(of_key[0]).unwrap_or_default());
+                let mut of_key =
+                    of_key.iter().filter_map(|id| self.store.get(*id)).filter_map(|slot| slot.sessions.first());
+                let Some(mut pane) = of_key.next().map(|session| session.pane.clone()) else { continue };
+                of_key.for_each(|session| pane.join(&session.pane, &self.calls));
+                let (start, end) = (due.start, due.end);
+                self.fired.push_back(Fired { key, start, end, pane, mark: Box::default(), removes: false });
             }
-            if due.next < due.panes.len() {
+            if panes.done.1 < panes.slots.len() {
                 break;
             }
-            for start in std::mem::take(&mut due.freed) {
-                let slice = self.slices.remove(&start);
-                slice.into_iter().flat_map(|slice| slice.slots).for_each(|id| self.store.remove(id));
-            }
-            self.due.pop_front();
+            let freed = self.due.pop_front().map(|due| due.freed);
+            freed.into_iter().flatten().for_each(|start| self.free_slice(start));
         }
     }
 
@@ -512,14 +536,7 @@ impl WindowStep {
         let mut results: Vec<Results> = self.calls.calls.iter().map(|call| call.results(count)).collect();
         for (call, result) in self.calls.calls.iter().zip(&mut results) {
             for (row, window) in fired.iter().enumerate() {
-                let finished = match &call.form {
-                    Form::Words(words) => call.finish(words.kind, &window.pane.words[words.words()], result),
-                    Form::Extra { at, encoder, .. } => {
-                        call.read_again(window.pane.arguments(*at).into_iter(), encoder, result)
-                    }
-                    // The plan refuses it.
-                    Form::Lag { .. } => Ok(()),
-                };
+                let finished = window.pane.finish(call, &self.calls, result);
                 if let Err(error) = finished {
                     failed.insert(row, error);
                 }
@@ -543,10 +560,14 @@ impl WindowStep {
         // A window that is corrected comes several times: its epoch tells which it is, and what goes stands before what comes.
         let epoch = self.at_end.then_some(self.epoch);
         let offset = |window: &Fired| epoch.unwrap_or(window.end as u64 ^ 1 << 63);
-        let suffix = |window: &Fired| -> Box<[u8]> {
-            let comes = epoch.map(|_| u8::from(!window.removes));
-            comes.into_iter().chain(suffix(window)).collect()
-        };
+        let mut suffixes = BinaryBuilder::with_capacity(count, count * 24);
+        let mut suffix = Vec::new();
+        for window in &fired {
+            suffix.clear();
+            suffix.extend(epoch.map(|_| u8::from(!window.removes)));
+            append_suffix(window, &mut suffix);
+            suffixes.append_value(&suffix);
+        }
         let removes = fired.iter().any(|window| window.removes);
         let facts = Rows {
             batch: assemble(&Arc::new(Schema::empty()), Vec::new(), count),
@@ -554,7 +575,7 @@ impl WindowStep {
                 origins: vec![made_by(self.step_id); count].into(),
                 // In the order of their ends, also of those before 1970.
                 offsets: fired.iter().map(offset).collect::<Vec<u64>>().into(),
-                suffixes: Some(fired.iter().map(suffix).collect()),
+                suffixes: Some(suffixes.finish()),
             },
             ingest_ns: Times::One(self.clock_ns),
             born_ns: Times::One(self.clock_ns),
@@ -592,9 +613,10 @@ fn full_mark(by: &RowPosition) -> Box<[u8]> {
 }
 
 /// What tells windows of one end apart: the key, the start for sessions of one key, and the mark for those of a count.
-fn suffix(window: &Fired) -> Box<[u8]> {
-    let start = (window.start as u64 ^ 1 << 63).to_be_bytes();
-    window.key.iter().copied().chain(start).chain(window.mark.iter().copied()).collect()
+fn append_suffix(window: &Fired, suffix: &mut Vec<u8>) {
+    suffix.extend_from_slice(&window.key);
+    suffix.extend_from_slice(&(window.start as u64 ^ 1 << 63).to_be_bytes());
+    suffix.extend_from_slice(&window.mark);
 }
 
 impl EpochStep for WindowStep {

@@ -133,7 +133,7 @@ fn reference(form: Form, lateness: i64, epochs: &Epochs) -> Vec<Out> {
         for row in rows {
             let last_end = match form {
                 Form::Hopping { size, every, offset } => {
-                    let ends = (row.at + 1..=row.at + size).filter(|end| (end - offset).rem_euclid(every) == 0);
+                    let ends = (row.at + 1..=row.at + size).filter(|end| (end - size - offset).rem_euclid(every) == 0);
                     match ends.max() {
                         Some(end) => end,
                         None => continue,
@@ -156,7 +156,9 @@ fn reference(form: Form, lateness: i64, epochs: &Epochs) -> Vec<Out> {
             match form {
                 Form::Hopping { size, every, offset } => {
                     for row in &taken {
-                        for end in (row.at + 1..=row.at + size).filter(|end| (end - offset).rem_euclid(every) == 0) {
+                        for end in
+                            (row.at + 1..=row.at + size).filter(|end| (end - size - offset).rem_euclid(every) == 0)
+                        {
                             if end <= closing && closed.is_none_or(|closed| closed < end) {
                                 windows.entry((row.k.clone(), end - size, end)).or_default().push(row.clone());
                             }
@@ -611,13 +613,13 @@ fn standing(size: i64, every: i64, lateness: i64, epochs: &Epochs) -> Vec<BTreeM
     let mut all = Vec::new();
     for (rows, watermark) in epochs {
         let closed = before.map(|at| if at == i64::MAX { at } else { at - lateness });
-        let last_end = |at: i64| (at + 1..=at + size).filter(|end| end.rem_euclid(every) == 0).max();
+        let last_end = |at: i64| (at + 1..=at + size).filter(|end| (end - size).rem_euclid(every) == 0).max();
         let counts =
             rows.iter().filter(|row| last_end(row.at).is_some_and(|end| closed.is_none_or(|closed| end > closed)));
         taken.extend(counts.map(|row| (row.clone(), closed)));
         let mut windows: BTreeMap<(Option<String>, i64), (usize, i64)> = BTreeMap::new();
         for (row, closed) in &taken {
-            for end in (row.at + 1..=row.at + size).filter(|end| end.rem_euclid(every) == 0) {
+            for end in (row.at + 1..=row.at + size).filter(|end| (end - size).rem_euclid(every) == 0) {
                 if watermark.is_some_and(|watermark| end <= watermark) && closed.is_none_or(|closed| end > closed) {
                     let window = windows.entry((row.k.clone(), end)).or_default();
                     *window = (window.0 + 1, window.1 + row.v.unwrap_or(0));
