@@ -16,7 +16,7 @@ use engine_base::RowError;
 use engine_dataflow::Rows;
 use engine_expr::{AggregateCall, AggregateFunction, Aggregation, OrderBy, Program};
 use states::{CallState, StateKind};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 /// All aggregate calls of a step.
@@ -105,6 +105,8 @@ pub(crate) enum Form {
         arguments: Vec<Program>,
         /// Of the first or last value in an order: the keys of the order, which stand before the value.
         order: Option<RowConverter>,
+        /// Where how many different arguments there are is all: the null, which does not count.
+        counts: Option<Box<[u8]>>,
     },
     /// The argument at the row before.
     Lag { at: usize, encoder: RowConverter },
@@ -151,8 +153,10 @@ impl Calls {
             let encoder = encoder(types.iter().copied())?;
             let nulls: Vec<ArrayRef> = types.iter().map(|data_type| new_null_array(data_type, 1)).collect();
             let null = encoder.convert_columns(&nulls).map_err(|error| error.to_string())?;
-            self.kept.push(KeptOf { keeps: keeps(call), null: null.row(0).as_ref().into() });
-            Form::Extra { at: self.extras - 1, encoder, arguments, order }
+            let null: Box<[u8]> = null.row(0).as_ref().into();
+            let counts = counts_different(call).then(|| null.clone());
+            self.kept.push(KeptOf { keeps: keeps(call), null });
+            Form::Extra { at: self.extras - 1, encoder, arguments, order, counts }
         };
         let argument = match &form {
             Form::Extra { .. } => None,
@@ -355,6 +359,7 @@ impl Call {
             },
             Form::Lag { .. } => Results::Encoded(Vec::with_capacity(rows)),
             Form::Extra { order: Some(_), .. } => Results::Encoded(Vec::with_capacity(rows)),
+            Form::Extra { counts: Some(_), .. } => Results::Ints(Int64Builder::with_capacity(rows)),
             Form::Extra { .. } => match self.call.function {
                 AggregateFunction::First | AggregateFunction::Last if !self.call.distinct => {
                     Results::Encoded(Vec::with_capacity(rows))
@@ -428,7 +433,13 @@ impl Call {
                 arrays.push(array);
                 error.map_or(Ok(()), Err)
             }
-            Results::Ints(_) | Results::Floats(_) => Ok(()),
+            Results::Ints(ints) => {
+                let Form::Extra { counts: Some(null), .. } = &self.form else { return Ok(()) };
+                let different: HashSet<&[u8]> = inside.filter(|arguments| *arguments != &**null).collect();
+                ints.append_value(different.len() as i64);
+                Ok(())
+            }
+            Results::Floats(_) => Ok(()),
         }
     }
 
@@ -554,8 +565,8 @@ fn keeps(call: &AggregateCall) -> Keeps {
     }
 }
 
-/// Whether a call counts arguments of which equal ones have equal bytes, so that to count what is kept is enough.
-pub(crate) fn counts_kept(call: &AggregateCall) -> bool {
+/// Whether a call counts different arguments, of which equal ones have equal bytes.
+fn counts_different(call: &AggregateCall) -> bool {
     let plain = |data_type: &DataType| {
         data_type.is_integer() || data_type.is_temporal() || matches!(data_type, DataType::Utf8 | DataType::Boolean)
     };

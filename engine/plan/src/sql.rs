@@ -16,7 +16,7 @@ mod text;
 use engine_base::codes::{query as codes, spec as spec_codes};
 use engine_base::{Diagnostic, Diagnostics, Span};
 use engine_expr::ExprError;
-use engine_expr::query::{self, Select, Table};
+use engine_expr::query::{self, Item, Select, Table, Word};
 use engine_spec::{Component, Entry, Node, Pipeline, Value};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -141,6 +141,7 @@ impl Compiler<'_> {
             [select] => self.select(select, name)?,
             selects => {
                 let mut inputs = Vec::new();
+                let selects = self.by_place(selects)?;
                 for (number, select) in selects.iter().enumerate() {
                     let part = format!("{name}.{}", number + 1);
                     inputs.push(string(self.span(&select.range), part.clone()));
@@ -158,6 +159,52 @@ impl Compiler<'_> {
             return None;
         }
         Some(())
+    }
+
+    /// The parts of UNION ALL with the names that the first gives: in SQL columns go by their places, in a `union` by their names.
+    fn by_place(&mut self, selects: &[Select]) -> Option<Vec<Select>> {
+        let names = |select: &Select| -> Option<Vec<Option<Word>>> {
+            let name = |item: &Item| match item {
+                Item::All { .. } => None,
+                Item::Column { term, alias } => {
+                    let plain = || term.names.first().filter(|_| term.plain)?.parts.last().cloned();
+                    Some(alias.clone().or_else(plain))
+                }
+            };
+            select.items.iter().map(name).collect()
+        };
+        let first = names(selects.first()?);
+        let mut placed: Vec<Select> = selects.to_vec();
+        for select in placed.iter_mut().skip(1) {
+            match (&first, names(select)) {
+                // All columns of each: they are those of the first, or the union says which are not.
+                (None, None) => {}
+                (Some(first), Some(own)) if first.len() == own.len() => {
+                    for (item, name) in select.items.iter_mut().zip(first) {
+                        // The first has no name for it, and is told so.
+                        let (Item::Column { term, alias }, Some(name)) = (item, name) else { continue };
+                        *alias = Some(Word { text: name.text.clone(), range: term.range.clone() });
+                    }
+                }
+                (Some(first), Some(own)) => {
+                    let message = format!(
+                        "this SELECT has {} columns, and the first of UNION ALL has {}",
+                        own.len(),
+                        first.len()
+                    );
+                    let help = "give all parts the same columns, in the same places";
+                    self.problem(codes::QUERY_CLAUSE, &select.range, message, help);
+                    return None;
+                }
+                _ => {
+                    let message = "in UNION ALL columns go by their places, and those of `*` are not known here";
+                    let help = "name the columns in all parts, or write `*` in all";
+                    self.problem(codes::QUERY_CLAUSE, &select.range, message, help);
+                    return None;
+                }
+            }
+        }
+        Some(placed)
     }
 
     /// The tables of the query.

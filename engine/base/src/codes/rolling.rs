@@ -11,6 +11,8 @@ pub const WINDOW_FORM: Code = Code("E0346");
 pub const NO_ROW_BEFORE: Code = Code("E0347");
 /// A step that needs the input to end, or keys to come to an end, on an input that never ends.
 pub const WITHOUT_END: Code = Code("E0348");
+/// A `rolling` in the order of arrival over rows of several sources.
+pub const SEVERAL_SOURCES: Code = Code("E0349");
 /// The codes of this subject, in order.
 pub const CODES: &[CodeInfo] = &[
     CodeInfo {
@@ -39,5 +41,14 @@ pub const CODES: &[CodeInfo] = &[
                       more and more. Say when a silent key is forgotten, or take a window of event time:\n\n```yaml\nlast_ten:\n  \
                       type: rolling\n  input: payments\n  key: card\n  over: { rows: 10 }\n  expire_after: 90d\n  columns: \
                       { mean: avg(amount) }\n```",
+    },
+    CodeInfo {
+        code: SEVERAL_SOURCES,
+        title: "`rolling` in the order of arrival, of rows of several sources",
+        explanation: "A warning. In the order of arrival a row is late once it is further behind the latest row of its key than the \
+                      windows and `max_delay` reach. Sources are read at their own pace: where one is ahead, the rows of the others are \
+                      late by it, and how many depends on which was read first. In the order of event time a row waits until all \
+                      sources have passed it, and only what is behind the watermark is late:\n\n```yaml\nlast_minutes:\n  type: \
+                      rolling\n  input: all_payments\n  key: card\n  over: 5m\n  order: event_time\n  columns: { mean: avg(amount) }\n```",
     },
 ];

@@ -95,7 +95,7 @@ impl Before {
             self.results = calls.calls.iter().map(|call| call.results(0)).collect();
         }
         for (call, result) in calls.calls.iter().zip(&mut self.results) {
-            if let Err(error) = total.pane.finish(call, calls, result) {
+            if let Err(error) = total.pane.finish(call, result) {
                 self.failed.insert(self.count, error);
             }
         }
@@ -353,7 +353,7 @@ impl Aggregate {
             }
             if total.rows > 0 {
                 for (call, result) in self.calls.calls.iter().zip(&mut results) {
-                    if let Err(error) = total.pane.finish(call, &self.calls, result) {
+                    if let Err(error) = total.pane.finish(call, result) {
                         failed.insert(after.len(), error);
                     }
                 }

@@ -411,6 +411,9 @@ impl EpochStep for SameWindow {
         let windows = self.windows.clone();
         let mut is_late = |time_ns: i64| {
             let slice = windows.slice_of(time_ns);
+            if !windows.hold(time_ns) {
+                return true;
+            }
             let closed = before_ns.is_some_and(|before_ns| windows.last_end(slice) <= before_ns);
             closed && windows.ends(slice).next().is_some()
         };

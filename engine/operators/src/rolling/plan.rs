@@ -3,6 +3,7 @@
 use crate::aggregates::null_of_rows;
 use crate::check::{self, OneOrMany};
 use arrow::datatypes::{DataType, Field, SchemaRef};
+use engine_base::Diagnostic;
 use engine_base::codes::rolling as codes;
 use engine_expr::{Aggregation, Scope};
 use engine_plan::kinds::{Caution, InputKeys};
@@ -300,6 +301,15 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     let windows: Vec<Back> = columns.iter().map(|column| column.over).chain([over]).collect();
     let reach = Reach::new(&windows, max_delay_ns, config.expire_after.map(TimeSpan::ns));
     let order = config.order;
+    if order == Order::Arrival && input.origins.sources.len() > 1 {
+        let message = "the input has rows of several sources, which are read at their own pace";
+        let span = cx.component.kind_span;
+        cx.push(
+            Diagnostic::warning(codes::SEVERAL_SOURCES, span, message).help(
+                "a row that is far behind the latest of its key is late; `order: event_time` waits for all sources",
+            ),
+        );
+    }
     let planned = RollingPlan { input: input.schema.clone(), output, key: key.clone(), columns, reach, order };
     let look_back_ns = match reach.time_ns {
         Some(time_ns) if reach.rows == 0 => time_ns.saturating_add(expected_ns),

@@ -29,6 +29,16 @@ impl Windows {
         }
     }
 
+    /// Whether the windows of a time have bounds that are times themselves: those close to the first and the last of all have not.
+    pub(crate) fn hold(&self, time_ns: i64) -> bool {
+        let (reach, offset) = match self {
+            Windows::Spans { size, every, offset } => (size.saturating_add(*every), offset.saturating_abs()),
+            Windows::Days { .. } => (self.longest_ns(), DAY_NS),
+        };
+        let margin = reach.saturating_mul(2).saturating_add(offset);
+        i64::MIN.saturating_add(margin) <= time_ns && time_ns <= i64::MAX.saturating_sub(margin)
+    }
+
     /// Whether a window is put together from several slices.
     pub(crate) fn many_slices(&self) -> bool {
         matches!(self, Windows::Spans { size, every, .. } if *size > gcd(*size, *every))

@@ -1,13 +1,11 @@
 //! What a window keeps: panes of rows, by key and slice or by key and session.
 
-use crate::aggregates::{Call, Calls, Form, Keeps, Results, counts_kept};
+use crate::aggregates::{Call, Calls, Form, Keeps, Results};
 use crate::codec::{Bytes, put, put_bytes, put_optional};
-use arrow::array::Int64Array;
 use engine_base::RowError;
 use engine_state::SlotState;
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// A session, or the one pane of a slice, of a count or of all rows: from when to when, nanoseconds since 1970 UTC, and its rows.
 /// A session ends one gap after its last row; a pane of a count right after its last row.
@@ -98,15 +96,16 @@ impl Pane {
     }
 
     /// The result of a call.
-    pub(crate) fn finish(&self, call: &Call, calls: &Calls, result: &mut Results) -> Result<(), RowError> {
+    pub(crate) fn finish(&self, call: &Call, result: &mut Results) -> Result<(), RowError> {
         match &call.form {
             Form::Words(words) => call.finish(words.kind, &self.words[words.words()], result),
-            Form::Extra { at, encoder, .. } => {
+            Form::Extra { at, encoder, counts, .. } => {
                 let needed = self.more.as_ref().and_then(|more| more.needed.get(*at));
-                match (needed, &mut *result) {
-                    (Some(Needed::Once(once)), Results::Arrays(arrays)) if counts_kept(&call.call) => {
-                        let nulls = once.keys().next().is_some_and(|first| calls.is_null(*at, first));
-                        arrays.push(Arc::new(Int64Array::from(vec![once.len() as i64 - i64::from(nulls)])));
+                match (needed, counts, &mut *result) {
+                    (Some(Needed::Once(once)), Some(null), Results::Ints(ints)) => {
+                        // It comes before all.
+                        let nulls = once.keys().next().is_some_and(|first| first == null);
+                        ints.append_value(once.len() as i64 - i64::from(nulls));
                         Ok(())
                     }
                     _ => call.read_again(self.arguments(*at).into_iter(), encoder, result),

@@ -222,6 +222,17 @@ impl WindowStep {
             }
             // The plan refuses inputs without event time, and the source makes a null one an error row.
             let time_ns = rows.event_ns.as_ref().map_or(0, |times| times.get(row));
+            let holds = match &self.form {
+                WindowForm::Fixed(windows) => windows.hold(time_ns),
+                WindowForm::Session { gap_ns } => time_ns.checked_add(*gap_ns).is_some_and(|end| end < i64::MAX),
+                WindowForm::Count { .. } | WindowForm::Global => true,
+            };
+            if !holds {
+                let reason =
+                    "the window of this event time reaches beyond the years from 1677 to 2262 that times can be of";
+                failed.insert(row, RowError::new("event_time", reason));
+                continue;
+            }
             let key = keys.get(row);
             // The memory is asked for the slot of a later row; it is likely of the same slice.
             if row + AHEAD < rows.num_rows() {
@@ -536,7 +547,7 @@ impl WindowStep {
         let mut results: Vec<Results> = self.calls.calls.iter().map(|call| call.results(count)).collect();
         for (call, result) in self.calls.calls.iter().zip(&mut results) {
             for (row, window) in fired.iter().enumerate() {
-                let finished = window.pane.finish(call, &self.calls, result);
+                let finished = window.pane.finish(call, result);
                 if let Err(error) = finished {
                     failed.insert(row, error);
                 }
