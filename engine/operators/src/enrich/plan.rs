@@ -207,8 +207,12 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         event_time.windows.clear();
         let held_ns = if wait_ns == i64::MAX { 0 } else { wait_ns };
         event_time.follows.values_mut().for_each(|held| *held = held.saturating_add(held_ns));
+        // What they wait for: the table, as far as the steps before it hold it back.
+        let held = |source| table.event_time.as_ref().and_then(|event_time| event_time.follows.get(source)).copied();
         for source in &table.origins.sources {
-            event_time.follows.entry(*source).or_insert(0);
+            let held_ns = held(source).unwrap_or(0);
+            let follows = event_time.follows.entry(*source).or_insert(held_ns);
+            *follows = (*follows).max(held_ns);
         }
     }
     let outputs = vec![Output { port: String::new(), stream }];

@@ -14,7 +14,7 @@ use crate::keyed::Waiting;
 use crate::window::assign::Windows;
 use engine_dataflow::{EpochStep, Moment, Rows, StepOutput};
 use engine_state::{SlotId, SlotStore};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// How many rows of a key and a slice lie in one slot.
@@ -35,8 +35,8 @@ pub(super) struct SameWindow {
     taken: [Taken; 2],
     /// Rows that go out alone since their key has a null; the first is the last.
     unkeyed: Vec<Unkeyed>,
-    /// Windows that are to be put out: start and end.
-    due: VecDeque<(i64, i64)>,
+    /// The windows that end after the one and up to the other are to be put out.
+    closing: Option<(Option<i64>, i64)>,
     window: Option<Window>,
     clock_ns: i64,
     waiting: Waiting,
@@ -93,7 +93,7 @@ impl SameWindow {
             slices: BTreeMap::new(),
             taken: Default::default(),
             unkeyed: Vec::new(),
-            due: VecDeque::new(),
+            closing: None,
             window: None,
             clock_ns: 0,
             waiting: Waiting::new(cx),
@@ -194,15 +194,15 @@ impl SameWindow {
         }
     }
 
-    /// Finds the windows that end after `before_ns` and at `closed_ns` or before.
-    fn close_windows(&mut self, before_ns: Option<i64>, closed_ns: i64) {
-        let within = |end: &i64| *end <= closed_ns && before_ns.is_none_or(|before_ns| before_ns < *end);
-        let mut ends: BTreeSet<(i64, i64)> = BTreeSet::new();
-        for (start, slice) in self.slices.range(..closed_ns) {
-            let of_slice = self.windows.ends((*start, slice.end)).filter(within);
-            ends.extend(of_slice.map(|end| (end, self.windows.start_of(end, *start))));
-        }
-        self.due.extend(ends.into_iter().map(|(end, start)| (start, end)));
+    /// The next of the windows that close now: where it starts and ends. They are looked for one by one: there may be as many as
+    /// there is time between two watermarks.
+    fn next_due(&mut self) -> Option<(i64, i64)> {
+        let (after_ns, closed_ns) = self.closing?;
+        let from = after_ns.map_or(i64::MIN, |after_ns| self.windows.slices_from(after_ns));
+        let slices = self.slices.range(from..closed_ns).map(|(start, slice)| (*start, slice.end));
+        let next = self.windows.next(after_ns, slices).filter(|(_, end)| *end <= closed_ns);
+        self.closing = next.map(|(_, end)| (Some(end), closed_ns));
+        next
     }
 
     /// Puts the rows of a window together.
@@ -424,7 +424,7 @@ impl EpochStep for SameWindow {
         }
         self.unkeyed.reverse();
         if let Some(closed_ns) = closed_ns.filter(|closed_ns| before_ns != Some(*closed_ns)) {
-            self.close_windows(before_ns, closed_ns);
+            self.closing = Some((before_ns, closed_ns));
         }
     }
 
@@ -436,7 +436,7 @@ impl EpochStep for SameWindow {
                 continue;
             }
             let Some(mut window) = self.window.take() else {
-                let Some(bounds) = self.due.pop_front() else {
+                let Some(bounds) = self.next_due() else {
                     self.taken = Default::default();
                     self.waiting.set(!self.slices.is_empty());
                     return false;

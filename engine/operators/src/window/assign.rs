@@ -69,6 +69,37 @@ impl Windows {
         std::iter::successors(Some(first), move |end| end.checked_add(every)).take_while(move |end| *end <= last)
     }
 
+    /// From where the slices of the window with this end start, nanoseconds since 1970 UTC: where it starts, if that can be
+    /// told from its end.
+    pub(crate) fn slices_from(&self, end: i64) -> i64 {
+        match self {
+            Windows::Spans { size, .. } => end.saturating_sub(*size),
+            Windows::Days { .. } => end.saturating_sub(self.longest_ns()),
+        }
+    }
+
+    /// The first window that ends after a time, or of all, that has one of these slices: where it starts and ends. Slices
+    /// are starts and ends, in order.
+    pub(crate) fn next(
+        &self,
+        after_ns: Option<i64>,
+        mut slices: impl Iterator<Item = (i64, i64)>,
+    ) -> Option<(i64, i64)> {
+        // An earlier slice has no later windows than another, so that the first which has one has the first of all.
+        slices.find_map(|slice| {
+            let first = self.ends(slice).next()?;
+            let end = match (self, after_ns) {
+                (Windows::Spans { every, .. }, Some(after_ns)) if first <= after_ns => {
+                    let steps = after_ns.saturating_sub(first) / every + 1;
+                    first.saturating_add(steps.saturating_mul(*every))
+                }
+                (Windows::Days { .. }, Some(after_ns)) if first <= after_ns => return None,
+                _ => first,
+            };
+            (end <= self.last_end(slice)).then(|| (self.start_of(end, slice.0), end))
+        })
+    }
+
     /// Where the window with this end starts, nanoseconds since 1970 UTC. `first` is the start of one of its slices.
     pub(crate) fn start_of(&self, end: i64, first: i64) -> i64 {
         match self {
@@ -133,6 +164,31 @@ mod tests {
                     .collect();
                 assert_eq!(windows.ends(slice).collect::<Vec<_>>(), by_hand, "{windows:?} {time}");
                 assert!(by_hand.last().is_none_or(|last| *last == windows.last_end(slice)), "{windows:?} {time}");
+            }
+        }
+    }
+
+    #[test]
+    fn windows_come_one_after_the_other() {
+        for (size, every, offset) in [(10, 10, 0), (10, 5, 0), (10, 4, 1), (3, 7, 2), (6, 6, -5), (20, 1, 0)] {
+            let windows = Windows::Spans { size, every, offset };
+            for seed in 0..200_i64 {
+                let times = (0..seed % 5 + 1).map(|n| (seed * 7 + n * n * (seed % 11)) % 90 - 40);
+                let slices: std::collections::BTreeMap<i64, i64> = times.map(|time| windows.slice_of(time)).collect();
+                let mut all: Vec<i64> = slices.iter().flat_map(|slice| windows.ends((*slice.0, *slice.1))).collect();
+                all.sort_unstable();
+                all.dedup();
+                let mut found = Vec::new();
+                let mut after = None;
+                loop {
+                    let from = after.map_or(i64::MIN, |after| windows.slices_from(after));
+                    let later = slices.range(from..).map(|(start, end)| (*start, *end));
+                    let Some((start, end)) = windows.next(after, later) else { break };
+                    assert_eq!(end - start, size);
+                    found.push(end);
+                    after = Some(end);
+                }
+                assert_eq!(found, all, "{windows:?} {slices:?}");
             }
         }
     }

@@ -1,6 +1,5 @@
 //! `window` at work on a worker: rows into panes, and panes out when the watermark passes.
 
-use super::assign::Windows;
 use super::numbers::{KeyNumbers, Numbers};
 use super::pane::{NewRow, Pane, Session, Slot};
 use super::plan::{WindowForm, WindowPlan};
@@ -32,20 +31,11 @@ pub fn render(planned: &dyn Planned, cx: &RenderCx<'_>) -> Result<Box<dyn EpochS
     Ok(Box::new(WindowStep::new(plan, cx, Box::new(MemoryStore::new()))?))
 }
 
-/// A window that is to be put out: for each key a run of panes.
+/// A window that is being put out.
 struct Due {
     start: i64,
     end: i64,
-    /// The starts of its slices.
-    slices: Vec<i64>,
-    /// Its panes, once it is its turn.
-    panes: Option<Panes>,
-    /// Slices that no later window has.
-    freed: Vec<i64>,
-}
-
-/// The panes of a window, those of a key side by side, the earliest first.
-struct Panes {
+    /// Its panes, those of a key side by side, the earliest first.
     slots: Vec<SlotId>,
     /// How many each key has; where there is none, each has one.
     counts: Vec<u32>,
@@ -101,7 +91,9 @@ pub(super) struct WindowStep {
     ends: BTreeMap<i64, BTreeSet<Box<[u8]>>>,
     /// Windows of a count, and of all rows: the keys that have one.
     open: HashSet<SlotId>,
-    due: VecDeque<Due>,
+    /// The windows that end after the one and up to the other are to be put out; of those, the one whose turn it is.
+    closing: Option<(Option<i64>, i64)>,
+    due: Option<Due>,
     fired: VecDeque<Fired>,
     /// How many rows came.
     arrivals: u64,
@@ -161,7 +153,8 @@ impl WindowStep {
                 .then(KeyNumbers::default),
             ends: BTreeMap::new(),
             open: HashSet::new(),
-            due: VecDeque::new(),
+            closing: None,
+            due: None,
             fired: VecDeque::new(),
             arrivals: 0,
             clock_ns: 0,
@@ -333,7 +326,7 @@ impl WindowStep {
         for (end, key) in corrected {
             let of_window = self
                 .slices
-                .range(..end)
+                .range(windows.slices_from(end)..end)
                 .filter(|(start, slice)| windows.ends((**start, slice.end)).any(|of_slice| of_slice == end));
             let starts: Vec<i64> = of_window.map(|(start, _)| *start).collect();
             let Some(first) = starts.first() else { continue };
@@ -364,7 +357,7 @@ impl WindowStep {
     fn free(&mut self, closed_ns: i64) {
         let WindowForm::Fixed(windows) = &self.form else { return };
         let done = |(start, slice): &(&i64, &Slice)| windows.last_end((**start, slice.end)) <= closed_ns;
-        let starts: Vec<i64> = self.slices.range(..closed_ns).filter(done).map(|(start, _)| *start).collect();
+        let starts: Vec<i64> = self.slices.range(..closed_ns).take_while(done).map(|(start, _)| *start).collect();
         starts.into_iter().for_each(|start| self.free_slice(start));
     }
 
@@ -437,8 +430,8 @@ impl WindowStep {
 
     /// Finds the windows that end after `before_ns` and at `closed_ns` or before.
     fn close_windows(&mut self, before_ns: Option<i64>, closed_ns: i64) {
-        match self.form.clone() {
-            WindowForm::Fixed(windows) => self.close_fixed(&windows, before_ns, closed_ns),
+        match self.form {
+            WindowForm::Fixed(_) => self.closing = Some((before_ns, closed_ns)),
             WindowForm::Session { .. } => self.close_sessions(closed_ns),
             // Only the end of the input closes them.
             WindowForm::Count { .. } | WindowForm::Global if closed_ns == i64::MAX => self.close_open(),
@@ -452,27 +445,36 @@ impl WindowStep {
         ids.into_iter().for_each(|id| self.fire_open(id, Box::from([REST])));
     }
 
-    fn close_fixed(&mut self, windows: &Windows, before_ns: Option<i64>, closed_ns: i64) {
-        let within = |end: &i64| *end <= closed_ns && before_ns.is_none_or(|before_ns| before_ns < *end);
-        let reached = self.slices.range(..closed_ns);
-        let ends: BTreeSet<i64> =
-            reached.flat_map(|(start, slice)| windows.ends((*start, slice.end))).filter(within).collect();
-        for end in ends {
-            let slices = self.slices.iter().filter(|(start, slice)| {
-                **start < end && windows.ends((**start, slice.end)).any(|of_slice| of_slice == end)
-            });
-            let slices: Vec<(&i64, &Slice)> = slices.collect();
-            let Some((first, _)) = slices.first() else { continue };
-            let start = windows.start_of(end, **first);
-            // Windows that may be corrected are freed when they can't be any more.
-            let freed = slices
-                .iter()
-                .filter(|(start, slice)| !self.at_end && windows.last_end((**start, slice.end)) == end)
-                .map(|(start, _)| **start)
-                .collect();
-            let slices = slices.into_iter().map(|(start, _)| *start).collect();
-            self.due.push_back(Due { start, end, slices, panes: None, freed });
-        }
+    /// The next of the windows that close now. They are looked for one by one: there may be as many as there is time between
+    /// two watermarks.
+    fn next_due(&mut self) -> bool {
+        let (WindowForm::Fixed(windows), Some((after_ns, closed_ns))) = (&self.form, self.closing) else {
+            return false;
+        };
+        let from = after_ns.map_or(i64::MIN, |after_ns| windows.slices_from(after_ns));
+        let slices = self.slices.range(from..closed_ns).map(|(start, slice)| (*start, slice.end));
+        let Some((start, end)) = windows.next(after_ns, slices).filter(|(_, end)| *end <= closed_ns) else {
+            self.closing = None;
+            return false;
+        };
+        self.closing = Some((Some(end), closed_ns));
+        let slices = self.slices.range(start..end);
+        let (slots, counts) = match &self.numbers {
+            Some(numbers) if slices.clone().nth(1).is_some() => {
+                numbers.by_key(slices.map(|(_, slice)| slice.slots.as_slice()))
+            }
+            _ => (slices.flat_map(|(_, slice)| &slice.slots).map(|pane| pane.slot).collect(), Vec::new()),
+        };
+        self.due = Some(Due { start, end, slots, counts, done: (0, 0) });
+        true
+    }
+
+    /// Frees the slices of which a window was the last. Those that may be corrected are freed when they can't be any more.
+    fn free_window(&mut self, start: i64, end: i64) {
+        let WindowForm::Fixed(windows) = &self.form else { return };
+        let last = |(start, slice): &(&i64, &Slice)| windows.last_end((**start, slice.end)) == end;
+        let freed: Vec<i64> = self.slices.range(start..end).take_while(last).map(|(start, _)| *start).collect();
+        freed.into_iter().for_each(|start| self.free_slice(start));
     }
 
     fn close_sessions(&mut self, closed_ns: i64) {
@@ -501,25 +503,15 @@ impl WindowStep {
 
     /// Puts the panes of due windows together, up to a portion.
     fn gather(&mut self) {
-        while self.fired.len() < FIRE_ROWS
-            && let Some(due) = self.due.front_mut()
-        {
-            let panes = due.panes.get_or_insert_with(|| {
-                let slices = due.slices.iter().filter_map(|start| self.slices.get(start));
-                let slices = slices.map(|slice| slice.slots.as_slice());
-                let (slots, counts) = match &self.numbers {
-                    Some(numbers) if due.slices.len() > 1 => numbers.by_key(slices),
-                    _ => (slices.flatten().map(|pane| pane.slot).collect(), Vec::new()),
-                };
-                Panes { slots, counts, done: (0, 0) }
-            });
-            while self.fired.len() < FIRE_ROWS && panes.done.1 < panes.slots.len() {
-                let (key_at, first) = panes.done;
-                let count = panes.counts.get(key_at).map_or(1, |count| *count as usize);
-                panes.done = (key_at + 1, first + count);
-                let ahead = panes.slots.iter().skip(first + AHEAD).take(count);
+        while self.fired.len() < FIRE_ROWS && (self.due.is_some() || self.next_due()) {
+            let Some(due) = &mut self.due else { return };
+            while self.fired.len() < FIRE_ROWS && due.done.1 < due.slots.len() {
+                let (key_at, first) = due.done;
+                let count = due.counts.get(key_at).map_or(1, |count| *count as usize);
+                due.done = (key_at + 1, first + count);
+                let ahead = due.slots.iter().skip(first + AHEAD).take(count);
                 ahead.for_each(|id| self.store.prefetch_slot(*id));
-                let of_key = &panes.slots[first..first + count];
+                let of_key = &due.slots[first..first + count];
                 let key = SmallVec::from_slice(self.store.key(of_key[0]).unwrap_or_default());
                 let mut of_key =
                     of_key.iter().filter_map(|id| self.store.get(*id)).filter_map(|slot| slot.sessions.first());
@@ -528,11 +520,14 @@ impl WindowStep {
                 let (start, end) = (due.start, due.end);
                 self.fired.push_back(Fired { key, start, end, pane, mark: Box::default(), removes: false });
             }
-            if panes.done.1 < panes.slots.len() {
-                break;
+            if due.done.1 < due.slots.len() {
+                return;
             }
-            let freed = self.due.pop_front().map(|due| due.freed);
-            freed.into_iter().flatten().for_each(|start| self.free_slice(start));
+            if let Some(Due { start, end, .. }) = self.due.take()
+                && !self.at_end
+            {
+                self.free_window(start, end);
+            }
         }
     }
 
@@ -663,7 +658,7 @@ impl EpochStep for WindowStep {
     fn resume(&mut self, out: &mut StepOutput) -> bool {
         self.gather();
         self.put_out(out);
-        let more = !self.fired.is_empty() || !self.due.is_empty();
+        let more = !self.fired.is_empty() || self.due.is_some() || self.closing.is_some();
         if !more && let Some(closed_ns) = self.freeing.take() {
             self.free(closed_ns);
             self.waiting.set(!self.slices.is_empty() || !self.ends.is_empty());
