@@ -1,7 +1,10 @@
 //! `top`: the first rows of each key in some order.
 //!
-//! On differential dataflow, through a hierarchy of partial results, so that a change reads a small part of its key's rows
-//! again. Rows that tell the window that they are of compete within their epoch, and nothing is kept.
+//! Of rows that may be taken back: on differential dataflow, through a hierarchy of partial results, so that a change reads a
+//! small part of its key's rows again. Of rows that stay the first are all that is kept. Rows that tell the window that they are
+//! of compete within their epoch, and nothing is kept.
+
+mod first;
 
 use crate::changes::{RowCodec, build, comparable, wanted_of};
 use crate::check::{self, OneOrMany};
@@ -14,7 +17,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, Rows as EncodedRows, SortField};
 use engine_base::RowError;
 use engine_base::codes::spec as spec_codes;
-use engine_dataflow::changes::{Region, RegionStep};
+use engine_dataflow::changes::{Region, RegionStep, Sides};
 use engine_dataflow::{EpochStep, Moment, Rows, StepOutput};
 use engine_expr::{Program, Scalar};
 use engine_plan::kinds::{Caution, InputKeys};
@@ -37,6 +40,7 @@ static KIND: OperatorKind = OperatorKind {
 pub(crate) fn entry() -> OperatorEntry {
     let of_plan = |plan: &dyn Planned| match plan.downcast::<TopPlan>() {
         Some(TopPlan { at_once: true, .. }) => Render::Epochs(|plan, cx| Ok(Box::new(AtOnce::new(plan, cx)?))),
+        Some(TopPlan { changelog: false, .. }) => Render::Epochs(first::render),
         _ => Render::Region(region),
     };
     OperatorEntry { kind: &KIND, render: Render::OfPlan(of_plan) }
@@ -95,6 +99,27 @@ struct By {
     options: SortOptions,
 }
 
+impl TopPlan {
+    /// How rows are kept as bytes, and how the columns that are wanted of them come back. Rows that differ only in what nobody
+    /// reads are the same.
+    fn rows_as_bytes(
+        &self,
+        input: &SchemaRef,
+        wanted: &Columns,
+    ) -> Result<(RowCodec, impl FnMut(&[&Sides]) -> Vec<ArrayRef> + use<>), String> {
+        let kept = |name: &str| wanted.contains(name) || self.ties == Ties::First && self.columns.contains(name);
+        let (codec, decoder) = (RowCodec::new(input, kept)?, RowCodec::new(input, kept)?);
+        let in_bytes = (0..input.fields().len()).filter(|at| kept(input.field(*at).name()));
+        let wanted_places = in_bytes.enumerate().filter(|(_, at)| wanted.contains(input.field(*at).name()));
+        let places: Vec<usize> = wanted_places.map(|(nth, _)| nth).collect();
+        let columns = move |rows: &[&Sides]| {
+            let columns = decoder.decode(rows.iter().map(|sides| sides.0.as_deref()));
+            places.iter().map(|at| columns[*at].clone()).collect()
+        };
+        Ok((codec, columns))
+    }
+}
+
 impl Planned for TopPlan {
     fn reads(&self, wanted: &[Columns]) -> Vec<Columns> {
         let mut reads = wanted.first().cloned().unwrap_or_default();
@@ -109,8 +134,12 @@ impl Planned for TopPlan {
     }
 
     fn endless(&self) -> Option<Caution> {
-        (!self.at_once && !self.changelog).then(|| Caution {
-            message: "all rows are kept for ever, since any of them may be the first one day".to_owned(),
+        let grows = !self.key.is_empty() || self.ties == Ties::All;
+        (grows && !self.at_once && !self.changelog).then(|| Caution {
+            message: match self.key.as_slice() {
+                [] => "rows that are equal in the order are kept for ever, however many there are".to_owned(),
+                key => format!("the first rows of each {} are kept for ever", key.join(", ")),
+            },
             help: "take the top of a `window`, with its `window_start` in `key`, or of an `aggregate`".to_owned(),
         })
     }
@@ -171,7 +200,11 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         return Some(PlannedOperator::wrong(outputs));
     }
     let columns: Columns = input.schema.fields().iter().map(|field| field.name().clone()).collect();
-    let of = if key.is_empty() { "all rows".to_owned() } else { format!("all rows of each {}", key.join(", ")) };
+    let rows = match input.kind.is_changelog() {
+        true => "all rows".to_owned(),
+        false => format!("the first {} rows", config.limit),
+    };
+    let of = if key.is_empty() { rows } else { format!("{rows} of each {}", key.join(", ")) };
     Some(PlannedOperator {
         outputs,
         can_fail: by.iter().any(|by| by.value.as_column().is_none()),
@@ -255,12 +288,7 @@ fn region(plan: &dyn Planned, cx: &RenderCx<'_>) -> Result<RegionStep, String> {
     let wanted = cx.wanted.first().cloned().unwrap_or_default();
     let keys = Keys::new(&plan.key, input)?;
     let mut order = Order::new(plan, cx, input)?;
-    // Rows that differ only in what nobody reads are the same.
-    let kept = |name: &str| wanted.contains(name) || plan.ties == Ties::First && plan.columns.contains(name);
-    let (codec, decoder) = (RowCodec::new(input, kept)?, RowCodec::new(input, kept)?);
-    let in_bytes = (0..input.fields().len()).filter(|at| kept(input.field(*at).name()));
-    let places: Vec<usize> =
-        in_bytes.enumerate().filter(|(_, at)| wanted.contains(input.field(*at).name())).map(|(nth, _)| nth).collect();
+    let (codec, columns) = plan.rows_as_bytes(input, &wanted)?;
     Ok(RegionStep {
         inputs: vec![Box::new(move |rows, give, out| {
             let keys = keys.encode(rows);
@@ -272,10 +300,7 @@ fn region(plan: &dyn Planned, cx: &RenderCx<'_>) -> Result<RegionStep, String> {
             }
         })],
         region: Region::Top { limit: plan.limit, ties: plan.ties == Ties::All },
-        build: build(cx, wanted_of(input, &wanted), move |rows| {
-            let columns = decoder.decode(rows.iter().map(|sides| sides.0.as_deref()));
-            places.iter().map(|at| columns[*at].clone()).collect()
-        }),
+        build: build(cx, wanted_of(input, &wanted), columns),
     })
 }
 

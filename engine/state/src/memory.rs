@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 #[derive(Debug)]
 pub struct MemoryStore<S> {
     index: HashTable<Entry>,
-    slots: Vec<Option<Slot<S>>>,
+    slots: Slab<Slot<S>>,
     free: Vec<u32>,
     /// Whether changes are noted for [`SlotStore::drain_changes`]: what nobody drains must not grow.
     tracking: bool,
@@ -50,12 +50,51 @@ impl<S> Default for MemoryStore<S> {
     fn default() -> Self {
         MemoryStore {
             index: HashTable::new(),
-            slots: Vec::new(),
+            slots: Slab { parts: Vec::new(), len: 0 },
             free: Vec::new(),
             tracking: false,
             dirty: Vec::new(),
             deleted: BTreeSet::new(),
         }
+    }
+}
+
+/// Places that stay where they are: it grows by parts, so that no insertion copies all there is, and no room is kept for as
+/// much again.
+#[derive(Debug)]
+struct Slab<T> {
+    parts: Vec<Box<[Option<T>]>>,
+    len: usize,
+}
+
+/// Places of a part.
+const PART: usize = 1 << 12;
+
+impl<T> Slab<T> {
+    #[inline]
+    fn get(&self, at: u32) -> Option<&T> {
+        self.parts.get(at as usize / PART)?[at as usize % PART].as_ref()
+    }
+
+    #[inline]
+    fn place(&mut self, at: u32) -> Option<&mut Option<T>> {
+        self.parts.get_mut(at as usize / PART).map(|part| &mut part[at as usize % PART])
+    }
+
+    fn push(&mut self, value: T) -> u32 {
+        if self.len == self.parts.len() * PART {
+            self.parts.push(std::iter::repeat_with(|| None).take(PART).collect());
+        }
+        let at = self.len as u32;
+        self.len += 1;
+        if let Some(place) = self.place(at) {
+            *place = Some(value);
+        }
+        at
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &T> {
+        self.parts.iter().flat_map(|part| part.iter()).flatten()
     }
 }
 
@@ -81,27 +120,26 @@ impl<S> MemoryStore<S> {
         let slots = &self.slots;
         let same = |entry: &Entry| {
             entry.tag == tag_of(hash)
-                && slots[entry.at as usize].as_ref().is_some_and(|slot| slot.slice == slice && *slot.key == *key)
+                && slots.get(entry.at).is_some_and(|slot| slot.slice == slice && *slot.key == *key)
         };
         self.index.find(hash, same).map(|entry| entry.at)
     }
 
     fn insert(&mut self, hash: u64, key: &[u8], slice: i64, state: S, durable: bool) -> u32 {
         let dirty = self.tracking && !durable;
-        let slot = Some(Slot { hash, key: Key::from_slice(key), slice, state, dirty, durable });
+        let slot = Slot { hash, key: Key::from_slice(key), slice, state, dirty, durable };
         let at = match self.free.pop() {
             Some(at) => {
-                self.slots[at as usize] = slot;
+                if let Some(place) = self.slots.place(at) {
+                    *place = Some(slot);
+                }
                 at
             }
-            None => {
-                self.slots.push(slot);
-                (self.slots.len() - 1) as u32
-            }
+            None => self.slots.push(slot),
         };
         let slots = &self.slots;
         let entry = Entry { tag: tag_of(hash), at };
-        self.index.insert_unique(hash, entry, |entry| slots[entry.at as usize].as_ref().map_or(0, |slot| slot.hash));
+        self.index.insert_unique(hash, entry, |entry| slots.get(entry.at).map_or(0, |slot| slot.hash));
         if dirty {
             self.dirty.push(at);
         }
@@ -123,11 +161,11 @@ impl<S: SlotState> SlotStore<S> for MemoryStore<S> {
     }
 
     fn key(&self, id: SlotId) -> Option<&[u8]> {
-        self.slots.get(id.0 as usize)?.as_ref().map(|slot| &*slot.key)
+        self.slots.get(id.0).map(|slot| &*slot.key)
     }
 
     fn get(&self, id: SlotId) -> Option<&S> {
-        self.slots.get(id.0 as usize)?.as_ref().map(|slot| &slot.state)
+        self.slots.get(id.0).map(|slot| &slot.state)
     }
 
     fn prefetch(&self, key: &[u8], slice: i64) {
@@ -139,14 +177,14 @@ impl<S: SlotState> SlotStore<S> for MemoryStore<S> {
     }
 
     fn prefetch_slot(&self, id: SlotId) {
-        if let Some(slot) = self.slots.get(id.0 as usize) {
+        if let Some(slot) = self.slots.get(id.0) {
             let start = std::ptr::from_ref(slot).cast::<u8>();
             (0..size_of_val(slot)).step_by(CACHE_LINE).for_each(|at| prefetch(start.wrapping_add(at)));
         }
     }
 
     fn get_mut(&mut self, id: SlotId) -> Option<&mut S> {
-        let slot = self.slots.get_mut(id.0 as usize)?.as_mut()?;
+        let slot = self.slots.place(id.0)?.as_mut()?;
         if self.tracking && !slot.dirty {
             slot.dirty = true;
             self.dirty.push(id.0);
@@ -155,7 +193,7 @@ impl<S: SlotState> SlotStore<S> for MemoryStore<S> {
     }
 
     fn remove(&mut self, id: SlotId) {
-        let Some(slot) = self.slots.get_mut(id.0 as usize).and_then(Option::take) else { return };
+        let Some(slot) = self.slots.place(id.0).and_then(Option::take) else { return };
         if let Ok(entry) = self.index.find_entry(slot.hash, |entry| entry.at == id.0) {
             entry.remove();
         }
@@ -174,7 +212,7 @@ impl<S: SlotState> SlotStore<S> for MemoryStore<S> {
     fn drain_changes(&mut self, visit: &mut dyn FnMut(Change<'_>)) {
         let mut bytes = Vec::new();
         for at in std::mem::take(&mut self.dirty) {
-            let Some(slot) = self.slots.get_mut(at as usize).and_then(Option::as_mut) else { continue };
+            let Some(slot) = self.slots.place(at).and_then(Option::as_mut) else { continue };
             if !std::mem::take(&mut slot.dirty) {
                 continue;
             }
@@ -194,7 +232,7 @@ impl<S: SlotState> SlotStore<S> for MemoryStore<S> {
         let hash = hash_of(key, slice);
         match self.lookup(hash, key, slice) {
             Some(at) => {
-                if let Some(slot) = &mut self.slots[at as usize] {
+                if let Some(Some(slot)) = self.slots.place(at) {
                     slot.state = state;
                 }
             }
@@ -207,8 +245,8 @@ impl<S: SlotState> SlotStore<S> for MemoryStore<S> {
 
     fn heap_bytes(&self) -> usize {
         let per_slot = size_of::<Option<Slot<S>>>() + size_of::<Entry>();
-        let held: usize = self.slots.iter().flatten().map(|slot| slot.key.len() + slot.state.heap_bytes()).sum();
-        held + self.slots.len() * per_slot
+        let held: usize = self.slots.iter().map(|slot| slot.key.len() + slot.state.heap_bytes()).sum();
+        held + self.slots.len * per_slot
     }
 }
 

@@ -24,6 +24,8 @@ use std::sync::Arc;
 const AHEAD: usize = 12;
 /// How many rows a step puts out before others have their turn.
 const FIRE_ROWS: usize = 8_192;
+/// How many panes a step frees before others have their turn.
+const FREE_PANES: usize = 32_768;
 
 /// Makes the step of a planned `window` on a worker.
 pub fn render(planned: &dyn Planned, cx: &RenderCx<'_>) -> Result<Box<dyn EpochStep>, String> {
@@ -95,6 +97,8 @@ pub(super) struct WindowStep {
     closing: Option<(Option<i64>, i64)>,
     due: Option<Due>,
     fired: VecDeque<Fired>,
+    /// Panes of slices that are done with.
+    freed: Vec<Numbers>,
     /// How many rows came.
     arrivals: u64,
     clock_ns: i64,
@@ -156,6 +160,7 @@ impl WindowStep {
             closing: None,
             due: None,
             fired: VecDeque::new(),
+            freed: Vec::new(),
             arrivals: 0,
             clock_ns: 0,
             before_ns: None,
@@ -363,17 +368,30 @@ impl WindowStep {
 
     fn free_slice(&mut self, start: i64) {
         let Some(slice) = self.slices.remove(&start) else { return };
-        for (at, pane) in slice.slots.iter().enumerate() {
-            if let Some(ahead) = slice.slots.get(at + AHEAD) {
+        match self.freed.is_empty() {
+            true => self.freed = slice.slots,
+            false => self.freed.extend(slice.slots),
+        }
+    }
+
+    /// Frees a portion of the panes that are done with.
+    fn free_panes(&mut self) {
+        let first = self.freed.len().saturating_sub(FREE_PANES);
+        for at in first..self.freed.len() {
+            if let Some(ahead) = self.freed.get(at + AHEAD) {
                 self.store.prefetch_slot(ahead.slot);
                 if let Some(numbers) = &self.numbers {
                     numbers.prefetch(ahead.key);
                 }
             }
-            self.store.remove(pane.slot);
+            self.store.remove(self.freed[at].slot);
             if let Some(numbers) = &mut self.numbers {
-                numbers.remove(pane.key);
+                numbers.remove(self.freed[at].key);
             }
+        }
+        self.freed.truncate(first);
+        if first == 0 {
+            self.freed = Vec::new();
         }
     }
 
@@ -661,6 +679,10 @@ impl EpochStep for WindowStep {
         let more = !self.fired.is_empty() || self.due.is_some() || self.closing.is_some();
         if !more && let Some(closed_ns) = self.freeing.take() {
             self.free(closed_ns);
+        }
+        self.free_panes();
+        let more = more || !self.freed.is_empty();
+        if !more {
             self.waiting.set(!self.slices.is_empty() || !self.ends.is_empty());
         }
         more
