@@ -78,6 +78,23 @@ pub trait SlotStore<S: SlotState> {
     fn heap_bytes(&self) -> usize;
 }
 
+/// A hash that can be told again from 32 of its bits, which an index keeps: then it grows without a look at the keys, each of
+/// which is a wait for memory. Entries whose 32 bits are equal are told apart by their keys.
+pub mod tags {
+    /// The hash of these bits.
+    #[inline]
+    pub fn hash_of(tag: u32) -> u64 {
+        // A table takes the place from the low bits, and tells entries of a place apart by the highest.
+        u64::from(tag) << 32 | u64::from(tag)
+    }
+
+    /// The bits that a well mixed hash is told by.
+    #[inline]
+    pub fn tag_of(mixed: u64) -> u32 {
+        (mixed >> 32) as u32
+    }
+}
+
 /// Asks the memory for the cache line of a place that will be read soon. The place need not be valid: nothing is read.
 #[inline]
 pub fn prefetch<T>(place: *const T) {

@@ -1,5 +1,6 @@
 //! All slots in memory: a slab of entries behind a raw hash table.
 
+use crate::tags::{self, hash_of};
 use crate::{Change, SlotId, SlotState, SlotStore, prefetch};
 use hashbrown::HashTable;
 use smallvec::SmallVec;
@@ -20,16 +21,11 @@ pub struct MemoryStore<S> {
     deleted: BTreeSet<(Key, i64)>,
 }
 
-/// Where a slot is, and enough of its hash to know it without a look at it.
+/// Where a slot is, and what its hash is told by.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     tag: u32,
     at: u32,
-}
-
-/// The bits of a hash that the table itself goes by least.
-fn tag_of(hash: u64) -> u32 {
-    (hash >> 24) as u32
 }
 
 /// A key's bytes; a short one lies in the slot itself, so that to compare it costs no other cache line.
@@ -37,7 +33,7 @@ type Key = SmallVec<[u8; 24]>;
 
 #[derive(Debug)]
 struct Slot<S> {
-    hash: u64,
+    tag: u32,
     key: Key,
     slice: i64,
     state: S,
@@ -101,8 +97,8 @@ impl<T> Slab<T> {
 /// Bytes that come from the memory together.
 const CACHE_LINE: usize = 64;
 
-fn hash_of(key: &[u8], slice: i64) -> u64 {
-    xxh3_64_with_seed(key, slice as u64)
+fn tag(key: &[u8], slice: i64) -> u32 {
+    tags::tag_of(xxh3_64_with_seed(key, slice as u64))
 }
 
 impl<S> MemoryStore<S> {
@@ -116,18 +112,17 @@ impl<S> MemoryStore<S> {
         MemoryStore { tracking: true, ..Self::default() }
     }
 
-    fn lookup(&self, hash: u64, key: &[u8], slice: i64) -> Option<u32> {
+    fn lookup(&self, tag: u32, key: &[u8], slice: i64) -> Option<u32> {
         let slots = &self.slots;
         let same = |entry: &Entry| {
-            entry.tag == tag_of(hash)
-                && slots.get(entry.at).is_some_and(|slot| slot.slice == slice && *slot.key == *key)
+            entry.tag == tag && slots.get(entry.at).is_some_and(|slot| slot.slice == slice && *slot.key == *key)
         };
-        self.index.find(hash, same).map(|entry| entry.at)
+        self.index.find(hash_of(tag), same).map(|entry| entry.at)
     }
 
-    fn insert(&mut self, hash: u64, key: &[u8], slice: i64, state: S, durable: bool) -> u32 {
+    fn insert(&mut self, tag: u32, key: &[u8], slice: i64, state: S, durable: bool) -> u32 {
         let dirty = self.tracking && !durable;
-        let slot = Slot { hash, key: Key::from_slice(key), slice, state, dirty, durable };
+        let slot = Slot { tag, key: Key::from_slice(key), slice, state, dirty, durable };
         let at = match self.free.pop() {
             Some(at) => {
                 if let Some(place) = self.slots.place(at) {
@@ -137,9 +132,7 @@ impl<S> MemoryStore<S> {
             }
             None => self.slots.push(slot),
         };
-        let slots = &self.slots;
-        let entry = Entry { tag: tag_of(hash), at };
-        self.index.insert_unique(hash, entry, |entry| slots.get(entry.at).map_or(0, |slot| slot.hash));
+        self.index.insert_unique(hash_of(tag), Entry { tag, at }, |entry| hash_of(entry.tag));
         if dirty {
             self.dirty.push(at);
         }
@@ -149,14 +142,14 @@ impl<S> MemoryStore<S> {
 
 impl<S: SlotState> SlotStore<S> for MemoryStore<S> {
     fn find(&self, key: &[u8], slice: i64) -> Option<SlotId> {
-        self.lookup(hash_of(key, slice), key, slice).map(SlotId)
+        self.lookup(tag(key, slice), key, slice).map(SlotId)
     }
 
     fn find_or_insert(&mut self, key: &[u8], slice: i64, make: &mut dyn FnMut() -> S) -> SlotId {
-        let hash = hash_of(key, slice);
-        match self.lookup(hash, key, slice) {
+        let tag = tag(key, slice);
+        match self.lookup(tag, key, slice) {
             Some(at) => SlotId(at),
-            None => SlotId(self.insert(hash, key, slice, make(), false)),
+            None => SlotId(self.insert(tag, key, slice, make(), false)),
         }
     }
 
@@ -169,8 +162,8 @@ impl<S: SlotState> SlotStore<S> for MemoryStore<S> {
     }
 
     fn prefetch(&self, key: &[u8], slice: i64) {
-        let hash = hash_of(key, slice);
-        let likely = self.index.find(hash, |entry| entry.tag == tag_of(hash));
+        let tag = tag(key, slice);
+        let likely = self.index.find(hash_of(tag), |entry| entry.tag == tag);
         if let Some(entry) = likely {
             self.prefetch_slot(SlotId(entry.at));
         }
@@ -194,7 +187,7 @@ impl<S: SlotState> SlotStore<S> for MemoryStore<S> {
 
     fn remove(&mut self, id: SlotId) {
         let Some(slot) = self.slots.place(id.0).and_then(Option::take) else { return };
-        if let Ok(entry) = self.index.find_entry(slot.hash, |entry| entry.at == id.0) {
+        if let Ok(entry) = self.index.find_entry(hash_of(slot.tag), |entry| entry.at == id.0) {
             entry.remove();
         }
         if self.tracking && slot.durable {
@@ -229,15 +222,15 @@ impl<S: SlotState> SlotStore<S> for MemoryStore<S> {
 
     fn restore(&mut self, key: &[u8], slice: i64, state: &[u8]) -> Result<(), String> {
         let state = S::decode(state)?;
-        let hash = hash_of(key, slice);
-        match self.lookup(hash, key, slice) {
+        let tag = tag(key, slice);
+        match self.lookup(tag, key, slice) {
             Some(at) => {
                 if let Some(Some(slot)) = self.slots.place(at) {
                     slot.state = state;
                 }
             }
             None => {
-                self.insert(hash, key, slice, state, true);
+                self.insert(tag, key, slice, state, true);
             }
         }
         Ok(())

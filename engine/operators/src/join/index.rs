@@ -2,6 +2,7 @@
 //!
 //! It holds nothing that the store does not: a restart builds it anew.
 
+use engine_state::tags::{self, tag_of};
 use engine_state::{SlotId, prefetch};
 use hashbrown::HashTable;
 use smallvec::SmallVec;
@@ -9,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// The hash of a key.
 pub(super) fn hash_of(key: &[u8]) -> u64 {
-    xxh3_64(key)
+    tags::hash_of(tag_of(xxh3_64(key)))
 }
 
 /// The slots of each key.
@@ -20,7 +21,7 @@ pub(super) struct KeyIndex {
     free: Vec<u32>,
 }
 
-/// Where a key is, and enough of its hash to know it without a look at it.
+/// Where a key is, and what its hash is told by.
 #[derive(Clone, Copy)]
 struct Entry {
     tag: u32,
@@ -28,14 +29,8 @@ struct Entry {
 }
 
 struct Key {
-    hash: u64,
     /// In the order of their slices.
     slots: SmallVec<[(i64, SlotId); 2]>,
-}
-
-/// The bits of a hash that the table itself goes by least.
-fn tag_of(hash: u64) -> u32 {
-    (hash >> 24) as u32
 }
 
 impl KeyIndex {
@@ -79,7 +74,7 @@ impl KeyIndex {
             slots.insert(place, (slice, slot));
             return at;
         }
-        let key = Key { hash, slots: SmallVec::from_slice(&[(slice, slot)]) };
+        let key = Key { slots: SmallVec::from_slice(&[(slice, slot)]) };
         let at = match self.free.pop() {
             Some(at) => {
                 self.keys[at as usize] = key;
@@ -90,8 +85,7 @@ impl KeyIndex {
                 (self.keys.len() - 1) as u32
             }
         };
-        let keys = &self.keys;
-        self.table.insert_unique(hash, Entry { tag: tag_of(hash), at }, |entry| keys[entry.at as usize].hash);
+        self.table.insert_unique(hash, Entry { tag: tag_of(hash), at }, |entry| tags::hash_of(entry.tag));
         at
     }
 

@@ -2,6 +2,7 @@
 //!
 //! It holds nothing that the store does not: a restart builds it anew.
 
+use engine_state::tags::{hash_of, tag_of};
 use engine_state::{SlotId, prefetch};
 use hashbrown::HashTable;
 use smallvec::SmallVec;
@@ -10,13 +11,19 @@ use xxhash_rust::xxh3::xxh3_64;
 /// A number for each key, low ones first. Numbers of keys without panes are given again.
 #[derive(Default)]
 pub(super) struct KeyNumbers {
-    table: HashTable<u32>,
+    table: HashTable<Entry>,
     keys: Vec<Numbered>,
     free: Vec<u32>,
 }
 
+/// The number of a key, and what its hash is told by.
+struct Entry {
+    tag: u32,
+    at: u32,
+}
+
 struct Numbered {
-    hash: u64,
+    tag: u32,
     key: SmallVec<[u8; 24]>,
     panes: u32,
 }
@@ -31,13 +38,14 @@ pub(super) struct Numbers {
 impl KeyNumbers {
     /// The number of a key, which has one pane more.
     pub(super) fn add(&mut self, key: &[u8]) -> u32 {
-        let hash = xxh3_64(key);
+        let tag = tag_of(xxh3_64(key));
         let keys = &self.keys;
-        if let Some(at) = self.table.find(hash, |at| *keys[*at as usize].key == *key).copied() {
+        let same = |entry: &Entry| entry.tag == tag && *keys[entry.at as usize].key == *key;
+        if let Some(at) = self.table.find(hash_of(tag), same).map(|entry| entry.at) {
             self.keys[at as usize].panes += 1;
             return at;
         }
-        let new = Numbered { hash, key: SmallVec::from_slice(key), panes: 1 };
+        let new = Numbered { tag, key: SmallVec::from_slice(key), panes: 1 };
         let at = match self.free.pop() {
             Some(at) => {
                 self.keys[at as usize] = new;
@@ -48,8 +56,7 @@ impl KeyNumbers {
                 (self.keys.len() - 1) as u32
             }
         };
-        let keys = &self.keys;
-        self.table.insert_unique(hash, at, |at| keys[*at as usize].hash);
+        self.table.insert_unique(hash_of(tag), Entry { tag, at }, |entry| hash_of(entry.tag));
         at
     }
 
@@ -65,7 +72,7 @@ impl KeyNumbers {
         let numbered = &mut self.keys[at as usize];
         numbered.panes -= 1;
         if numbered.panes == 0 {
-            if let Ok(entry) = self.table.find_entry(numbered.hash, |other| *other == at) {
+            if let Ok(entry) = self.table.find_entry(hash_of(numbered.tag), |entry| entry.at == at) {
                 entry.remove();
             }
             self.free.push(at);
