@@ -12,6 +12,8 @@
 //!                             is durable, the file is opened and written again
 //! ```
 
+#[cfg(test)]
+pub(crate) mod lying;
 mod sim;
 
 pub use sim::SimDisk;

@@ -4,9 +4,12 @@
 //! writes the slots that changed since the last one ([`SlotStore::drain_changes`]), and a restart puts them back
 //! ([`SlotStore::restore`]).
 //!
-//! Durable state lies below: the [`journal`] of small records that a commit writes, and the files of [`disk`], which can be
-//! simulated. This crate knows neither the language nor the dataflow: to it a record or an entry is bytes.
+//! Durable state lies below: the [`journal`] of small records that a commit writes, the [`checkpoint`]s of all slots, the
+//! [`blobs`] they need, the [`cold`] slots that memory has no room for, and the files of [`disk`], which can be simulated. This crate knows neither the language nor the dataflow: to it a record or an entry is bytes.
 
+pub mod blobs;
+pub mod checkpoint;
+pub mod cold;
 pub mod disk;
 mod error;
 pub mod journal;

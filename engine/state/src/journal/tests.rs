@@ -2,11 +2,9 @@
 
 use super::segment::{HEADER_BYTES, Scan};
 use super::*;
+use crate::disk::lying::{Lie, LyingDisk};
 use crate::disk::{RealDisk, SimDisk};
 use std::io;
-
-mod lying;
-use lying::{Lie, LyingDisk};
 
 /// SplitMix64, as the disk's.
 struct Random(u64);

@@ -1,13 +1,13 @@
 //! A disk that does not do what it says: bugs planted where a test must find them.
 
-use crate::disk::{Disk, DiskFile, SimDisk};
+use super::{Disk, DiskFile, SimDisk};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 /// What it lies about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lie {
+pub(crate) enum Lie {
     /// Files are not made durable.
     SkipsSync,
     /// Names are not made durable.
@@ -21,14 +21,14 @@ pub(super) enum Lie {
 }
 
 #[derive(Debug)]
-pub(super) struct LyingDisk {
+pub(crate) struct LyingDisk {
     inner: SimDisk,
     lie: Lie,
     appends: Arc<Mutex<u64>>,
 }
 
 impl LyingDisk {
-    pub(super) fn new(inner: SimDisk, lie: Lie) -> LyingDisk {
+    pub(crate) fn new(inner: SimDisk, lie: Lie) -> LyingDisk {
         LyingDisk { inner, lie, appends: Arc::default() }
     }
 
