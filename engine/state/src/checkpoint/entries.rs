@@ -17,7 +17,7 @@ pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 ///
 /// Contract: a batch is there whole or not at all, also after a crash; it is there for good once [`EntryStore::persist`] has
 /// returned; a scan sees the batches that were written before it began. The store may at any time drop keys that the
-/// [`Sieve`] of what it was last told to follow does not keep.
+/// [`Sieve`] of what it was last told to follow does not keep; before it was told anything, it drops nothing.
 pub trait EntryStore: Send + Sync + fmt::Debug {
     /// Writes a batch whose keys come in ascending order, each once.
     fn write(&self, batch: &mut dyn Iterator<Item = Stored<'_>>) -> Result<()>;
@@ -49,7 +49,7 @@ struct Memory {
     entries: BTreeMap<Vec<u8>, Vec<u8>>,
     /// What the batches that are not persisted replaced.
     replaced: Vec<Replaced>,
-    lineage: Arc<Lineage>,
+    lineage: Option<Arc<Lineage>>,
 }
 
 impl MemoryEntries {
@@ -58,9 +58,16 @@ impl MemoryEntries {
         MemoryEntries::default()
     }
 
+    /// The same store as a process finds it that has just begun: what counts, it must be told again.
+    pub fn reopened(&self) -> MemoryEntries {
+        self.lock().lineage = None;
+        self.clone()
+    }
+
     /// The power fails: of the batches that were not persisted, the bits of a number say which are lost.
     pub fn crash(&self, mut random: u64) {
         let memory = &mut *self.lock();
+        memory.lineage = None;
         for replaced in std::mem::take(&mut memory.replaced).into_iter().rev() {
             random = random.rotate_right(1);
             if random & 1 == 0 {
@@ -113,12 +120,12 @@ impl EntryStore for MemoryEntries {
     }
 
     fn follow(&self, lineage: Arc<Lineage>) {
-        self.lock().lineage = lineage;
+        self.lock().lineage = Some(lineage);
     }
 
     fn compact(&self) -> Result<()> {
         let memory = &mut *self.lock();
-        let mut sieve = Sieve::new(Arc::clone(&memory.lineage));
+        let mut sieve = Sieve::new(memory.lineage.clone());
         memory.entries.retain(|key, _| sieve.keeps(key));
         Ok(())
     }

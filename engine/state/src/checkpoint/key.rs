@@ -207,23 +207,24 @@ impl Lineage {
 /// ```
 #[derive(Debug, Default)]
 pub struct Sieve {
-    lineage: std::sync::Arc<Lineage>,
+    lineage: Option<std::sync::Arc<Lineage>>,
     entry: Vec<u8>,
     newer: Option<u64>,
 }
 
 impl Sieve {
-    /// A sieve for a pass over some of the store, in order.
-    pub fn new(lineage: std::sync::Arc<Lineage>) -> Sieve {
+    /// A sieve for a pass over some of the store, in order. While it isn't known what counts, everything is kept.
+    pub fn new(lineage: Option<std::sync::Arc<Lineage>>) -> Sieve {
         Sieve { lineage, ..Sieve::default() }
     }
 
     /// Whether a stored key is to be kept.
     pub fn keeps(&mut self, key: &[u8]) -> bool {
+        let Some(lineage) = &self.lineage else { return true };
         let Some((entry, stamp)) = split_version(key) else {
-            return split_grave(key).is_none_or(|(stamp, _)| !self.lineage.is_dead(stamp));
+            return split_grave(key).is_none_or(|(stamp, _)| !lineage.is_dead(stamp));
         };
-        if self.lineage.is_dead(stamp) {
+        if lineage.is_dead(stamp) {
             return false;
         }
         if self.entry != entry {
@@ -231,7 +232,7 @@ impl Sieve {
             self.entry.extend_from_slice(entry);
             self.newer = None;
         }
-        let kept = self.newer.is_none_or(|newer| self.lineage.sees(stamp, newer));
+        let kept = self.newer.is_none_or(|newer| lineage.sees(stamp, newer));
         self.newer = Some(stamp);
         kept
     }

@@ -36,9 +36,9 @@ struct Open {
     database: Database,
 }
 
-/// Shared with the compactions that run.
+/// Shared with the compactions that run. They begin as soon as the store is open, when nobody has said yet what counts.
 #[derive(Clone, Default)]
-struct Followed(Arc<RwLock<Arc<Lineage>>>);
+struct Followed(Arc<RwLock<Option<Arc<Lineage>>>>);
 
 impl std::fmt::Debug for LsmEntries {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -131,7 +131,7 @@ impl Factory for Followed {
     }
 
     fn make_filter(&self, _: &Context) -> Box<dyn CompactionFilter> {
-        let lineage = Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner));
+        let lineage = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
         Box::new(Filter(Sieve::new(lineage)))
     }
 }
@@ -177,7 +177,7 @@ impl EntryStore for LsmEntries {
     }
 
     fn follow(&self, lineage: Arc<Lineage>) {
-        *self.lineage.0.write().unwrap_or_else(PoisonError::into_inner) = lineage;
+        *self.lineage.0.write().unwrap_or_else(PoisonError::into_inner) = Some(lineage);
     }
 
     fn compact(&self) -> Result<()> {

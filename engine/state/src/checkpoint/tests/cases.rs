@@ -153,6 +153,35 @@ fn damage_and_lies_are_found_by_verify() {
     assert_eq!(differences[0].expected.entries, differences[0].found.entries);
 }
 
+/// A store compacts by itself as soon as it is open, when it does not know yet what counts.
+#[test]
+fn a_store_that_was_told_nothing_drops_nothing() {
+    fn check(disk: Arc<dyn Disk>, dir: &Path, open: &dyn Fn() -> Arc<dyn EntryStore>) {
+        let config = CheckpointConfig::default();
+        let (checkpoints, _) = Checkpoints::open(Arc::clone(&disk), dir, open(), config.clone()).unwrap();
+        publish(&checkpoints, &[(0, "x", "1"), (1, "y", "1")], &[]);
+        publish(&checkpoints, &[(0, "x", "2")], &[]);
+        let mut draft = checkpoints.begin().unwrap();
+        let step = draft.step("a", about());
+        let mut writer = draft.writer();
+        let key = EntryKey { space: Space::SLOTS, step, group: 1, key: b"y", slice: 0 };
+        writer.put(&key, b"half written", Before::Unknown).unwrap();
+        writer.finish().unwrap();
+        drop((draft, checkpoints));
+        let entries = open();
+        entries.compact().unwrap();
+        let (checkpoints, _) = Checkpoints::open(disk, dir, entries, config).unwrap();
+        for (manifest, expected) in checkpoints.retained().iter().zip(["1", "2"]) {
+            assert_eq!(value(&checkpoints, manifest, 0, "x").as_deref(), Some(expected));
+            assert_eq!(checkpoints.verify(manifest).unwrap(), []);
+        }
+    }
+    let (disk, entries) = (SimDisk::new(1), MemoryEntries::new());
+    check(Arc::new(disk), Path::new("/state"), &|| Arc::new(entries.reopened()));
+    let folder = tempfile::tempdir().unwrap();
+    check(Arc::new(RealDisk), folder.path(), &|| Arc::new(LsmEntries::open(&folder.path().join("entries")).unwrap()));
+}
+
 #[test]
 fn a_key_that_is_too_long_is_an_error() {
     let (disk, entries) = (SimDisk::new(1), MemoryEntries::new());
