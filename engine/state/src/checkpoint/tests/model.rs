@@ -214,8 +214,19 @@ fn live(seed: u64, medium: &Medium, rounds: u64) -> std::result::Result<(), Stri
                 let finish = random.next(2) == 0;
                 let mut draft = checkpoints.begin().map_err(shown)?;
                 write(&mut draft, &mut random, model.newest(), finish).map_err(shown)?;
-                if !finish && draft.publish(Publication::default()).is_ok() {
-                    return Err("it was published without all of its changes".to_owned());
+                let fails = match medium {
+                    Medium::Sim { disk, bug: None, .. } if finish => {
+                        if random.next(2) == 0 {
+                            disk.fail_sync_in(0)
+                        } else {
+                            disk.fail_write_in(0)
+                        }
+                        true
+                    }
+                    _ => !finish,
+                };
+                if fails && draft.publish(Publication::default()).is_ok() {
+                    return Err("it was published without all of its changes, or without its manifest".to_owned());
                 }
             }
             11 | 12 => {
