@@ -286,10 +286,18 @@ impl Checkpoints {
     pub fn compact(&self) -> Result<()> {
         while self.sweep(100_000)? {}
         self.inner.entries.compact()?;
-        // Those of this process stay: a batch of a dropped draft may have been under way.
+        // Seen with our own eyes, since an attempt that is forgotten too early would come back to life.
+        let lineage = Arc::clone(&self.inner.lock().lineage);
+        let mut left = std::collections::BTreeSet::new();
+        self.inner.entries.scan(&[], &key::graves_start(u64::MAX), &mut |key, _| {
+            let stamp = key::split_version(key).or_else(|| key::split_grave(key).map(|(stamp, entry)| (entry, stamp)));
+            left.extend(stamp.and_then(|(_, stamp)| lineage.burial(stamp)));
+            std::ops::ControlFlow::Continue(())
+        })?;
         let mut state = self.inner.lock();
         let mut lineage = Lineage::clone(&state.lineage);
-        lineage.dead.retain(|(_, last)| *last >= self.inner.generation << 32);
+        // Those of this process stay: a batch of a dropped draft may have been under way.
+        lineage.dead.retain(|range| range.1 >= self.inner.generation << 32 || left.contains(range));
         state.lineage = Arc::new(lineage);
         state.refresh(&*self.inner.entries);
         Ok(())

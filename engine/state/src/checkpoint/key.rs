@@ -166,10 +166,15 @@ pub struct Lineage {
 }
 
 impl Lineage {
+    /// The attempts that were never published to which a stamp belongs: first and last stamp.
+    pub(crate) fn burial(&self, stamp: u64) -> Option<(u64, u64)> {
+        let after = self.dead.partition_point(|(first, _)| *first <= stamp);
+        self.dead.get(after.checked_sub(1)?).copied().filter(|(_, last)| stamp <= *last)
+    }
+
     /// Whether a stamp belongs to an attempt that was never published.
     pub(crate) fn is_dead(&self, stamp: u64) -> bool {
-        let after = self.dead.partition_point(|(first, _)| *first <= stamp);
-        after > 0 && stamp <= self.dead[after - 1].1
+        self.burial(stamp).is_some()
     }
 
     /// Whether any checkpoint sees a version that was followed by another.

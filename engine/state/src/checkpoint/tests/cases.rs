@@ -183,6 +183,83 @@ fn a_store_that_was_told_nothing_drops_nothing() {
 }
 
 #[test]
+fn leftovers_are_forgotten_once_they_are_gone() {
+    let (disk, entries) = (SimDisk::new(1), MemoryEntries::new());
+    for round in 0..5 {
+        let (checkpoints, _) = memory(&disk, &entries).unwrap();
+        let mut draft = checkpoints.begin().unwrap();
+        let step = draft.step("a", about());
+        let mut writer = draft.writer();
+        let key = EntryKey { space: Space::SLOTS, step, group: 0, key: b"left", slice: 0 };
+        writer.put(&key, b"half written", Before::Unknown).unwrap();
+        writer.finish().unwrap();
+        drop(draft);
+        publish(&checkpoints, &[(round, "x", "1")], &[]);
+    }
+    let (checkpoints, _) = memory(&disk, &entries).unwrap();
+    assert!(checkpoints.leftovers() >= 5);
+    checkpoints.compact().unwrap();
+    assert_eq!(checkpoints.leftovers(), 0);
+    let newest = publish(&checkpoints, &[(9, "x", "1")], &[]);
+    assert_eq!((newest.contents().entries, checkpoints.verify(&newest).unwrap()), (6, Vec::new()));
+    assert_eq!(newest.dead, []);
+}
+
+/// Whichever bit of the store is wrong: it is an error or it made no difference.
+#[test]
+fn a_flipped_bit_in_the_store_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("entries");
+    let open = || {
+        let entries = Arc::new(LsmEntries::open(&path)?);
+        Checkpoints::open(Arc::new(RealDisk), folder.path(), entries, CheckpointConfig::default())
+    };
+    let puts: Vec<(u16, String)> = (0..3_000).map(|number| (number % 256, format!("key {number}"))).collect();
+    let puts: Vec<(u16, &str, &str)> = puts.iter().map(|(group, key)| (*group, key.as_str(), "a value")).collect();
+    let (checkpoints, _) = open().unwrap();
+    publish(&checkpoints, &puts, &[]);
+    let published = publish(&checkpoints, &puts[..100], &[]);
+    drop(checkpoints);
+    let mut files = Vec::new();
+    let mut folders = vec![path.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let entry = entry.unwrap();
+            match entry.file_type().unwrap().is_dir() {
+                true => folders.push(entry.path()),
+                // Its log is 64 MiB of nothing.
+                false if !entry.path().extension().is_some_and(|ending| ending == "jnl") => {
+                    files.push((entry.path(), std::fs::read(entry.path()).unwrap()));
+                }
+                false => {}
+            }
+        }
+    }
+    let mut random = Random(99);
+    let (mut found, mut harmless) = (0, 0);
+    for round in 0..80 {
+        let (changed, bytes) = &files[round % files.len()];
+        if bytes.is_empty() {
+            continue;
+        }
+        for (file, bytes) in &files {
+            std::fs::write(file, bytes).unwrap();
+        }
+        let mut bytes = bytes.clone();
+        let at = random.next(bytes.len() as u64) as usize;
+        bytes[at] ^= 1 << random.next(8);
+        std::fs::write(changed, &bytes).unwrap();
+        let verified = open().and_then(|(checkpoints, _)| checkpoints.verify(&published));
+        match verified {
+            Err(_) => found += 1,
+            Ok(differences) if !differences.is_empty() => found += 1,
+            Ok(_) => harmless += 1,
+        }
+    }
+    assert!(found > 10, "{found} were found, {harmless} made no difference");
+}
+
+#[test]
 fn a_key_that_is_too_long_is_an_error() {
     let (disk, entries) = (SimDisk::new(1), MemoryEntries::new());
     let (checkpoints, _) = memory(&disk, &entries).unwrap();
