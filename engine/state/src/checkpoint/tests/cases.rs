@@ -228,7 +228,7 @@ fn a_flipped_bit_in_the_store_is_found() {
             match entry.file_type().unwrap().is_dir() {
                 true => folders.push(entry.path()),
                 // Its log is 64 MiB of nothing.
-                false if !entry.path().extension().is_some_and(|ending| ending == "jnl") => {
+                false if entry.path().extension().is_none_or(|ending| ending != "jnl") => {
                     files.push((entry.path(), std::fs::read(entry.path()).unwrap()));
                 }
                 false => {}
