@@ -99,15 +99,13 @@ struct RealFile {
 
 impl Disk for RealDisk {
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        if path.is_dir() {
-            return Ok(());
-        }
+        let made: Vec<&Path> = path.ancestors().take_while(|above| !above.is_dir()).collect();
         fs::create_dir_all(path)?;
-        // The folder's own name is held by the one above it.
-        match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent),
-            _ => Ok(()),
+        // A folder's own name is held by the one above it.
+        for parent in made.into_iter().filter_map(Path::parent).filter(|parent| !parent.as_os_str().is_empty()) {
+            self.sync_dir(parent)?;
         }
+        Ok(())
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {

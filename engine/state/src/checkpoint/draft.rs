@@ -104,9 +104,10 @@ impl Draft {
         }
     }
 
-    /// Makes the checkpoint count. On an error it doesn't, unless the error says that this is in doubt.
+    /// Makes the checkpoint count. All writers must be finished. Durable first: the entries, then the manifest under its name.
     ///
-    /// All writers must be finished. Durable first: the entries, then the manifest under its name.
+    /// On an error it does not count, and the one before stays. Only where the manifest has its name and that could not be
+    /// made durable, it is in doubt: then nothing more is begun until the checkpoints are opened again.
     pub fn publish(mut self, publication: Publication) -> Result<Arc<Manifest>> {
         let steps = self.shared.with(|changes| {
             let is_whole = changes.open == 0 && !changes.lost;
@@ -156,7 +157,10 @@ struct Change {
     before: Before,
 }
 
-/// Writes changes of a checkpoint. What it holds in memory is bounded by `CheckpointConfig::batch_bytes`.
+/// Writes changes of a checkpoint. What it holds in memory is bounded by `CheckpointConfig::batch_bytes`, about twice.
+///
+/// Any call may sort and write a batch, which takes a good part of a second: it is not for a thread that must not wait.
+/// Entries that come ordered by group make batches that overlap less, and load faster until the store has compacted.
 #[derive(Debug)]
 pub struct Writer {
     inner: Arc<Inner>,

@@ -185,9 +185,14 @@ impl EntryStore for LsmEntries {
     }
 
     fn revive(&self) -> Result<()> {
+        let is_sound =
+            |open: &Option<Open>| open.as_ref().is_some_and(|open| open.database.persist(PersistMode::Buffer).is_ok());
+        // Whoever reads holds the lock for as long as that takes, so it isn't taken for nothing.
+        if is_sound(&self.open.read().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(());
+        }
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        let is_sound = open.as_ref().is_some_and(|open| open.database.persist(PersistMode::Buffer).is_ok());
-        if !is_sound {
+        if !is_sound(&open) {
             // The old one holds the lock of the folder.
             *open = None;
             *open = Some(open_database(&self.path, &self.lineage)?);
