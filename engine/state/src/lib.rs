@@ -2,10 +2,20 @@
 //!
 //! A step never holds state of its own: it asks a [`SlotStore`]. So a checkpoint is the same for every kind of step: it
 //! writes the slots that changed since the last one ([`SlotStore::drain_changes`]), and a restart puts them back
-//! ([`SlotStore::restore`]). This crate knows neither the language nor the dataflow, and does no I/O.
+//! ([`SlotStore::restore`]).
+//!
+//! Durable state lies below: the [`journal`] of small records that a commit writes, the [`checkpoint`]s of all slots, the
+//! [`blobs`] they need, the [`cold`] slots that memory has no room for, and the files of [`disk`], which can be simulated. This crate knows neither the language nor the dataflow: to it a record or an entry is bytes.
 
+pub mod blobs;
+pub mod checkpoint;
+pub mod cold;
+pub mod disk;
+mod error;
+pub mod journal;
 mod memory;
 
+pub use error::{Result, StateError, StateErrorKind};
 pub use memory::MemoryStore;
 
 /// The place of a slot in its store. Valid until the slot is removed.
