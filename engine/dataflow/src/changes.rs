@@ -101,6 +101,8 @@ type Outcome<'scope> = VecCollection<'scope, u64, (u64, Sides), isize>;
 /// Into how many parts the rows of a key fall at each level of [`Region::Top`]: a change reads one part of each again, not
 /// all rows of its key.
 const TOP_PARTS: [u64; 2] = [4_096, 64];
+/// What a row takes in an arrangement beside its bytes, about.
+const UPDATE_BYTES: usize = 96;
 /// How many changes are put together at once.
 const BUILD_ROWS: usize = 8_192;
 
@@ -260,6 +262,7 @@ fn updates<'scope>(
     let (errors_out, errors) = builder.new_output::<Rows>();
     let mut errors_out = OutputBuilder::<_, NoopBuilder<Rows>>::from(errors_out);
     let shared = shared.clone();
+    let step = name.to_owned();
     builder.build(move |_caps| {
         move |_frontiers| {
             input.for_each(|cap, rows| {
@@ -268,11 +271,23 @@ fn updates<'scope>(
                 let start_ns = shared.clock.monotonic_ns();
                 let mut all: Vec<Update> = Vec::with_capacity(rows.num_rows());
                 let mut out = StepOutput::new(1);
-                let mut give = |row: usize, key: Option<&[u8]>, order: &[u8], bytes: &[u8]| {
+                let mut bytes = 0;
+                let mut give = |row: usize, key: Option<&[u8]>, order: &[u8], bytes_of_row: &[u8]| {
                     let diff = if rows.is_removed(row) { -1 } else { 1 };
-                    all.push(((key.map(<[u8]>::to_vec), (order.to_vec(), bytes.to_vec())), epoch, diff));
+                    let len = key.map_or(0, <[u8]>::len) + order.len() + bytes_of_row.len() + UPDATE_BYTES;
+                    bytes += len as i64 * diff as i64;
+                    all.push(((key.map(<[u8]>::to_vec), (order.to_vec(), bytes_of_row.to_vec())), epoch, diff));
                 };
                 encode(&rows, &mut give, &mut out);
+                if let Some(room) = &shared.room
+                    && !(room.0)(bytes)
+                {
+                    shared.control.fail(format!(
+                        "step `{step}`: the rows that it keeps take more than `memory_limit` allows, and they can't leave the memory. \
+                         Raise the limit, or bound what comes in: a window in its key, `expire_after` before it"
+                    ));
+                    return;
+                }
                 measure(&*meter, rows.num_rows() as u64, &out, start_ns, &shared);
                 give_errors(&mut errors_out, out.errors, &cap, &shared.names);
                 output.activate().session_with_builder(&cap).give_container(&mut all);

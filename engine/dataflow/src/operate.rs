@@ -10,6 +10,7 @@ use crate::step::{EpochStep, Moment, RowStep, StepOutput};
 use crate::watermark::{InputTime, Statement, Timeline, watermarks_ns};
 use engine_base::{Clock, Epoch};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use timely::container::NoopBuilder;
 use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
@@ -32,6 +33,18 @@ pub struct StepShared {
     pub board: Arc<CutBoard>,
     /// Told where a row stops the pipeline.
     pub control: Arc<Control>,
+    /// The room for what regions keep, where it is bounded.
+    pub room: Option<Room>,
+}
+
+/// Room for state that can't leave the memory: told of bytes that come and go, it says whether there is enough.
+#[derive(Clone)]
+pub struct Room(pub Arc<dyn Fn(i64) -> bool + Send + Sync>);
+
+impl fmt::Debug for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Room")
+    }
 }
 
 /// A row-wise step on its way into a chain.

@@ -95,6 +95,7 @@ fn run(what: What, updates: &Updates, workers: usize, portion: usize) -> BTreeMa
         names: SourceNames::new(std::iter::empty()),
         board: Arc::new(CutBoard::default()),
         control: Arc::new(Control::default()),
+        room: None,
     };
     let (updates, to, seen) = (updates.clone(), captured.clone(), put_out.clone());
     let guards = timely::execute(timely::Config::process(workers), move |worker| {

@@ -237,8 +237,13 @@ fn check(setup: Setup) -> Outcome {
         waiting_for_time: Arc::default(),
         align_ns: setup.align_ns,
     };
-    let steps =
-        StepShared { clock: clock.clone(), names: names.clone(), board: board.clone(), control: control.clone() };
+    let steps = StepShared {
+        clock: clock.clone(),
+        names: names.clone(),
+        board: board.clone(),
+        control: control.clone(),
+        room: None,
+    };
     let sinks = SinkShared { control: control.clone(), clock, names, resume: Arc::default() };
     let (good, bad): (Collected, Collected) = Default::default();
     let last_cut = Arc::new(Mutex::new((BTreeMap::new(), None)));

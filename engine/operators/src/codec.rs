@@ -17,6 +17,20 @@ pub(crate) fn put_optional(bytes: Option<&[u8]>, out: &mut Vec<u8>) {
     put_bytes(bytes.unwrap_or_default(), out);
 }
 
+/// Appends the time under which a running step finds a slot.
+pub(crate) fn put_wake(wake_ns: Option<i64>, out: &mut Vec<u8>) {
+    out.push(wake_ns.is_some().into());
+    put(wake_ns.unwrap_or_default() as u64, out);
+}
+
+/// Reads what [`put_wake`] wrote, and gives the rest.
+pub(crate) fn wake_of(bytes: &[u8]) -> Result<(Option<i64>, &[u8]), String> {
+    let mut bytes = Bytes { rest: bytes, of: "suspended" };
+    let some = bytes.byte()? == 1;
+    let wake_ns = bytes.number()? as i64;
+    Ok((some.then_some(wake_ns), bytes.rest))
+}
+
 /// What is left to read of a state.
 pub(crate) struct Bytes<'a> {
     rest: &'a [u8],

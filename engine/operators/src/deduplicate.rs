@@ -14,7 +14,7 @@ use engine_dataflow::{EpochStep, Moment, Rows, StepOutput};
 use engine_plan::kinds::InputKeys;
 use engine_plan::{Columns, Cx, OperatorKind, Output, Planned, PlannedOperator, StreamType, hidden};
 use engine_spec::TimeSpan;
-use engine_state::{MemoryStore, SlotState, SlotStore};
+use engine_state::{SlotState, SlotStore};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -153,7 +153,7 @@ impl Deduplicate {
             _ => None,
         };
         Ok(Deduplicate {
-            store: Box::new(MemoryStore::new()),
+            store: cx.store(),
             keys: Keys::new(&plan.key, input)?,
             within_ns: plan.within_ns,
             times: BTreeMap::new(),
@@ -219,6 +219,7 @@ impl EpochStep for Deduplicate {
             self.forget(watermark_ns);
         }
         self.waiting.set(!self.times.is_empty());
+        self.store.settle();
     }
 }
 
@@ -269,7 +270,7 @@ mod tests {
         let plan = plan.unwrap_or_else(|| panic!("{problems}"));
         let mut step = with_step(&plan, "d", |planned, cx| {
             let plan = crate::planned(planned, "deduplicate").unwrap();
-            Deduplicate { store: Box::new(MemoryStore::tracking()), ..Deduplicate::new(plan, cx).unwrap() }
+            Deduplicate { store: crate::testing::store(), ..Deduplicate::new(plan, cx).unwrap() }
         });
         let schema = plan.sources().next().unwrap().outputs[0].stream.schema.clone();
         let mut before = None;

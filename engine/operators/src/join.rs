@@ -32,7 +32,6 @@ pub use plan::{JoinPlan, kind};
 use crate::{OperatorEntry, Render, RenderCx};
 use engine_dataflow::EpochStep;
 use engine_plan::Planned;
-use engine_state::MemoryStore;
 
 /// The registry line of `join`.
 pub(crate) fn entry() -> OperatorEntry {
@@ -48,7 +47,7 @@ pub(crate) fn entry() -> OperatorEntry {
 /// Makes the step of a planned `join` on a worker.
 pub fn render(planned: &dyn Planned, cx: &RenderCx<'_>) -> Result<Box<dyn EpochStep>, String> {
     let plan: &JoinPlan = crate::planned(planned, "join")?;
-    let store = Box::new(MemoryStore::new());
+    let store = cx.store();
     Ok(match &plan.form {
         plan::Form::Interval(span) => Box::new(interval::Interval::new(plan, *span, cx, store)?),
         plan::Form::Changelog => return Err("a join of changelogs runs on differential dataflow".to_owned()),

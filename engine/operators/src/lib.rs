@@ -12,6 +12,7 @@ use engine_base::{Clock, StepId};
 use engine_dataflow::changes::RegionStep;
 use engine_dataflow::{EpochStep, RowStep};
 use engine_plan::{Columns, OperatorKind, Planned};
+use engine_state::{MemoryStore, SlotState, SlotStore, StateMemory, TieredStore};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, LazyLock};
 
@@ -106,6 +107,18 @@ pub struct RenderCx<'a> {
     pub clock: Arc<dyn Clock>,
     /// How much in the steps of all workers waits for time to pass: a step that keeps windows open counts them in.
     pub waiting_for_time: Arc<AtomicU64>,
+    /// The bound for the memory of state, where there is one.
+    pub state_memory: Option<Arc<StateMemory>>,
+}
+
+impl RenderCx<'_> {
+    /// An empty store for the slots of the step.
+    fn store<S: SlotState + 'static>(&self) -> Box<dyn SlotStore<S>> {
+        match &self.state_memory {
+            Some(memory) => Box::new(TieredStore::new(memory)),
+            None => Box::new(MemoryStore::new()),
+        }
+    }
 }
 
 /// Every kind of operator, in the order of the reference.

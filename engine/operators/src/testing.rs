@@ -16,9 +16,12 @@ use engine_plan::{
     Scorer, SinkCommon, SinkKind, SourceCommon, SourceKind, StreamType, TensorSpec, TensorType, hidden,
 };
 use engine_spec::{Files, LoadOptions};
+use engine_state::cold::MemoryCold;
+use engine_state::{MemoryStore, SlotState, SlotStore, StateMemory, TieredStore};
 use indexmap::IndexMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -109,6 +112,18 @@ impl Given<'_> {
             from += size;
         }
         run.read
+    }
+}
+
+/// An empty store that notes its changes: by turns one in memory, and one that has room for nothing, so that each slot is
+/// written down and read back whenever a step has settled.
+pub(crate) fn store<S: SlotState + 'static>() -> Box<dyn SlotStore<S>> {
+    thread_local! {
+        static TURN: Cell<bool> = const { Cell::new(false) };
+    }
+    match TURN.replace(!TURN.get()) {
+        false => Box::new(MemoryStore::tracking()),
+        true => Box::new(TieredStore::tracking(&StateMemory::with_store(0, Arc::new(MemoryCold::default())))),
     }
 }
 
@@ -303,6 +318,7 @@ fn with_cx<T>(
         workers: 1,
         clock: VirtualClock::at(INGEST_NS),
         waiting_for_time: Arc::default(),
+        state_memory: None,
     };
     render(schemas.len(), &cx)
 }

@@ -34,6 +34,8 @@ pub struct Plan {
     pub max_in_flight: MaxInFlight,
     /// How far the event time of a source may be ahead of the slowest, nanoseconds.
     pub align_ns: Option<i64>,
+    /// How much memory the state of all steps may take, bytes.
+    pub memory_limit: Option<u64>,
     /// SHA-256 over everything that bears on results, in hex: steps, their keys, types, parameters and models.
     pub digest: String,
 }

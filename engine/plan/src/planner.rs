@@ -173,6 +173,7 @@ impl Planner<'_> {
             objectives,
             max_in_flight: self.pipeline.max_in_flight,
             align_ns: self.pipeline.align.map(|align| align.ns()),
+            memory_limit: self.pipeline.memory_limit.map(|limit| limit.bytes()),
             digest,
         })
     }

@@ -88,6 +88,8 @@ pub struct Pipeline {
     pub max_in_flight: MaxInFlight,
     /// `align`
     pub align: Option<TimeSpan>,
+    /// `memory_limit`
+    pub memory_limit: Option<Size>,
     /// `tests`
     pub tests: Vec<Test>,
     /// Components that were left out because of an error that was reported: a step that reads one is not to blame.
@@ -287,7 +289,7 @@ fn read(
             ("sources" | "operators" | "sinks", Some(name)) => {
                 broken.insert(name);
             }
-            ("objectives" | "max_in_flight" | "align" | "description" | "tests", _) => {}
+            ("objectives" | "max_in_flight" | "align" | "memory_limit" | "description" | "tests", _) => {}
             _ => return None,
         }
     }
@@ -309,6 +311,7 @@ fn read(
         objectives,
         max_in_flight: frame.max_in_flight,
         align: frame.align,
+        memory_limit: frame.memory_limit,
         tests,
         broken,
         root,

@@ -16,14 +16,16 @@ use engine_connectors::SinkStart;
 use engine_dataflow::cuts::Acknowledged;
 use engine_dataflow::deliver::SinkShared;
 use engine_dataflow::ingest::{Committed, IngestShared};
+use engine_dataflow::operate::Room;
 use engine_dataflow::operate::StepShared;
 use engine_dataflow::{Budget, Control, CutBoard, RecordedCuts, SourceNames};
 use engine_plan::plan::{Plan, Role};
 use engine_plan::types;
+use engine_state::StateMemory;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -134,6 +136,7 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
     }
     let names = SourceNames::new(plan.sources().map(|step| Arc::from(step.name.as_str())));
     let committed = Arc::new(Committed::default());
+    let state_memory = plan.memory_limit.map(|limit| StateMemory::new(limit, &cold_path(&plan, args.state.as_deref())));
     let shared = GraphShared {
         workers: usize::from(args.workers),
         ingest: IngestShared {
@@ -154,6 +157,7 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
             names: names.clone(),
             board: board.clone(),
             control: control.clone(),
+            room: state_memory.clone().map(|memory| Room(Arc::new(move |bytes| memory.charge_fixed(bytes)))),
         },
         sinks: SinkShared {
             control: control.clone(),
@@ -166,6 +170,7 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
         from: resume.from,
         meters: instruments.meters(&plan),
         errors_meter: instruments.errors_meter(),
+        state_memory,
         stand: None,
         clock,
         plan: plan.clone(),
@@ -223,6 +228,25 @@ fn commit(
         std::thread::sleep(COMMIT_EVERY);
     }
     Ok(())
+}
+
+/// Where state goes for which there is no room in memory. What runs that were killed have left there goes first.
+fn cold_path(plan: &Plan, state: Option<&Path>) -> PathBuf {
+    if let Some(state) = state {
+        return state.join("cold");
+    }
+    let folder = PathBuf::from(".engine").join(&plan.name);
+    const NAME: &str = "cold-";
+    for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix(NAME)?.parse::<u32>().ok());
+        if process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists())
+            && Path::new("/proc/self").exists()
+        {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+    folder.join(format!("{NAME}{}", std::process::id()))
 }
 
 fn budget_bytes(plan: &Plan) -> u64 {

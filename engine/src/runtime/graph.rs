@@ -21,6 +21,7 @@ use engine_operators::{Render, RenderCx};
 use engine_plan::Output;
 use engine_plan::event_time::EventTimePlan;
 use engine_plan::plan::{Edge, Plan, Role, Step};
+use engine_state::StateMemory;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use timely::dataflow::operators::Concatenate;
@@ -45,6 +46,8 @@ pub(crate) struct GraphShared {
     /// The instruments of each step, by its id; one more for `errors.jsonl`.
     pub(crate) meters: Vec<Arc<dyn Meter>>,
     pub(crate) errors_meter: Arc<dyn Meter>,
+    /// The bound for the memory of state.
+    pub(crate) state_memory: Option<Arc<StateMemory>>,
     /// In a test, what stands for all systems.
     pub(crate) stand: Option<Arc<Stand>>,
 }
@@ -310,6 +313,7 @@ pub(crate) fn entry_row_step(plan: &Plan, step: &Step) -> Result<Box<dyn RowStep
         workers: 1,
         clock: engine_base::SystemClock::shared(),
         waiting_for_time: Arc::default(),
+        state_memory: None,
     };
     match engine_operators::render_of(step.kind, &*step.planned) {
         Some(Render::Rows(render)) => render(&*step.planned, &cx),
@@ -452,5 +456,6 @@ fn render_cx<'a>(
         workers: shared.workers,
         clock: shared.clock.clone(),
         waiting_for_time: shared.ingest.waiting_for_time.clone(),
+        state_memory: shared.state_memory.clone(),
     }
 }

@@ -10,10 +10,12 @@ use engine_base::{Clock, StepId, SystemClock};
 use engine_dataflow::capture::Captured;
 use engine_dataflow::deliver::SinkShared;
 use engine_dataflow::ingest::{Committed, IngestShared};
+use engine_dataflow::operate::Room;
 use engine_dataflow::operate::StepShared;
 use engine_dataflow::rows::RowPosition;
 use engine_dataflow::{Budget, Control, Cut, CutBoard, Meter, Rows, SourceNames, Unmetered};
 use engine_plan::Plan;
+use engine_state::StateMemory;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -130,6 +132,9 @@ fn flow(
     let board = Arc::new(CutBoard::default());
     let names = SourceNames::new(plan.sources().map(|step| Arc::from(step.name.as_str())));
     let unmetered = || Arc::new(Unmetered) as Arc<dyn Meter>;
+    let state_memory = plan
+        .memory_limit
+        .map(|limit| StateMemory::with_store(limit, Arc::new(engine_state::cold::MemoryCold::default())));
     let shared = GraphShared {
         workers,
         ingest: IngestShared {
@@ -150,6 +155,7 @@ fn flow(
             names: names.clone(),
             board: board.clone(),
             control: control.clone(),
+            room: state_memory.clone().map(|memory| Room(Arc::new(move |bytes| memory.charge_fixed(bytes)))),
         },
         sinks: SinkShared { control: control.clone(), clock: clock.clone(), names, resume: Arc::new(Cut::new()) },
         handles: HashMap::new(),
@@ -157,6 +163,7 @@ fn flow(
         from: Cut::new(),
         meters: plan.steps.iter().map(|_| unmetered()).collect(),
         errors_meter: unmetered(),
+        state_memory,
         clock,
         plan: plan.clone(),
         stand: Some(Arc::new(stand)),

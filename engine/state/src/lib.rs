@@ -14,9 +14,11 @@ pub mod disk;
 mod error;
 pub mod journal;
 mod memory;
+mod tiered;
 
 pub use error::{Result, StateError, StateErrorKind};
 pub use memory::MemoryStore;
+pub use tiered::{StateMemory, TieredStore};
 
 /// The place of a slot in its store. Valid until the slot is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,6 +32,14 @@ pub trait SlotState: Sized {
     fn decode(bytes: &[u8]) -> Result<Self, String>;
     /// Bytes it holds on the heap, about.
     fn heap_bytes(&self) -> usize;
+    /// Appends its bytes and whatever only the running step knows of it: it leaves the memory for a while.
+    fn suspend(&self, out: &mut Vec<u8>) {
+        self.encode(out);
+    }
+    /// Reads what `suspend` wrote.
+    fn resume(bytes: &[u8]) -> Result<Self, String> {
+        Self::decode(bytes)
+    }
 }
 
 /// A slot that changed since the last drain.
@@ -86,6 +96,8 @@ pub trait SlotStore<S: SlotState> {
     fn restore(&mut self, key: &[u8], slice: i64, state: &[u8]) -> Result<(), String>;
     /// Bytes of keys and states, about.
     fn heap_bytes(&self) -> usize;
+    /// The step has put out what there is for now: what it looked at may leave the memory. Called after each portion.
+    fn settle(&mut self) {}
 }
 
 /// A hash that can be told again from 32 of its bits, which an index keeps: then it grows without a look at the keys, each of

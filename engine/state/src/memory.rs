@@ -244,7 +244,7 @@ impl<S: SlotState> SlotStore<S> for MemoryStore<S> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
@@ -261,13 +261,13 @@ mod tests {
     }
 
     /// A store, a plain map beside it, and a checkpoint kept up from drains; random steps from a seed.
-    fn check(seed: u64) {
+    pub(crate) fn check(seed: u64, new: &dyn Fn() -> Box<dyn SlotStore<u64>>) {
         let mut random = seed;
         let mut next = move |bound: u64| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (random >> 33) % bound
         };
-        let mut store = MemoryStore::<u64>::tracking();
+        let mut store = new();
         let mut plain: BTreeMap<(Vec<u8>, i64), u64> = BTreeMap::new();
         let mut checkpoint: BTreeMap<(Vec<u8>, i64), Vec<u8>> = BTreeMap::new();
         for _ in 0..400 {
@@ -295,7 +295,8 @@ mod tests {
                             checkpoint.remove(&(key.to_vec(), slice));
                         }
                     });
-                    let mut restored = MemoryStore::<u64>::tracking();
+                    store.settle();
+                    let mut restored = new();
                     for ((key, slice), state) in &checkpoint {
                         restored.restore(key, *slice, state).unwrap();
                     }
@@ -315,6 +316,6 @@ mod tests {
 
     #[test]
     fn drains_keep_a_checkpoint_equal_to_the_store() {
-        (0..200).for_each(check);
+        (0..200).for_each(|seed| check(seed, &|| Box::new(MemoryStore::tracking())));
     }
 }

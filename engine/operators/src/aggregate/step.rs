@@ -18,14 +18,14 @@ use engine_dataflow::rows::made_by;
 use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, Times};
 use engine_expr::Program;
 use engine_plan::{Planned, hidden};
-use engine_state::{MemoryStore, SlotStore};
+use engine_state::SlotStore;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Makes the step of a planned `aggregate` on a worker.
 pub(super) fn render(planned: &dyn Planned, cx: &RenderCx<'_>) -> Result<Box<dyn EpochStep>, String> {
     let plan: &AggregatePlan = crate::planned(planned, "aggregate")?;
-    Ok(Box::new(Aggregate::new(plan, cx, Box::new(MemoryStore::new()))?))
+    Ok(Box::new(Aggregate::new(plan, cx, cx.store())?))
 }
 
 /// How many keys a step puts out before others have their turn.
@@ -416,6 +416,7 @@ impl EpochStep for Aggregate {
 
     fn resume(&mut self, out: &mut StepOutput) -> bool {
         self.put_out(out);
+        self.store.settle();
         if self.touched.is_empty() {
             self.before = Before::default();
         }

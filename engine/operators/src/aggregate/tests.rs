@@ -9,7 +9,7 @@ use engine_base::{Epoch, SourceId};
 use engine_dataflow::rows::origin;
 use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, Times};
 use engine_plan::Plan;
-use engine_state::{Change, MemoryStore};
+use engine_state::Change;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -102,7 +102,7 @@ fn plan(operators: &str, late: bool) -> Plan {
 fn step(plan: &Plan) -> Aggregate {
     with_step(plan, "a", |planned, cx| {
         let plan: &AggregatePlan = crate::planned(planned, "aggregate").unwrap();
-        Aggregate::new(plan, cx, Box::new(MemoryStore::tracking())).unwrap()
+        Aggregate::new(plan, cx, crate::testing::store()).unwrap()
     })
 }
 

@@ -12,14 +12,14 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use engine_base::RowError;
 use engine_dataflow::{EpochStep, Moment, Positions, RowPosition, Rows, StepOutput, Times};
 use engine_plan::{Planned, hidden};
-use engine_state::{MemoryStore, SlotId, SlotStore};
+use engine_state::{SlotId, SlotStore};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Makes the step of a planned `enrich` on a worker.
 pub(super) fn render(planned: &dyn Planned, cx: &RenderCx<'_>) -> Result<Box<dyn EpochStep>, String> {
     let plan: &EnrichPlan = crate::planned(planned, "enrich")?;
-    Ok(Box::new(Enrich::new(plan, cx, Box::new(MemoryStore::new()))?))
+    Ok(Box::new(Enrich::new(plan, cx, cx.store())?))
 }
 
 /// How many rows that waited go on before others have their turn.
@@ -304,6 +304,7 @@ impl EpochStep for Enrich {
 
     fn resume(&mut self, out: &mut StepOutput) -> bool {
         self.portion(out);
+        self.store.settle();
         !self.due.is_empty()
     }
 }

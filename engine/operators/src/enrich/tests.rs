@@ -9,7 +9,7 @@ use engine_base::{Epoch, SourceId};
 use engine_dataflow::rows::origin;
 use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, Times};
 use engine_plan::Plan;
-use engine_state::{Change, MemoryStore};
+use engine_state::Change;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -95,7 +95,7 @@ fn step(plan: &Plan, form: Form) -> Enrich {
     with_step(plan, "e", |planned, cx| {
         let plan: &EnrichPlan = crate::planned(planned, "enrich").unwrap();
         assert_eq!(plan.wait_ns, form.wait.or((!form.by_time).then_some(i64::MAX)), "{form:?}");
-        Enrich::new(plan, cx, Box::new(MemoryStore::tracking())).unwrap()
+        Enrich::new(plan, cx, crate::testing::store()).unwrap()
     })
 }
 

@@ -506,6 +506,7 @@ impl EpochStep for Interval {
     }
 
     fn resume(&mut self, out: &mut StepOutput) -> bool {
+        self.store.settle();
         let mut given = 0;
         while given < self.portion_rows {
             match self.epoch.phase {

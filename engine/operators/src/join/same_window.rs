@@ -429,6 +429,7 @@ impl EpochStep for SameWindow {
     }
 
     fn resume(&mut self, out: &mut StepOutput) -> bool {
+        self.store.settle();
         let mut given = 0;
         while given < self.portion_rows {
             if !self.unkeyed.is_empty() {

@@ -13,7 +13,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use engine_base::{Epoch, SourceId, StepId};
 use engine_dataflow::rows::{made_by, origin};
 use engine_dataflow::{EpochStep, Moment, Positions, RowPosition, Rows, StepOutput, Times};
-use engine_state::{Change, MemoryStore, SlotState};
+use engine_state::{Change, SlotState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -375,7 +375,7 @@ impl Step {
     fn new(plan: &engine_plan::Plan, sizes: (usize, usize)) -> (Step, Vec<SchemaRef>) {
         with_step(plan, "j", |planned, cx| {
             let planned: &JoinPlan = planned.downcast().unwrap();
-            let store = Box::new(MemoryStore::tracking());
+            let store = crate::testing::store();
             let step = match &planned.form {
                 Form::Interval(reach) => {
                     let mut step = Interval::new(planned, *reach, cx, store).unwrap();

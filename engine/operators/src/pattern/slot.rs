@@ -1,7 +1,7 @@
 //! What is kept of a key: rows that the watermark has not passed, walks by where they stand, and the rows they stand on.
 
 use super::walk::{Found, Last, Shape, Stand};
-use crate::codec::{Bytes, put, put_bytes};
+use crate::codec::{Bytes, put, put_bytes, put_wake, wake_of};
 use engine_state::SlotState;
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, VecDeque};
@@ -361,6 +361,16 @@ impl SlotState for Slot {
         }
         bytes.end()?;
         Ok(Slot { least_ns: least_ns(&waiting), waiting, first, rows, walks, wake_ns: None })
+    }
+
+    fn suspend(&self, out: &mut Vec<u8>) {
+        put_wake(self.wake_ns, out);
+        self.encode(out);
+    }
+
+    fn resume(bytes: &[u8]) -> Result<Self, String> {
+        let (wake_ns, bytes) = wake_of(bytes)?;
+        Ok(Slot { wake_ns, ..Self::decode(bytes)? })
     }
 
     fn heap_bytes(&self) -> usize {

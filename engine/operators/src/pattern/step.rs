@@ -14,7 +14,7 @@ use engine_base::RowError;
 use engine_dataflow::{EpochStep, Moment, Rows, StepOutput};
 use engine_expr::Program;
 use engine_plan::Planned;
-use engine_state::{MemoryStore, SlotId, SlotStore};
+use engine_state::{SlotId, SlotStore};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ const FIRE_ROWS: usize = 8_192;
 /// Makes the step of a planned `pattern` on a worker.
 pub fn render(planned: &dyn Planned, cx: &RenderCx<'_>) -> Result<Box<dyn EpochStep>, String> {
     let plan: &PatternPlan = crate::planned(planned, "pattern")?;
-    Ok(Box::new(PatternStep::new(plan, cx, Box::new(MemoryStore::new()))?))
+    Ok(Box::new(PatternStep::new(plan, cx, cx.store())?))
 }
 
 /// The condition of an element.
@@ -359,6 +359,7 @@ impl EpochStep for PatternStep {
 
     fn resume(&mut self, out: &mut StepOutput) -> bool {
         self.put_out(out);
+        self.store.settle();
         !self.fired.is_empty()
     }
 }

@@ -9,7 +9,7 @@ use arrow::datatypes::SchemaRef;
 use engine_base::{Epoch, SourceId, StepId};
 use engine_dataflow::rows::{RowPosition, made_by, origin};
 use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, Times};
-use engine_state::{Change, MemoryStore};
+use engine_state::Change;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -484,7 +484,7 @@ fn run(form: &Form, epochs: &Epochs, batch: usize, restore: u64) -> Vec<Out> {
 fn step_of(plan: &engine_plan::Plan) -> PatternStep {
     with_step(plan, "f", |planned, cx| {
         let planned: &PatternPlan = planned.downcast().unwrap();
-        PatternStep::new(planned, cx, Box::new(MemoryStore::tracking())).unwrap()
+        PatternStep::new(planned, cx, crate::testing::store()).unwrap()
     })
 }
 

@@ -15,14 +15,14 @@ use engine_base::RowError;
 use engine_dataflow::{EpochStep, Moment, Rows, StepOutput};
 use engine_expr::Program;
 use engine_plan::{Planned, hidden};
-use engine_state::{MemoryStore, SlotId, SlotStore};
+use engine_state::{SlotId, SlotStore};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Makes the step of a planned `rolling` on a worker.
 pub fn render(planned: &dyn Planned, cx: &RenderCx<'_>) -> Result<Box<dyn EpochStep>, String> {
     let plan: &RollingPlan = crate::planned(planned, "rolling")?;
-    let step = Rolling::new(plan, cx, Box::new(MemoryStore::new())).map_err(|error| error.to_string())?;
+    let step = Rolling::new(plan, cx, cx.store()).map_err(|error| error.to_string())?;
     Ok(Box::new(step))
 }
 
@@ -360,6 +360,7 @@ impl EpochStep for Rolling {
     }
 
     fn resume(&mut self, out: &mut StepOutput) -> bool {
+        self.store.settle();
         let Some(in_order) = &mut self.in_order else { return false };
         let Some(rows) = in_order.portion(TAKE_ROWS) else { return false };
         let more = in_order.has_due();

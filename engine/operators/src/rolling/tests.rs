@@ -8,7 +8,7 @@ use arrow::datatypes::{Float64Type, Int64Type, SchemaRef};
 use engine_base::{Epoch, SourceId};
 use engine_dataflow::rows::origin;
 use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, Times};
-use engine_state::{Change, MemoryStore};
+use engine_state::Change;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -277,7 +277,7 @@ fn reference(case: &Case, epochs: &Epochs) -> Vec<Out> {
 fn step_of(plan: &engine_plan::Plan) -> Rolling {
     with_step(plan, "r", |planned, cx| {
         let planned: &RollingPlan = planned.downcast().unwrap();
-        Rolling::new(planned, cx, Box::new(MemoryStore::tracking())).unwrap()
+        Rolling::new(planned, cx, crate::testing::store()).unwrap()
     })
 }
 

@@ -1,6 +1,6 @@
 //! What is kept of a key.
 
-use crate::codec::{Bytes, put, put_bytes};
+use crate::codec::{Bytes, put, put_bytes, put_wake, wake_of};
 use engine_state::SlotState;
 
 /// The record of a key, and when it is to be looked at.
@@ -89,6 +89,16 @@ impl SlotState for Record {
         record.clock.fired = bytes.byte()? == 1;
         bytes.end()?;
         Ok(record)
+    }
+
+    fn suspend(&self, out: &mut Vec<u8>) {
+        put_wake(self.wake_ns, out);
+        self.encode(out);
+    }
+
+    fn resume(bytes: &[u8]) -> Result<Self, String> {
+        let (wake_ns, bytes) = wake_of(bytes)?;
+        Ok(Record { wake_ns, ..Self::decode(bytes)? })
     }
 
     fn heap_bytes(&self) -> usize {

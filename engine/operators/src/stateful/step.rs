@@ -22,7 +22,7 @@ use engine_dataflow::rows::made_by;
 use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, Times};
 use engine_expr::{Evaluated, Program, Scalar};
 use engine_plan::{Planned, hidden};
-use engine_state::{MemoryStore, SlotId, SlotStore};
+use engine_state::{SlotId, SlotStore};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ const FIRE_ROWS: usize = 8_192;
 /// Makes the step of a planned `stateful` on a worker.
 pub fn render(planned: &dyn Planned, cx: &RenderCx<'_>) -> Result<Box<dyn EpochStep>, String> {
     let plan: &StatefulPlan = crate::planned(planned, "stateful")?;
-    Ok(Box::new(StatefulStep::new(plan, cx, Box::new(MemoryStore::new()))?))
+    Ok(Box::new(StatefulStep::new(plan, cx, cx.store())?))
 }
 
 /// Expressions over a row and the record after it, or over a record alone.
@@ -515,6 +515,7 @@ impl EpochStep for StatefulStep {
 
     fn resume(&mut self, out: &mut StepOutput) -> bool {
         self.put_out(out);
+        self.store.settle();
         !self.fired.is_empty()
     }
 }

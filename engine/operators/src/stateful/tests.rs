@@ -9,7 +9,7 @@ use arrow::datatypes::SchemaRef;
 use engine_base::{Epoch, SourceId, StepId};
 use engine_dataflow::rows::{RowPosition, made_by, origin};
 use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, Times};
-use engine_state::{Change, MemoryStore};
+use engine_state::Change;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -329,7 +329,7 @@ fn run(form: Form, epochs: &Epochs, workers: usize, batch: usize, restore: u64) 
 fn step_of(plan: &engine_plan::Plan) -> StatefulStep {
     with_step(plan, "f", |planned, cx| {
         let planned: &StatefulPlan = planned.downcast().unwrap();
-        StatefulStep::new(planned, cx, Box::new(MemoryStore::tracking())).unwrap()
+        StatefulStep::new(planned, cx, crate::testing::store()).unwrap()
     })
 }
 

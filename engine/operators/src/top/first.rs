@@ -8,7 +8,7 @@ use crate::{RenderCx, planned};
 use engine_dataflow::changes::{Build, Sides};
 use engine_dataflow::{EpochStep, Moment, Rows, StepOutput};
 use engine_plan::Planned;
-use engine_state::{MemoryStore, SlotState, SlotStore};
+use engine_state::{SlotState, SlotStore};
 use std::collections::BTreeMap;
 
 /// How many changes a step puts out before others have their turn.
@@ -16,7 +16,7 @@ const CHANGES: usize = 8_192;
 
 /// Makes the step of a planned `top` on a worker.
 pub(super) fn render(plan: &dyn Planned, cx: &RenderCx<'_>) -> Result<Box<dyn EpochStep>, String> {
-    Ok(Box::new(FirstRows::new(planned(plan, "top")?, cx, Box::new(MemoryStore::new()))?))
+    Ok(Box::new(FirstRows::new(planned(plan, "top")?, cx, cx.store())?))
 }
 
 /// The first rows of a key: their places in the order and their bytes, and how many there are of each.
@@ -189,6 +189,7 @@ impl EpochStep for FirstRows {
         for changes in [gone, come].iter().filter(|changes| !changes.is_empty()) {
             (self.build)(self.epoch, self.clock_ns, changes, out);
         }
+        self.store.settle();
         !self.changed.is_empty()
     }
 }
@@ -235,7 +236,7 @@ mod tests {
         let plan = plan.unwrap_or_else(|| panic!("{problems}"));
         let new = || {
             with_step(&plan, "t", |planned, cx| {
-                FirstRows::new(crate::planned(planned, "top").unwrap(), cx, Box::new(MemoryStore::tracking())).unwrap()
+                FirstRows::new(crate::planned(planned, "top").unwrap(), cx, crate::testing::store()).unwrap()
             })
         };
         let mut step = new();

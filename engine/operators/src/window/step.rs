@@ -15,7 +15,7 @@ use engine_dataflow::rows::made_by;
 use engine_dataflow::{EpochStep, Moment, Positions, RowPosition, Rows, StepOutput, Times};
 use engine_expr::Program;
 use engine_plan::{Planned, hidden};
-use engine_state::{MemoryStore, SlotId, SlotStore};
+use engine_state::{SlotId, SlotStore};
 use smallvec::{SmallVec, smallvec};
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ const FREE_PANES: usize = 32_768;
 /// Makes the step of a planned `window` on a worker.
 pub fn render(planned: &dyn Planned, cx: &RenderCx<'_>) -> Result<Box<dyn EpochStep>, String> {
     let plan: &WindowPlan = crate::planned(planned, "window")?;
-    Ok(Box::new(WindowStep::new(plan, cx, Box::new(MemoryStore::new()))?))
+    Ok(Box::new(WindowStep::new(plan, cx, cx.store())?))
 }
 
 /// A window that is being put out.
@@ -681,6 +681,7 @@ impl EpochStep for WindowStep {
             self.free(closed_ns);
         }
         self.free_panes();
+        self.store.settle();
         let more = more || !self.freed.is_empty();
         if !more {
             self.waiting.set(!self.slices.is_empty() || !self.ends.is_empty());

@@ -9,7 +9,7 @@ use arrow::datatypes::Float64Type;
 use engine_base::{Epoch, SourceId, StepId};
 use engine_dataflow::rows::origin;
 use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, Times};
-use engine_state::{Change, MemoryStore};
+use engine_state::Change;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -69,7 +69,7 @@ impl Form {
 fn step_of(plan: &engine_plan::Plan) -> WindowStep {
     with_step(plan, "w", |planned, cx| {
         let planned: &WindowPlan = planned.downcast().unwrap();
-        WindowStep::new(planned, cx, Box::new(MemoryStore::tracking())).unwrap()
+        WindowStep::new(planned, cx, crate::testing::store()).unwrap()
     })
 }
 

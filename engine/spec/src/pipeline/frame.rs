@@ -14,7 +14,7 @@ use super::template::TemplateConfig;
 use super::tests_section::TestConfig;
 use super::{MaxInFlight, Measure, Objective};
 use crate::node::{Entry, Node, Value};
-use crate::value::TimeSpan;
+use crate::value::{Size, TimeSpan};
 
 /// One pipeline: where rows come from, what happens to them, where they go.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -66,6 +66,10 @@ pub struct PipelineFile {
     /// How far the event time of a source may be ahead of the slowest, `1m`: one that is farther waits, so that what steps keep
     /// until the others come up is bounded. Sources are read as they come unless it is said.
     pub align: Option<TimeSpan>,
+    /// How much memory the state of all steps may take together, about: `2GiB`. State that was not used for longest is kept on
+    /// disk beyond it. Rows that `distinct`, `top` of changelogs and joins without bounds keep can't leave the memory: where they
+    /// need more, the run ends with an error.
+    pub memory_limit: Option<Size>,
     /// What is promised when a process dies: `at_least_once`.
     pub delivery: Option<Delivery>,
     /// Tests of the pipeline, run by `engine test` on a virtual clock.
@@ -177,14 +181,23 @@ pub struct ObjectiveConfig {
 }
 
 /// Keys at the top that are no sections.
-const OTHER_KEYS: &[&str] =
-    &["version", "pipeline", "description", "include", "objectives", "max_in_flight", "align", "delivery", "tests"];
+const OTHER_KEYS: &[&str] = &[
+    "version",
+    "pipeline",
+    "description",
+    "include",
+    "objectives",
+    "max_in_flight",
+    "align",
+    "memory_limit",
+    "delivery",
+    "tests",
+];
 
 /// Keys of the language that are not built yet.
 const NOT_BUILT: &[(&str, &str)] = &[
     ("commit", "output is committed as it is acknowledged"),
     ("checkpoint", "state is rebuilt from the source after a restart"),
-    ("memory_limit", "bound what is in flight with `max_in_flight`"),
 ];
 
 /// What the frame says besides its sections.
@@ -193,6 +206,7 @@ pub(super) struct Frame {
     pub(super) description: Option<String>,
     pub(super) max_in_flight: MaxInFlight,
     pub(super) align: Option<TimeSpan>,
+    pub(super) memory_limit: Option<Size>,
 }
 
 pub(super) fn is_map(root: &Node, diagnostics: &mut Diagnostics) -> bool {
@@ -361,6 +375,12 @@ pub(super) fn read(root: &Node, complete: bool, diagnostics: &mut Diagnostics) -
             Diagnostic::error(codes::BAD_VALUE, root.span_at(&["align"]), "`align` must be longer than nothing");
         diagnostics.push(problem.help("write how far sources may be apart in event time: `align: 1m`"));
     }
+    let memory_limit = file.as_ref().and_then(|file| file.memory_limit);
+    if memory_limit.is_some_and(|limit| limit.bytes() == 0) {
+        let problem =
+            Diagnostic::error(codes::BAD_VALUE, root.span_at(&["memory_limit"]), "`memory_limit` can't be zero");
+        diagnostics.push(problem.help("write how much memory state may take: `memory_limit: 2GiB`, or leave it out"));
+    }
     let max_in_flight = file.and_then(|file| file.max_in_flight);
     if let Some(node) = root.get("max_in_flight").filter(|_| max_in_flight.is_some()) {
         if node.entries().is_empty() {
@@ -381,6 +401,7 @@ pub(super) fn read(root: &Node, complete: bool, diagnostics: &mut Diagnostics) -
         description: root.get("description").filter(|node| !node.secret).and_then(Node::as_str).map(str::to_owned),
         max_in_flight: max_in_flight.unwrap_or_default(),
         align,
+        memory_limit,
     }
 }
 
