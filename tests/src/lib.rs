@@ -10,6 +10,7 @@ mod edges;
 mod folds;
 mod joins;
 mod language;
+mod memory;
 mod nexmark;
 mod receiver;
 mod running;

@@ -2,7 +2,7 @@
 
 use crate::runs::{Row, rows, start, write_rows};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -176,4 +176,41 @@ sinks:
         assert!(child.wait().expect("it ends").success());
         assert_eq!(read(), expected, "nothing comes twice");
     }
+}
+
+/// A window of an hour of which something is seen every 200 ms, though its end is far and no row comes any more.
+#[test]
+fn a_window_is_put_out_early() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pipeline = "
+version: 1
+pipeline: early
+sources:
+  rows: { type: stdin, format: json, schema: { k: string, at: timestamp }, event_time: { column: at } }
+operators:
+  hours: { type: window, input: rows, key: k, tumbling: 1h, emit: { early: 200ms }, columns: { n: count(*) } }
+sinks:
+  out: { type: stdout, input: hours, format: json, columns: [k, n] }
+";
+    std::fs::write(folder.path().join("pipeline.yaml"), pipeline).expect("written");
+    let mut engine = Command::new(crate::engine())
+        .args(["run", "pipeline.yaml", "--no-metrics", "--quiet", "--workers", "2"])
+        .current_dir(folder.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the engine starts");
+    let mut input = engine.stdin.take().expect("its input");
+    let mut lines = BufReader::new(engine.stdout.take().expect("its output")).lines().map_while(Result::ok);
+    for number in 1..=3 {
+        input.write_all(b"{\"k\":\"a\",\"at\":\"2026-01-01T10:00:05Z\"}\n").expect("written");
+        input.flush().expect("written");
+        // It comes without an end of the input.
+        let mut came = lines.by_ref().take(if number == 1 { 1 } else { 2 });
+        let wanted = format!("{{\"@change\":\"insert\",\"k\":\"a\",\"n\":{number}}}");
+        assert!(came.any(|line| line == wanted), "total {number}");
+    }
+    drop(input);
+    assert!(engine.wait().expect("it ends").success());
+    assert_eq!(lines.next(), None, "what has not changed is not put out again");
 }

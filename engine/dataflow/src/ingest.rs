@@ -100,6 +100,9 @@ pub struct IngestShared {
     /// How far the event time of a source, or of a worker's share of it, may be ahead of the slowest, nanoseconds; beyond it it
     /// is not read until the others come up. `None` where they are read as they come.
     pub align_ns: Option<i64>,
+    /// At which multiples of the clock, nanoseconds, an epoch is to close while something waits for time to pass: windows that are
+    /// put out early.
+    pub ticks_ns: Vec<i64>,
 }
 
 /// The last committed cut, for telling readers.
@@ -325,6 +328,7 @@ pub fn ingest<'scope>(
         let mut lag_told_ns = 0;
         let mut lag_due = false;
         let mut paused_since_ns = None;
+        let mut ticked_ns = shared.clock.now_ns();
         move |_frontiers| {
             if caps.is_empty() {
                 return;
@@ -333,6 +337,11 @@ pub fn ingest<'scope>(
             let mut announce = None;
             let mut told = Vec::new();
             let (worker, clock_ns) = (worker as u32, shared.clock.now_ns());
+            // One worker states the clock for all.
+            let passed = |tick_ns: &i64| ticked_ns.div_euclid(*tick_ns) < clock_ns.div_euclid(*tick_ns);
+            let tick = worker == 0
+                && shared.ticks_ns.iter().any(passed)
+                && shared.waiting_for_time.load(Ordering::Relaxed) > 0;
             if shared.follow.is_none() && heard.epoch.get() > pace.current {
                 state(&mut slots, worker, now_ns, clock_ns, &mut told);
                 tell(&mut told, &mut told_out, &caps, pace.current, &shared.board);
@@ -501,13 +510,17 @@ pub fn ingest<'scope>(
                         None => ended = true,
                     }
                 }
-            } else if pace.dirty || moves_at_ns(&mut slots, &pace, now_ns) <= now_ns {
+            } else if pace.dirty || tick || moves_at_ns(&mut slots, &pace, now_ns) <= now_ns {
                 // A watermark that moves is a reason for an epoch as a row is.
                 let age_ns = now_ns.saturating_sub(pace.opened_ns);
                 let rested_ns = now_ns.saturating_sub(pace.closed_ns);
                 if age_ns >= EPOCH_NS_MAX || pace.bytes >= EPOCH_BYTES_MAX || (!more && rested_ns >= EPOCH_NS_MIN) {
                     let next = pace.current + 1;
                     state(&mut slots, worker, now_ns, clock_ns, &mut told);
+                    if tick {
+                        tell_the_clock(&slots, worker, clock_ns, &mut told);
+                        ticked_ns = clock_ns;
+                    }
                     tell(&mut told, &mut told_out, &caps, pace.current, &shared.board);
                     close(next, &mut pace, &mut caps, &mut slots, &shared.board, now_ns);
                     shared.pulse.epoch_closed();
@@ -536,7 +549,10 @@ pub fn ingest<'scope>(
             } else if more {
                 wake.activate();
             } else if shared.follow.is_none() && !pace.dirty {
-                let at_ns = moves_at_ns(&mut slots, &pace, now_ns);
+                let ticks = shared.ticks_ns.iter().filter(|_| worker == 0);
+                let to_tick_ns = ticks.map(|tick_ns| (tick_ns - clock_ns.rem_euclid(*tick_ns)) as u64).min();
+                let tick_at_ns = to_tick_ns.map_or(u64::MAX, |to_tick_ns| now_ns.saturating_add(to_tick_ns));
+                let at_ns = moves_at_ns(&mut slots, &pace, now_ns).min(tick_at_ns);
                 let planned = pace.wake_at_ns > now_ns && pace.wake_at_ns <= at_ns;
                 if at_ns < u64::MAX && !planned {
                     pace.wake_at_ns = at_ns;
@@ -559,6 +575,20 @@ fn state(slots: &mut [Slot], worker: u32, now_ns: u64, clock_ns: i64, told: &mut
             told.push(Told::States(Statement { worker, source: slot.id.0, standing, clock_ns }));
         }
     }
+}
+
+/// States the clock, with where a source stands anyway.
+fn tell_the_clock(slots: &[Slot], worker: u32, clock_ns: i64, told: &mut Vec<Told>) {
+    if told.iter().any(|told| matches!(told, Told::States(_))) {
+        return;
+    }
+    let stated = |slot: &Slot| Some((slot.id.0, slot.time.as_ref()?.stated?));
+    told.extend(
+        slots
+            .iter()
+            .find_map(stated)
+            .map(|(source, standing)| Told::States(Statement { worker, source, standing, clock_ns })),
+    );
 }
 
 /// Sends what is to be told at the epoch that is open.

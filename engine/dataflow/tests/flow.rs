@@ -236,6 +236,7 @@ fn check(setup: Setup) -> Outcome {
         pulse: Arc::new(Unmetered),
         waiting_for_time: Arc::default(),
         align_ns: setup.align_ns,
+        ticks_ns: Vec::new(),
     };
     let steps = StepShared {
         clock: clock.clone(),

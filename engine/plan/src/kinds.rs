@@ -201,6 +201,12 @@ pub trait Planned: Any + Send + Sync + Debug {
         false
     }
 
+    /// At the multiples of how many nanoseconds of the clock it puts something out, though no row comes; none where it goes by rows
+    /// and watermarks alone.
+    fn ticks_ns(&self) -> Option<i64> {
+        None
+    }
+
     /// What is to be said of it where an input never ends: state that grows for ever, or results that never come.
     fn endless(&self) -> Option<Caution> {
         None

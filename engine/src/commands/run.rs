@@ -151,6 +151,7 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
             pulse: instruments.clone(),
             waiting_for_time: Arc::default(),
             align_ns: plan.align_ns,
+            ticks_ns: plan.steps.iter().filter_map(|step| step.planned.ticks_ns()).collect(),
         },
         steps: StepShared {
             clock: clock.clone(),

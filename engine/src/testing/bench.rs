@@ -149,6 +149,7 @@ fn flow(
             pulse: Arc::new(Unmetered),
             waiting_for_time: Arc::default(),
             align_ns: None,
+            ticks_ns: Vec::new(),
         },
         steps: StepShared {
             clock: clock.clone(),

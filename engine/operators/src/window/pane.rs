@@ -257,7 +257,7 @@ pub(crate) struct NewRow {
 }
 
 /// The format of the encoded state.
-const FORMAT: u8 = 3;
+const FORMAT: u8 = 4;
 
 /// The sessions of a key, or the one pane of a slice, of a count or of all rows.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -265,6 +265,17 @@ pub(crate) struct Slot {
     pub(crate) sessions: SmallVec<[Session; 1]>,
     /// Of a count: how many rows are in its pane.
     pub(crate) taken: u64,
+    /// Of windows that are corrected: what it was when it was put out, where it has been another since.
+    pub(crate) before: Option<Box<Before>>,
+}
+
+/// What a pane was when it was put out.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Before {
+    /// Since when it has been another, by the clock, nanoseconds since 1970 UTC.
+    pub(crate) since_ns: i64,
+    /// None where it was not there.
+    pub(crate) pane: Option<Pane>,
 }
 
 impl SlotState for Slot {
@@ -277,6 +288,12 @@ impl SlotState for Slot {
             put(session.end as u64, out);
             session.pane.encode(out);
         }
+        out.push(self.before.is_some().into());
+        if let Some(before) = &self.before {
+            put(before.since_ns as u64, out);
+            out.push(before.pane.is_some().into());
+            before.pane.iter().for_each(|pane| pane.encode(out));
+        }
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, String> {
@@ -286,6 +303,11 @@ impl SlotState for Slot {
             let (start, end) = (bytes.number()? as i64, bytes.number()? as i64);
             slot.sessions.push(Session { start, end, pane: Pane::decode(&mut bytes)? });
         }
+        if bytes.byte()? == 1 {
+            let since_ns = bytes.number()? as i64;
+            let pane = if bytes.byte()? == 1 { Some(Pane::decode(&mut bytes)?) } else { None };
+            slot.before = Some(Box::new(Before { since_ns, pane }));
+        }
         bytes.end()?;
         Ok(slot)
     }
@@ -293,6 +315,8 @@ impl SlotState for Slot {
     fn heap_bytes(&self) -> usize {
         let panes: usize = self.sessions.iter().map(|session| session.pane.heap_bytes()).sum();
         let spilled = if self.sessions.spilled() { self.sessions.capacity() } else { 0 };
-        spilled * size_of::<Session>() + panes
+        let before = self.before.as_ref().and_then(|before| before.pane.as_ref());
+        let before = before.map_or(0, |pane| size_of::<Before>() + pane.heap_bytes());
+        spilled * size_of::<Session>() + panes + before
     }
 }

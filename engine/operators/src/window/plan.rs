@@ -71,9 +71,19 @@ enum Emit {
     OnClose,
     /// At its end, and again where rows come within `lateness` after it: as a changelog, which takes back what was put out.
     AtEnd,
-    /// Every so often, and at its end. Not built yet.
-    #[schemars(skip)]
+    /// Every so often by the clock, where rows came since, at its end, and again where rows come within `lateness`: as a changelog.
     Early(TimeSpan),
+}
+
+/// When windows are put out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum When {
+    /// Once.
+    OnClose,
+    /// At their end, and corrected until they close.
+    AtEnd,
+    /// At every multiple of so many nanoseconds of the clock as well.
+    Early { every_ns: i64 },
 }
 
 /// The planned form of `window`.
@@ -84,7 +94,7 @@ pub struct WindowPlan {
     pub(super) form: WindowForm,
     pub(super) lateness_ns: i64,
     /// Windows are put out at their end, and corrected when rows come after it.
-    pub(super) at_end: bool,
+    pub(super) when: When,
     /// The columns that tell the window's start and end.
     pub(super) bounds: [String; 2],
     pub(super) columns: Vec<(String, Aggregation)>,
@@ -127,8 +137,12 @@ impl Planned for WindowPlan {
             WindowForm::Count { rows } => ("count".to_owned(), rows.to_string()),
             WindowForm::Global => ("global".to_owned(), "until the input ends".to_owned()),
         });
-        if self.at_end {
-            facts.push(("emit".to_owned(), "at the end, and corrections".to_owned()));
+        match self.when {
+            When::OnClose => {}
+            When::AtEnd => facts.push(("emit".to_owned(), "at the end, and corrections".to_owned())),
+            When::Early { every_ns } => {
+                facts.push(("emit".to_owned(), format!("every {}, and at the end", span(every_ns))))
+            }
         }
         if self.lateness_ns > 0 {
             facts.push(("lateness".to_owned(), span(self.lateness_ns)));
@@ -136,6 +150,13 @@ impl Planned for WindowPlan {
         let column = |(name, aggregation): &(String, Aggregation)| (name.clone(), aggregation.text().to_owned());
         facts.extend(self.columns.iter().map(column));
         facts
+    }
+
+    fn ticks_ns(&self) -> Option<i64> {
+        match self.when {
+            When::Early { every_ns } => Some(every_ns),
+            _ => None,
+        }
     }
 
     fn endless(&self) -> Option<Caution> {
@@ -174,15 +195,15 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     let key = config.key.as_ref().map(OneOrMany::names).unwrap_or_default();
     check::key(cx, &key, &input.schema);
     check::timed(cx, input);
-    let at_end = config.emit == Emit::AtEnd;
-    if matches!(config.emit, Emit::Early(_)) {
-        let help =
-            "write `emit: at_end`, or leave it out: a window is put out once, when no more rows of it are expected";
-        check::not_built(cx, &[], "emit", help);
-    }
+    let when = match config.emit {
+        Emit::OnClose => When::OnClose,
+        Emit::AtEnd => When::AtEnd,
+        Emit::Early(every) => When::Early { every_ns: positive(cx, &["emit", "early"], every)? },
+    };
+    let corrects = when != When::OnClose;
     let form = form(cx, &config);
-    if at_end && !matches!(form, Some(WindowForm::Fixed(_)) | None) {
-        let help = "leave it out: only windows of fixed bounds are put out at their end and corrected later";
+    if corrects && !matches!(form, Some(WindowForm::Fixed(_)) | None) {
+        let help = "leave it out: only windows of fixed bounds are put out before they close, and corrected";
         check::not_built(cx, &[], "emit", help);
     }
     if config.lateness.is_some()
@@ -232,7 +253,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         };
         held
     });
-    let (kind, held) = match at_end {
+    let (kind, held) = match corrects {
         true => (StreamKind::Changelog { key: key.iter().chain(&bounds[..1]).cloned().collect() }, None),
         false => (StreamKind::Append, held),
     };
@@ -255,7 +276,7 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         WindowForm::Count { rows } => (format!("the window of {}, up to {rows} rows", of(&key)), i64::MAX),
         WindowForm::Global => (format!("the window of {} until the input ends", of(&key)), i64::MAX),
     };
-    let planned = WindowPlan { output, key: key.clone(), form, lateness_ns, at_end, bounds, columns };
+    let planned = WindowPlan { output, key: key.clone(), form, lateness_ns, when, bounds, columns };
     Some(PlannedOperator {
         outputs,
         can_fail: true,

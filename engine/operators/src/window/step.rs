@@ -1,8 +1,8 @@
 //! `window` at work on a worker: rows into panes, and panes out when the watermark passes.
 
 use super::numbers::{KeyNumbers, Numbers};
-use super::pane::{NewRow, Pane, Session, Slot};
-use super::plan::{WindowForm, WindowPlan};
+use super::pane::{Before, NewRow, Pane, Session, Slot};
+use super::plan::{When, WindowForm, WindowPlan};
 use super::session::touched;
 use crate::RenderCx;
 use crate::aggregates::{Calls, Results};
@@ -69,10 +69,12 @@ pub(super) struct WindowStep {
     store: Box<dyn SlotStore<Slot>>,
     form: WindowForm,
     lateness_ns: i64,
-    /// Windows are put out at their end, and corrected when rows come after it.
-    at_end: bool,
-    /// Of those: the slots of windows that were out already and get rows in this epoch, with what was in them before.
-    touched: BTreeMap<SlotId, Option<Pane>>,
+    when: When,
+    /// Where windows are corrected: slots that are another than they were when they were put out.
+    touched: BTreeSet<SlotId>,
+    /// Since when the first of them is, by the clock, and the first end of a window of theirs. Nanoseconds since 1970 UTC.
+    touched_since_ns: i64,
+    touched_end_ns: i64,
     epoch: u64,
     /// Up to where slices are freed once all of the epoch is out.
     freeing: Option<i64>,
@@ -140,8 +142,10 @@ impl WindowStep {
             store,
             form: plan.form.clone(),
             lateness_ns: plan.lateness_ns,
-            at_end: plan.at_end,
-            touched: BTreeMap::new(),
+            when: plan.when,
+            touched: BTreeSet::new(),
+            touched_since_ns: i64::MAX,
+            touched_end_ns: i64::MAX,
             epoch: 0,
             freeing: None,
             keys: Keys::new(&plan.key, input)?,
@@ -194,6 +198,12 @@ impl WindowStep {
                     let new = || Slice { end: session.end, slots: Vec::new() };
                     let key = self.numbers.as_mut().map_or(0, |numbers| numbers.add(key));
                     self.slices.entry(slice).or_insert_with(new).slots.push(Numbers { slot: id, key });
+                    if let (Some(before), WindowForm::Fixed(windows)) = (&slot.before, &self.form) {
+                        self.touched.insert(id);
+                        self.touched_since_ns = self.touched_since_ns.min(before.since_ns);
+                        let end = windows.ends((slice, session.end)).next();
+                        self.touched_end_ns = end.map_or(self.touched_end_ns, |end| end.min(self.touched_end_ns));
+                    }
                 }
             }
         }
@@ -293,7 +303,7 @@ impl WindowStep {
         let make = &mut || {
             new = true;
             let one = Session { start: slice.0, end: slice.1, pane: Pane::new(words) };
-            Slot { sessions: smallvec![one], taken: 0 }
+            Slot { sessions: smallvec![one], taken: 0, before: None }
         };
         let id = self.store.find_or_insert(key, slice.0, make);
         if new {
@@ -301,27 +311,40 @@ impl WindowStep {
             let key = self.numbers.as_mut().map_or(0, |numbers| numbers.add(key));
             of_slice.slots.push(Numbers { slot: id, key });
         }
-        let is_out = match (&self.form, self.before_ns) {
-            (WindowForm::Fixed(windows), Some(before_ns)) if self.at_end => {
-                windows.ends(slice).any(|end| end <= before_ns)
-            }
-            _ => false,
+        let mut ends = match &self.form {
+            WindowForm::Fixed(windows) if self.when != When::OnClose => Some(windows.ends(slice)),
+            _ => None,
         };
-        if let Some(session) = self.store.get_mut(id).and_then(|slot| slot.sessions.first_mut()) {
-            if is_out {
-                self.touched.entry(id).or_insert_with(|| (!new).then(|| session.pane.clone()));
-            }
-            session.pane.add(row, &self.calls);
+        // What has been put out of windows is corrected: early, of all of them.
+        let first = ends.as_mut().and_then(Iterator::next);
+        let touches = first.is_some_and(|first| match self.when {
+            When::OnClose => false,
+            When::AtEnd => self.before_ns.is_some_and(|before_ns| first <= before_ns),
+            When::Early { .. } => true,
+        });
+        let Some(slot) = self.store.get_mut(id) else { return };
+        let Some(session) = slot.sessions.first_mut() else { return };
+        if touches && slot.before.is_none() {
+            let pane = (!new).then(|| session.pane.clone());
+            slot.before = Some(Box::new(Before { since_ns: self.clock_ns, pane }));
+            self.touched.insert(id);
+            self.touched_since_ns = self.touched_since_ns.min(self.clock_ns);
+            self.touched_end_ns = first.map_or(self.touched_end_ns, |end| end.min(self.touched_end_ns));
         }
+        session.pane.add(row, &self.calls);
     }
 
     /// Lets what was put out of windows be taken back, and what they are now come instead, where rows came after their end.
     ///
     /// Windows that end at `closed_ns` or before are corrected no longer.
     fn correct(&mut self, closed_ns: Option<i64>) {
-        let (WindowForm::Fixed(windows), Some(before_ns)) = (self.form.clone(), self.before_ns) else { return };
+        let WindowForm::Fixed(windows) = self.form.clone() else { return };
+        let before_ns = match self.when {
+            When::Early { .. } => i64::MAX,
+            _ => self.before_ns.unwrap_or(i64::MIN),
+        };
         let mut corrected: BTreeSet<(i64, Box<[u8]>)> = BTreeSet::new();
-        for id in self.touched.keys() {
+        for id in &self.touched {
             let Some(slot) = self.store.get(*id).and_then(|slot| slot.sessions.first()) else { continue };
             let key = self.store.key(*id).unwrap_or_default();
             let open = |end: &i64| *end <= before_ns && closed_ns.is_none_or(|closed_ns| *end > closed_ns);
@@ -338,8 +361,9 @@ impl WindowStep {
             let start = windows.start_of(end, *first);
             let (mut was, mut is): (Option<Pane>, Option<Pane>) = (None, None);
             for slot in starts.iter().filter_map(|start| self.store.find(&key, *start)) {
-                let now = self.store.get(slot).and_then(|slot| slot.sessions.first()).map(|session| &session.pane);
-                let before = self.touched.get(&slot).map_or(now, Option::as_ref);
+                let Some(slot) = self.store.get(slot) else { continue };
+                let now = slot.sessions.first().map(|session| &session.pane);
+                let before = slot.before.as_ref().map_or(now, |before| before.pane.as_ref());
                 for (whole, part) in [(&mut was, before), (&mut is, now)] {
                     match (whole, part) {
                         (Some(whole), Some(part)) => whole.join(part, &self.calls),
@@ -355,7 +379,12 @@ impl WindowStep {
                 }
             }
         }
-        self.touched.clear();
+        for id in std::mem::take(&mut self.touched) {
+            if let Some(slot) = self.store.get_mut(id) {
+                slot.before = None;
+            }
+        }
+        (self.touched_since_ns, self.touched_end_ns) = (i64::MAX, i64::MAX);
     }
 
     /// Frees the slices whose last window ends at `closed_ns` or before.
@@ -402,7 +431,11 @@ impl WindowStep {
         let mut new = false;
         let make = &mut || {
             new = true;
-            Slot { sessions: smallvec![Session { start: time_ns, end, pane: Pane::new(words) }], taken: 0 }
+            Slot {
+                sessions: smallvec![Session { start: time_ns, end, pane: Pane::new(words) }],
+                taken: 0,
+                before: None,
+            }
         };
         let id = self.store.find_or_insert(key, 0, make);
         if new {
@@ -542,7 +575,7 @@ impl WindowStep {
                 return;
             }
             if let Some(Due { start, end, .. }) = self.due.take()
-                && !self.at_end
+                && self.when == When::OnClose
             {
                 self.free_window(start, end);
             }
@@ -582,7 +615,7 @@ impl WindowStep {
         };
         let event_ns: Vec<i64> = fired.iter().map(|window| window.end.saturating_sub(1).max(least_ns)).collect();
         // A window that is corrected comes several times: its epoch tells which it is, and what goes stands before what comes.
-        let epoch = self.at_end.then_some(self.epoch);
+        let epoch = (self.when != When::OnClose).then_some(self.epoch);
         let offset = |window: &Fired| epoch.unwrap_or(window.end as u64 ^ 1 << 63);
         let mut suffixes = BinaryBuilder::with_capacity(count, count * 24);
         let mut suffix = Vec::new();
@@ -660,15 +693,27 @@ impl EpochStep for WindowStep {
         for rows in inputs.iter().flatten() {
             self.batch(rows, before_ns, out);
         }
-        if self.at_end {
-            self.correct(before_ns);
-            let reached_ns = moment.watermark_ns.first().copied().flatten();
-            if let Some(reached_ns) = reached_ns.filter(|reached_ns| self.before_ns != Some(*reached_ns)) {
-                self.close_windows(self.before_ns, reached_ns);
+        let reached_ns = moment.watermark_ns.first().copied().flatten();
+        match self.when {
+            When::OnClose => {
+                if let Some(closed_ns) = closed_ns.filter(|closed_ns| before_ns != Some(*closed_ns)) {
+                    self.close_windows(before_ns, closed_ns);
+                }
             }
-            self.freeing = closed_ns;
-        } else if let Some(closed_ns) = closed_ns.filter(|closed_ns| before_ns != Some(*closed_ns)) {
-            self.close_windows(before_ns, closed_ns);
+            When::AtEnd => {
+                self.correct(before_ns);
+                if let Some(reached_ns) = reached_ns.filter(|reached_ns| self.before_ns != Some(*reached_ns)) {
+                    self.close_windows(self.before_ns, reached_ns);
+                }
+                self.freeing = closed_ns;
+            }
+            When::Early { every_ns } => {
+                let ticks = self.touched_since_ns.div_euclid(every_ns) < self.clock_ns.div_euclid(every_ns);
+                if ticks || reached_ns.is_some_and(|reached_ns| self.touched_end_ns <= reached_ns) {
+                    self.correct(before_ns);
+                }
+                self.freeing = closed_ns;
+            }
         }
         self.waiting.set(!self.slices.is_empty() || !self.ends.is_empty());
     }

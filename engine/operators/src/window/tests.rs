@@ -531,14 +531,13 @@ fn what_is_wrong_with_a_window_is_told() {
         "E0346 `{}` a window is either `count` or `global` | write just one: `tumbling: 1m`, for example",
     );
     problems(
-        "w: { type: window, input: rows, tumbling: 1s, emit: { early: 1s }, columns: { n: count(*) } }",
-        "E0143 `emit` `emit` is not built yet | write `emit: at_end`, or leave it out: a window is put out once, when no more rows \
-         of it are expected",
+        "w: { type: window, input: rows, tumbling: 1s, emit: { early: 0s }, columns: { n: count(*) } }",
+        "E0343 `0s` a window must be longer than nothing",
     );
     problems(
         "w: { type: window, input: rows, session: { gap: 1s }, emit: at_end, columns: { n: count(*) } }",
-        "E0143 `emit` `emit` is not built yet | leave it out: only windows of fixed bounds are put out at their end and corrected \
-         later",
+        "E0143 `emit` `emit` is not built yet | leave it out: only windows of fixed bounds are put out before they close, and \
+         corrected",
     );
 }
 
@@ -605,22 +604,50 @@ fn the_bounds_and_the_rows_are_of_the_planned_types() {
     assert_eq!((rows.born_ns.get(0), rows.ingest_ns.get(0)), (77, 77));
 }
 
-/// The windows that are out after each epoch: those that the watermark has passed the end of, of all rows that were taken.
-fn standing(size: i64, every: i64, lateness: i64, epochs: &Epochs) -> Vec<BTreeMap<String, usize>> {
+/// The clock of an epoch of the test below, nanoseconds.
+fn clock_of(number: usize) -> i64 {
+    number as i64 * 7
+}
+
+/// The windows that are out after each epoch: those that the watermark has passed the end of, of all rows that were taken; where
+/// they are put out `early`, those that had a row before the clock passed a multiple of it.
+fn standing(size: i64, every: i64, lateness: i64, early: Option<i64>, epochs: &Epochs) -> Vec<BTreeMap<String, usize>> {
     // With what was closed already when they came.
     let mut taken: Vec<(Row, Option<i64>)> = Vec::new();
     let mut before: Option<i64> = None;
-    let mut all = Vec::new();
-    for (rows, watermark) in epochs {
+    let mut all: Vec<BTreeMap<String, usize>> = Vec::new();
+    // Of what has changed: the clock of the first, and the first end of a window.
+    let mut changed: Option<(i64, i64)> = None;
+    for (number, (rows, watermark)) in epochs.iter().enumerate() {
         let closed = before.map(|at| if at == i64::MAX { at } else { at - lateness });
+        let ends = |at: i64| (at + 1..=at + size).filter(|end| (end - size).rem_euclid(every) == 0);
         let last_end = |at: i64| (at + 1..=at + size).filter(|end| (end - size).rem_euclid(every) == 0).max();
         let counts =
             rows.iter().filter(|row| last_end(row.at).is_some_and(|end| closed.is_none_or(|closed| end > closed)));
-        taken.extend(counts.map(|row| (row.clone(), closed)));
+        let counts: Vec<&Row> = counts.collect();
+        if let Some(end) = counts.iter().filter_map(|row| ends(row.at).min()).min() {
+            let known = changed.unwrap_or((clock_of(number), end));
+            changed = Some((known.0, known.1.min(end)));
+        }
+        taken.extend(counts.into_iter().map(|row| (row.clone(), closed)));
+        let due = match (early, changed) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(early), Some((since, end))) => {
+                since / early < clock_of(number) / early || watermark.is_some_and(|watermark| end <= watermark)
+            }
+        };
+        if !due {
+            all.push(all.last().cloned().unwrap_or_default());
+            before = *watermark;
+            continue;
+        }
+        changed = None;
         let mut windows: BTreeMap<(Option<String>, i64), (usize, i64)> = BTreeMap::new();
         for (row, closed) in &taken {
             for end in (row.at + 1..=row.at + size).filter(|end| (end - size).rem_euclid(every) == 0) {
-                if watermark.is_some_and(|watermark| end <= watermark) && closed.is_none_or(|closed| end > closed) {
+                let is_out = early.is_some() || watermark.is_some_and(|watermark| end <= watermark);
+                if is_out && closed.is_none_or(|closed| end > closed) {
                     let window = windows.entry((row.k.clone(), end)).or_default();
                     *window = (window.0 + 1, window.1 + row.v.unwrap_or(0));
                 }
@@ -637,14 +664,16 @@ fn standing(size: i64, every: i64, lateness: i64, epochs: &Epochs) -> Vec<BTreeM
 #[test]
 fn windows_that_are_out_are_corrected_until_they_close() {
     let mut taken_back = 0;
-    for seed in 0..1_500 {
+    for seed in 0..3_000 {
         let mut random = Random(seed);
         let every = 1 + random.below(12) as i64;
         let size = if random.below(2) == 0 { every } else { 1 + random.below(30) as i64 };
         let lateness = random.below(4) as i64 * 8;
+        let early = (seed % 2 == 0).then(|| 1 + random.below(40) as i64);
+        let emit = early.map_or("at_end".to_owned(), |early| format!("{{ early: {early}ns }}"));
         let epochs = epochs(&mut random);
         let operators = format!(
-            "w: {{ type: window, input: rows, key: k, hopping: {{ size: {size}ns, every: {every}ns }}, emit: at_end, \
+            "w: {{ type: window, input: rows, key: k, hopping: {{ size: {size}ns, every: {every}ns }}, emit: {emit}, \
              lateness: {lateness}ns, columns: {{ n: count(*), sum: coalesce(sum(v), 0) }} }}"
         );
         let (plan, problems) =
@@ -658,7 +687,7 @@ fn windows_that_are_out_are_corrected_until_they_close() {
                 fields.filter(|field| wanted.contains(field.name())).cloned().collect::<Vec<_>>(),
             ))
         };
-        let expected = standing(size, every, lateness, &epochs);
+        let expected = standing(size, every, lateness, early, &epochs);
         for (batch, restore) in [(100, false), (2, true)] {
             let mut step = step_of(&plan);
             let mut checkpoint: BTreeMap<(Vec<u8>, i64), Vec<u8>> = BTreeMap::new();
@@ -692,7 +721,7 @@ fn windows_that_are_out_are_corrected_until_they_close() {
                     epoch: Epoch(number as u64),
                     late_ns: vec![before],
                     watermark_ns: vec![*watermark],
-                    clock_ns: 0,
+                    clock_ns: clock_of(number),
                 };
                 let mut out = StepOutput::new(2);
                 step.close(&moment, vec![batches.collect()], &mut out);
