@@ -91,6 +91,9 @@ struct TopPlan {
     changelog: bool,
 }
 
+/// The columns of rows that were kept as bytes.
+type Decode = Box<dyn FnMut(&[&Sides]) -> Vec<ArrayRef>>;
+
 /// A part of the order.
 #[derive(Debug)]
 struct By {
@@ -102,11 +105,7 @@ struct By {
 impl TopPlan {
     /// How rows are kept as bytes, and how the columns that are wanted of them come back. Rows that differ only in what nobody
     /// reads are the same.
-    fn rows_as_bytes(
-        &self,
-        input: &SchemaRef,
-        wanted: &Columns,
-    ) -> Result<(RowCodec, impl FnMut(&[&Sides]) -> Vec<ArrayRef> + use<>), String> {
+    fn rows_as_bytes(&self, input: &SchemaRef, wanted: &Columns) -> Result<(RowCodec, Decode), String> {
         let kept = |name: &str| wanted.contains(name) || self.ties == Ties::First && self.columns.contains(name);
         let (codec, decoder) = (RowCodec::new(input, kept)?, RowCodec::new(input, kept)?);
         let in_bytes = (0..input.fields().len()).filter(|at| kept(input.field(*at).name()));
@@ -116,7 +115,7 @@ impl TopPlan {
             let columns = decoder.decode(rows.iter().map(|sides| sides.0.as_deref()));
             places.iter().map(|at| columns[*at].clone()).collect()
         };
-        Ok((codec, columns))
+        Ok((codec, Box::new(columns)))
     }
 }
 

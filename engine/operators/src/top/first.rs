@@ -19,10 +19,13 @@ pub(super) fn render(plan: &dyn Planned, cx: &RenderCx<'_>) -> Result<Box<dyn Ep
     Ok(Box::new(FirstRows::new(planned(plan, "top")?, cx, cx.store())?))
 }
 
+/// The place of a row in the order, and its bytes.
+type Ordered = (Box<[u8]>, Box<[u8]>);
+
 /// The first rows of a key: their places in the order and their bytes, and how many there are of each.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct First {
-    rows: BTreeMap<(Box<[u8]>, Box<[u8]>), u64>,
+    rows: BTreeMap<Ordered, u64>,
     /// How many there are together.
     count: u64,
 }
