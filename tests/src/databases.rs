@@ -164,6 +164,8 @@ fn what_can_not_work_is_told_in_dry_run() {
     );
     let (works, text) = told("type: sqlite, path: a.db, create: true, mode: upsert, key: shop");
     assert!(works && text.contains("upsert"), "{text}");
+    let (works, text) = told("type: sqlite, path: a.db, create: true, mode: upsert, key: n");
+    assert!(works && text.contains("`key` leaves out `shop`, by which the changelog tells its rows apart"), "{text}");
     let (works, text) = told("type: postgres, connection: desk, mode: upsert, key: shop");
     assert!(!works && text.contains("there is no connection named `desk`"), "{text}");
     let (works, text) = told("type: sqlite, path: a.db, mode: upsert, key: shop, delivery: exactly_once");

@@ -17,7 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::Notify;
 
 /// How many bytes of rows wait for a worker's thread.
@@ -377,6 +377,3 @@ pub(crate) fn rejected(reason: impl Into<String>) -> RowError {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-/// Waits for an answer when a sink is opened.
-pub(crate) const OPEN_WAIT: Duration = Duration::from_secs(10);

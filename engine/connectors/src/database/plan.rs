@@ -7,7 +7,7 @@ use arrow::datatypes::{Field, SchemaRef};
 use engine_base::codes::{connector, plan as codes, spec, system};
 use engine_base::{Diagnostic, SourceMap, Span};
 use engine_plan::types::{column_text, unhashable};
-use engine_plan::{Columns, Cx, StreamType};
+use engine_plan::{Columns, Cx, StreamKind, StreamType};
 use engine_spec::TimeSpan;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
@@ -306,7 +306,23 @@ fn plan_key(cx: &mut Cx<'_>, keys: &TableKeys, input: &StreamType) -> Option<Vec
         cx.push(found);
         sound = false;
     }
+    if sound {
+        warn_of_others(cx, &columns, input);
+    }
     sound.then_some(columns)
+}
+
+/// Warns where rows that a changelog tells apart have one key in the table.
+fn warn_of_others(cx: &mut Cx<'_>, key: &[String], input: &StreamType) {
+    let StreamKind::Changelog { key: rows_key } = &input.kind else { return };
+    // Columns that were renamed on the way are not looked for.
+    let known = rows_key.iter().all(|column| input.schema.field_with_name(column).is_ok());
+    let Some(missing) = rows_key.iter().find(|column| known && !key.contains(column)) else { return };
+    let message = format!("`key` leaves out `{missing}`, by which the changelog tells its rows apart");
+    let found = Diagnostic::warning(codes::CHANGELOG_INPUT, cx.span(&["key"]), message)
+        .at_caret("rows with one key replace and delete each other")
+        .help(format!("write `key: [{}]`", rows_key.join(", ")));
+    cx.push(found);
 }
 
 fn plan_columns(cx: &mut Cx<'_>, schema: &SchemaRef) -> Option<Vec<Kind>> {

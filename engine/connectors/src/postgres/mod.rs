@@ -9,7 +9,7 @@ pub mod session;
 pub mod table;
 mod values;
 
-use crate::database::line::{OPEN_WAIT, TableSink};
+use crate::database::line::TableSink;
 use crate::database::plan::{Table, own_keys, plan as plan_table, schema};
 use crate::database::{Fault, Sent, columns::Kind};
 use crate::{SinkEntry, SinkHandle, SinkStart, runtime};
@@ -19,6 +19,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use session::{PostgresStore, Target};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The registry line.
 pub const ENTRY: SinkEntry = SinkEntry {
@@ -33,6 +34,9 @@ pub const ENTRY: SinkEntry = SinkEntry {
     },
     open: |planned, start| open(planned, start),
 };
+
+/// How long a sink that is opened waits for the server before the pipeline begins without it.
+const OPEN_WAIT: Duration = Duration::from_secs(10);
 
 /// The keys of a `postgres` sink, beside those of every sink, of tables and of delivery.
 #[derive(Debug, Deserialize, JsonSchema)]
