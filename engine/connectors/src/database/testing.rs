@@ -146,7 +146,7 @@ pub(crate) fn random_changelogs(database: &impl Database, runs: u64) {
     for seed in 0..runs {
         let mut random = SmallRng::seed_from_u64(seed);
         let table = unique("changes");
-        let max_rows = [1, 3, 17, 5_000][random.random_range(0..4)];
+        let max_rows = [2, 9, 70, 5_000][random.random_range(0..4)];
         let keys =
             format!("    mode: upsert\n    key: [id]\n    create: true\n    batch: {{ max_rows: {max_rows} }}\n");
         let plan = database.pipeline(SCHEMA, &table, &keys);
