@@ -6,6 +6,7 @@ mod anomaly;
 mod broken;
 mod cases;
 mod changelogs;
+mod databases;
 mod edges;
 mod folds;
 mod joins;

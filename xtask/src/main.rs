@@ -18,11 +18,11 @@ cargo xtask COMMAND
   setup                     check and install what builds and tests need
   demo [ARGUMENT...]        build the engine and run pipelines/fraud.yaml on embedded defaults
   test [FILTER...]          set up, start services, run every test; `-p PACKAGE` narrows it,
-                            `--no-services` leaves Kafka out, what follows `--` goes to the tests
+                            `--no-services` leaves Kafka and PostgreSQL out, what follows `--` goes to the tests
   ci                        format, rules, lints, tests, generated files, as .ci/run does
   tidy                      the rules of the repository alone
   codegen [--check]         write the generated files, or fail if they are not up to date
-  services start|stop|status [kafka|kafka-secure|prometheus] [--target HOST:PORT]
+  services start|stop|status [kafka|kafka-secure|postgres|prometheus] [--target HOST:PORT]
   services topic NAME [PARTITIONS]
                             create a topic on the broker that was started
   bench [NAME...]           compare with hand-written programs, measure latency and cost; `--list`,

@@ -1,16 +1,18 @@
 //! Real systems for tests and benchmarks: started on loopback, on free ports, each in a folder of its own, stopped by
 //! process id.
 //!
-//! There are two ways to run one. [`Kafka::start`] and [`Prometheus::start`] tie it to a value: it ends when the value
+//! There are two ways to run one. [`Kafka::start`], [`Postgres::start`] and [`Prometheus::start`] tie it to a value: it ends when the value
 //! is dropped, on a panic, and when the process is killed. [`detached`] leaves it running for a person at a terminal,
 //! until `cargo xtask services stop`. Installing them is the business of `cargo xtask setup`.
 
 pub mod detached;
 pub mod kafka;
 pub mod kafka_wire;
+pub mod postgres;
 pub mod prometheus;
 
 pub use kafka::{Kafka, KafkaOptions, shared_kafka};
+pub use postgres::{Postgres, shared_postgres};
 pub use prometheus::Prometheus;
 
 use crate::{Result, layout};
@@ -55,8 +57,12 @@ fn run_folder() -> PathBuf {
 
 /// A fresh folder for a service of this process. Folders whose process is gone are removed on the way.
 fn new_folder(name: &str) -> Result<PathBuf> {
+    new_folder_in(&run_folder(), name)
+}
+
+fn new_folder_in(parent: &Path, name: &str) -> Result<PathBuf> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
-    for entry in fs::read_dir(run_folder()).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let file_name = entry.file_name().to_string_lossy().into_owned();
         let owner = file_name.split('.').nth(1).and_then(|pid| pid.parse::<u32>().ok());
         if owner.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
@@ -64,7 +70,7 @@ fn new_folder(name: &str) -> Result<PathBuf> {
         }
     }
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let folder = run_folder().join(format!("{name}.{}.{number}", std::process::id()));
+    let folder = parent.join(format!("{name}.{}.{number}", std::process::id()));
     if folder.exists() {
         fs::remove_dir_all(&folder)?; // left by an earlier process with this id
     }

@@ -13,13 +13,19 @@
 #[cfg(test)]
 extern crate self as engine_connectors; // the tests' files that fuzz targets share name the crate as these do
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub mod database;
 pub mod delivery;
 pub mod formats;
 pub mod kafka;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod queue;
 mod runtime;
 pub mod sinks;
 pub mod sources;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 mod texts;
 pub mod tickets;
 pub mod webhook;
@@ -149,14 +155,27 @@ pub fn sources() -> &'static [SourceEntry] {
 
 /// Every kind of sink.
 pub fn sinks() -> &'static [SinkEntry] {
-    static SINKS: &[SinkEntry] =
-        &[sinks::stdout::ENTRY, sinks::file::ENTRY, sinks::blackhole::ENTRY, kafka::sink::ENTRY, webhook::ENTRY];
+    static SINKS: &[SinkEntry] = &[
+        sinks::stdout::ENTRY,
+        sinks::file::ENTRY,
+        sinks::blackhole::ENTRY,
+        kafka::sink::ENTRY,
+        webhook::ENTRY,
+        #[cfg(feature = "postgres")]
+        postgres::ENTRY,
+        #[cfg(feature = "sqlite")]
+        sqlite::ENTRY,
+    ];
     SINKS
 }
 
 /// Every kind of connection.
 pub fn connections() -> &'static [ConnectionKind] {
-    static CONNECTIONS: &[ConnectionKind] = &[kafka::connection::KIND];
+    static CONNECTIONS: &[ConnectionKind] = &[
+        kafka::connection::KIND,
+        #[cfg(feature = "postgres")]
+        postgres::connection::KIND,
+    ];
     CONNECTIONS
 }
 

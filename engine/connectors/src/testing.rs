@@ -63,16 +63,22 @@ pub(crate) fn sink_schema(plan: &Plan, name: &str) -> SchemaRef {
 
 /// Opens a sink of a plan.
 pub(crate) fn open(plan: &Plan, name: &str) -> Box<dyn SinkHandle> {
+    open_with(plan, name, |_| {}).expect("it opens")
+}
+
+/// Opens a sink of a plan with something changed, or says why it can't be.
+pub(crate) fn open_with(plan: &Plan, name: &str, change: impl FnOnce(&mut SinkStart)) -> crate::Opened {
     let sink = step(plan, name);
     let entry = find_sink(sink.kind).expect("a sink");
-    let start = SinkStart {
+    let mut start = SinkStart {
         name: Arc::from(name),
         schema: sink_schema(plan, name),
         clock: SystemClock::shared(),
         resumed: false,
         begun: false,
     };
-    (entry.open)(&*sink.planned, start).expect("it opens")
+    change(&mut start);
+    (entry.open)(&*sink.planned, start)
 }
 
 /// How a source of a plan is to be started.

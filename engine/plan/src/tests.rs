@@ -523,7 +523,8 @@ sinks:
             "E0311 5[keyed] this `keyed` keeps state, so it needs a name | add `name:` to this step",
             "E0310 9[exactly_once] `y` can't deliver exactly once: that is not built yet | write `delivery: at_least_once`, and make a row that comes twice harmless where it goes",
             "E0309 10[out] `z` takes rows that stay, and its input is a changelog | what takes changelogs: `filter`, `map`, `route`, \
-             `aggregate`, `distinct`, `top`, a `join` without `within` and `window`, and the sinks `file`, `stdout` and `blackhole`",
+             `aggregate`, `distinct`, `top`, a `join` without `within` and `window`, and the sinks `file`, `stdout`, `blackhole`, \
+             `postgres` and `sqlite`",
         ],
     );
 }

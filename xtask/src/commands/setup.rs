@@ -7,7 +7,7 @@ use std::env;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use xtask::services::kafka;
+use xtask::services::{kafka, postgres};
 use xtask::{Result, layout, process};
 
 /// A program or C header that is needed, the Debian package that has it, and for what.
@@ -21,9 +21,16 @@ const fn tool(name: &'static str, package: &'static str, purpose: &'static str) 
     Tool { name, package, purpose }
 }
 
+/// The server, which Debian keeps out of `PATH`.
+const POSTGRES: &str = "postgres";
+
 impl Tool {
     fn is_there(&self) -> bool {
-        if self.name.ends_with(".h") { finds_header(self.name) } else { layout::find_program(self.name).is_some() }
+        match self.name {
+            POSTGRES => postgres::program(POSTGRES).is_some(),
+            header if header.ends_with(".h") => finds_header(header),
+            program => layout::find_program(program).is_some(),
+        }
     }
 }
 
@@ -48,12 +55,13 @@ const BUILD_TOOLS: [Tool; 7] = [
 ];
 
 /// Needed by the tests, besides the above.
-const TEST_TOOLS: [Tool; 5] = [
+const TEST_TOOLS: [Tool; 6] = [
     tool("git", "git", "the rules of the repository"),
     tool("curl", "curl", "webhook and metrics examples"),
     tool("openssl", "openssl", "certificates of the secure Kafka broker"),
     tool("java", "default-jdk-headless", "Kafka"),
     tool("mvn", "maven", "Kafka's jars"),
+    tool(POSTGRES, "postgresql", "the tests of databases"),
 ];
 
 /// Everything, for builds and tests.

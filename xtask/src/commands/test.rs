@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use xtask::services::kafka::{KafkaOptions, Starting};
+use xtask::services::postgres;
 use xtask::{Result, process};
 
 /// How many tests there were, by outcome.
@@ -37,17 +38,19 @@ pub(crate) fn run(repository: &Path, arguments: &[String]) -> Result<()> {
             filter => filters.push(filter.to_owned()),
         }
     }
-    // The broker starts while the tests compile.
-    let starting = services.then(|| Starting::begin(KafkaOptions::default()));
+    // The services start while the tests compile.
+    let starting = services.then(|| (Starting::begin(KafkaOptions::default()), postgres::Starting::begin()));
     process::run(cargo(&["test", "--release", "--locked", "--no-run", "--no-fail-fast"]).args(&selection))?;
-    let kafka = starting.map(Starting::finish).transpose()?;
+    let (kafka, postgres) = match starting {
+        Some((kafka, postgres)) => (Some(kafka.finish()?), Some(postgres.finish()?)),
+        None => (None, None),
+    };
     let mut command = cargo(&["test", "--release", "--locked", "--no-fail-fast"]);
     command.args(&selection).arg("--").args(&filters).args(tests);
-    for (name, value) in kafka.iter().flat_map(|kafka| kafka.environment()) {
-        command.env(name, value);
-    }
+    let environment = kafka.iter().flat_map(|kafka| kafka.environment());
+    command.envs(environment.chain(postgres.iter().flat_map(|postgres| postgres.environment())));
     let (counts, passed) = run_and_count(&mut command)?;
-    drop(kafka);
+    drop((kafka, postgres));
     println!("tests: {} passed, {} failed, {} ignored", counts.passed, counts.failed, counts.ignored);
     match counts {
         _ if !passed => Err("tests failed".into()),

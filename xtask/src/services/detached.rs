@@ -2,7 +2,7 @@
 //!
 //! One of each name at a time, in a folder of its own that holds its process id and what it puts into the environment.
 
-use super::{kafka, kafka_wire, prometheus, run_folder};
+use super::{kafka, kafka_wire, postgres, prometheus, run_folder};
 use crate::Result;
 use std::cell::RefCell;
 use std::os::unix::process::CommandExt;
@@ -19,25 +19,29 @@ pub enum Service {
     Kafka,
     /// A Kafka broker with SASL over TLS.
     KafkaSecure,
+    /// A PostgreSQL server.
+    Postgres,
     /// A Prometheus server.
     Prometheus,
 }
 
 impl Service {
     /// Every service, in the order of `status`.
-    pub const ALL: [Service; 3] = [Service::Kafka, Service::KafkaSecure, Service::Prometheus];
+    pub const ALL: [Service; 4] = [Service::Kafka, Service::KafkaSecure, Service::Postgres, Service::Prometheus];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Service::Kafka => "kafka",
             Service::KafkaSecure => "kafka-secure",
+            Service::Postgres => "postgres",
             Service::Prometheus => "prometheus",
         }
     }
 
     fn folder(self) -> PathBuf {
-        run_folder().join(format!("detached-{}", self.name()))
+        let parent = if self == Service::Postgres { postgres::folder() } else { run_folder() };
+        parent.join(format!("detached-{}", self.name()))
     }
 }
 
@@ -46,7 +50,7 @@ impl FromStr for Service {
 
     fn from_str(name: &str) -> Result<Service> {
         let found = Service::ALL.into_iter().find(|service| service.name() == name);
-        found.ok_or_else(|| format!("no service is called {name}: kafka, kafka-secure, prometheus").into())
+        found.ok_or_else(|| format!("no service is called {name}: kafka, kafka-secure, postgres, prometheus").into())
     }
 }
 
@@ -78,6 +82,11 @@ pub fn start(service: Service, target: &str) -> Result<Running> {
     let (pid, environment) = match service {
         Service::Kafka | Service::KafkaSecure => {
             let prepared = kafka::Prepared::new(kafka::KafkaOptions { secure }, &folder)?;
+            let pid = spawn(prepared.command()?, &folder, |alive| prepared.wait_until_ready(alive))?;
+            (pid, prepared.environment())
+        }
+        Service::Postgres => {
+            let prepared = postgres::Prepared::new(&folder)?;
             let pid = spawn(prepared.command()?, &folder, |alive| prepared.wait_until_ready(alive))?;
             (pid, prepared.environment())
         }

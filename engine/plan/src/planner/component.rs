@@ -432,7 +432,7 @@ impl Planner<'_> {
                 .at_caret(format!("`{}` works on append streams only", component.kind))
                 .help(
                     "what takes changelogs: `filter`, `map`, `route`, `aggregate`, `distinct`, `top`, a `join` without `within` \
-                     and `window`, and the sinks `file`, `stdout` and `blackhole`",
+                     and `window`, and the sinks `file`, `stdout`, `blackhole`, `postgres` and `sqlite`",
                 ),
             );
         }
