@@ -54,6 +54,8 @@ const IDLE_STEP_NS: u64 = 100_000_000;
 
 /// How often readers are asked how far behind they are, nanoseconds.
 const LAG_NS: u64 = 500_000_000;
+/// For how long after the start a share waits until all others have told where they stand, where none may be far ahead.
+const ALIGN_START_NS: u64 = 100_000_000;
 
 /// Makes a worker's reader of a source once its waker is known.
 pub type OpenReader = Box<dyn FnOnce(Waker) -> Result<Option<Box<dyn Reader>>, String>>;
@@ -209,6 +211,12 @@ struct Heard {
 }
 
 impl Heard {
+    /// Whether all of so many shares have told where they stand, and have had a row, or are not there.
+    fn all_stand(&self, shares: usize) -> bool {
+        let standings = self.standings.borrow();
+        standings.len() >= shares && !standings.values().any(|standing| *standing == Standing::Unknown)
+    }
+
     /// The least event time that any share but this one has reached. What is idle, or has had no row yet, holds nobody back.
     fn slowest_ns(&self, but: (u16, u32)) -> Option<i64> {
         let standings = self.standings.borrow();
@@ -329,6 +337,8 @@ pub fn ingest<'scope>(
         let mut lag_due = false;
         let mut paused_since_ns = None;
         let mut ticked_ns = shared.clock.now_ns();
+        let mut started_ns = None;
+        let shares = slots.len() * peers;
         move |_frontiers| {
             if caps.is_empty() {
                 return;
@@ -402,7 +412,14 @@ pub fn ingest<'scope>(
                     let slot = &mut slots[at];
                     if let (Some(align_ns), None) = (shared.align_ns, &until) {
                         let slowest_ns = heard.slowest_ns((id.0, worker));
+                        // At the start nobody knows yet who is ahead of whom.
+                        let starts = now_ns.saturating_sub(*started_ns.get_or_insert(now_ns)) < ALIGN_START_NS
+                            && !heard.all_stand(shares);
+                        if starts {
+                            wake.activate_after(Duration::from_nanos(EPOCH_NS_MIN));
+                        }
                         let ahead = match (slot.standing(now_ns), slowest_ns) {
+                            (Some(Standing::Active(_)), _) if starts => true,
                             (Some(Standing::Active(at_ns)), Some(slowest_ns)) => {
                                 at_ns > slowest_ns.saturating_add(align_ns)
                             }
