@@ -280,7 +280,7 @@ impl WindowStep {
             self.arrivals += 1;
             self.calls.keep(&arguments, row, &mut new.words, &mut new.extras);
             match self.form {
-                WindowForm::Fixed(_) => self.add_to_slice(slice, key, &mut new),
+                WindowForm::Fixed(_) => self.add_to_slice(slice, key, rows.ingest_ns.get(row), &mut new),
                 WindowForm::Session { gap_ns } => self.add_to_session(time_ns, gap_ns, key, &mut new),
                 WindowForm::Count { rows: full } => {
                     let taken = self.add_to_open(time_ns, key, &mut new);
@@ -297,7 +297,7 @@ impl WindowStep {
         fail(&self.step, rows, failed.into_iter().collect(), out);
     }
 
-    fn add_to_slice(&mut self, slice: (i64, i64), key: &[u8], row: &mut NewRow) {
+    fn add_to_slice(&mut self, slice: (i64, i64), key: &[u8], ingest_ns: i64, row: &mut NewRow) {
         let words = self.calls.words;
         let mut new = false;
         let make = &mut || {
@@ -326,9 +326,11 @@ impl WindowStep {
         let Some(session) = slot.sessions.first_mut() else { return };
         if touches && slot.before.is_none() {
             let pane = (!new).then(|| session.pane.clone());
-            slot.before = Some(Box::new(Before { since_ns: self.clock_ns, pane }));
+            // Before anything was stated there is no clock but the row's.
+            let since_ns = if self.clock_ns == i64::MIN { ingest_ns } else { self.clock_ns };
+            slot.before = Some(Box::new(Before { since_ns, pane }));
             self.touched.insert(id);
-            self.touched_since_ns = self.touched_since_ns.min(self.clock_ns);
+            self.touched_since_ns = self.touched_since_ns.min(since_ns);
             self.touched_end_ns = first.map_or(self.touched_end_ns, |end| end.min(self.touched_end_ns));
         }
         session.pane.add(row, &self.calls);
