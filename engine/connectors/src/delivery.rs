@@ -23,6 +23,7 @@
 //! wait ([`WhileOpen::Fail`]: a model with a fallback) get their failure at once instead, and their time never stops.
 
 use crate::BreakerState;
+use crate::common::lock;
 use chrono::{DateTime, NaiveDateTime};
 use engine_base::codes::spec as spec_codes;
 use engine_base::{Clock, Diagnostic};
@@ -37,7 +38,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
@@ -779,11 +780,6 @@ impl std::fmt::Debug for Delivery {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Delivery").field("name", &self.name).field("stats", &self.stats()).finish()
     }
-}
-
-/// What is guarded is whole after every critical section, so a panic elsewhere does no harm.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn nanos(time: Duration) -> u64 {

@@ -14,6 +14,7 @@
 extern crate self as engine_connectors; // the tests' files that fuzz targets share name the crate as these do
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod common;
 pub mod database;
 pub mod delivery;
 pub mod formats;

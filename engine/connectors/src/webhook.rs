@@ -13,6 +13,7 @@
 //!
 //! Redirects are not followed: headers with secrets would go to whoever the answer names.
 
+use crate::common::{chain, lock};
 use crate::delivery::{
     Delivery, DeliveryKeys, Failure, FailureKind, Health, OnError, Outcome, Time, TokioTimer, WhileOpen,
     parse_retry_after,
@@ -35,9 +36,8 @@ use reqwest::{Client, Method, StatusCode, Url};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::VecDeque;
-use std::error::Error;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
@@ -803,26 +803,6 @@ async fn answer_of(mut response: reqwest::Response) -> Vec<u8> {
         }
     }
     answer
-}
-
-/// An error and what caused it, as one sentence.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
-}
-
-/// What is guarded is whole after every critical section, so a panic elsewhere does no harm.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -336,6 +336,8 @@ pub fn ingest<'scope>(
         let mut lag_told_ns = 0;
         let mut lag_due = false;
         let mut paused_since_ns = None;
+        // One worker states the clock for all.
+        let ticks_ns = if worker == 0 { shared.ticks_ns.clone() } else { Vec::new() };
         let mut ticked_ns = shared.clock.now_ns();
         let mut started_ns = None;
         let shares = slots.len() * peers;
@@ -347,11 +349,8 @@ pub fn ingest<'scope>(
             let mut announce = None;
             let mut told = Vec::new();
             let (worker, clock_ns) = (worker as u32, shared.clock.now_ns());
-            // One worker states the clock for all.
             let passed = |tick_ns: &i64| ticked_ns.div_euclid(*tick_ns) < clock_ns.div_euclid(*tick_ns);
-            let tick = worker == 0
-                && shared.ticks_ns.iter().any(passed)
-                && shared.waiting_for_time.load(Ordering::Relaxed) > 0;
+            let tick = ticks_ns.iter().any(passed) && shared.waiting_for_time.load(Ordering::Relaxed) > 0;
             if shared.follow.is_none() && heard.epoch.get() > pace.current {
                 state(&mut slots, worker, now_ns, clock_ns, &mut told);
                 tell(&mut told, &mut told_out, &caps, pace.current, &shared.board);
@@ -566,8 +565,7 @@ pub fn ingest<'scope>(
             } else if more {
                 wake.activate();
             } else if shared.follow.is_none() && !pace.dirty {
-                let ticks = shared.ticks_ns.iter().filter(|_| worker == 0);
-                let to_tick_ns = ticks.map(|tick_ns| (tick_ns - clock_ns.rem_euclid(*tick_ns)) as u64).min();
+                let to_tick_ns = ticks_ns.iter().map(|tick_ns| (tick_ns - clock_ns.rem_euclid(*tick_ns)) as u64).min();
                 let tick_at_ns = to_tick_ns.map_or(u64::MAX, |to_tick_ns| now_ns.saturating_add(to_tick_ns));
                 let at_ns = moves_at_ns(&mut slots, &pace, now_ns).min(tick_at_ns);
                 let planned = pace.wake_at_ns > now_ns && pace.wake_at_ns <= at_ns;

@@ -166,10 +166,7 @@ impl Compiler<'_> {
         let names = |select: &Select| -> Option<Vec<Option<Word>>> {
             let name = |item: &Item| match item {
                 Item::All { .. } => None,
-                Item::Column { term, alias } => {
-                    let plain = || term.names.first().filter(|_| term.plain)?.parts.last().cloned();
-                    Some(alias.clone().or_else(plain))
-                }
+                Item::Column { term, alias } => Some(select::name_of(term, alias.as_ref())),
             };
             select.items.iter().map(name).collect()
         };

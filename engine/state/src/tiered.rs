@@ -5,7 +5,7 @@
 //! leave (the CLOCK algorithm: Corbató 1968). What stays in memory of a cold slot is where it is: its place and an index entry.
 
 use crate::cold::{ColdStore, LsmCold};
-use crate::error::{Result, StateError};
+use crate::error::Result;
 use crate::tags::{self, hash_of};
 use crate::{Change, SlotId, SlotState, SlotStore};
 use hashbrown::HashTable;
@@ -14,7 +14,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Bytes of slots that are written to the cold store at one time.
@@ -28,7 +28,8 @@ pub struct StateMemory {
     /// Of that, what can't leave.
     fixed: AtomicI64,
     path: PathBuf,
-    cold: OnceLock<Arc<dyn ColdStore>>,
+    /// None until it is needed.
+    cold: Mutex<Option<Arc<dyn ColdStore>>>,
     /// Stores that share the limit.
     stores: AtomicU32,
     named: AtomicU32,
@@ -39,30 +40,25 @@ pub struct StateMemory {
 impl StateMemory {
     /// So many bytes; what has no room is kept in a folder, which is made when it is needed.
     pub fn new(limit_bytes: u64, path: &Path) -> Arc<StateMemory> {
-        Self::over(limit_bytes, path.to_owned(), OnceLock::new())
+        Self::over(limit_bytes, path.to_owned(), None)
     }
 
     /// The same with a cold store that is there.
     pub fn with_store(limit_bytes: u64, cold: Arc<dyn ColdStore>) -> Arc<StateMemory> {
-        Self::over(limit_bytes, PathBuf::new(), OnceLock::from(cold))
+        Self::over(limit_bytes, PathBuf::new(), Some(cold))
     }
 
-    fn over(limit_bytes: u64, path: PathBuf, cold: OnceLock<Arc<dyn ColdStore>>) -> Arc<StateMemory> {
+    fn over(limit_bytes: u64, path: PathBuf, cold: Option<Arc<dyn ColdStore>>) -> Arc<StateMemory> {
         Arc::new(StateMemory {
             limit: i64::try_from(limit_bytes).unwrap_or(i64::MAX),
             used: AtomicI64::new(0),
             fixed: AtomicI64::new(0),
             path,
-            cold,
+            cold: Mutex::new(cold),
             stores: AtomicU32::new(0),
             named: AtomicU32::new(0),
             complained: AtomicBool::new(false),
         })
-    }
-
-    /// The limit, bytes.
-    pub fn limit_bytes(&self) -> u64 {
-        self.limit as u64
     }
 
     /// Notes that so many bytes more, or less, are held of what can't leave the memory. Says whether all of it is within the
@@ -76,21 +72,14 @@ impl StateMemory {
         self.used.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn cold(&self) -> Result<&dyn ColdStore> {
-        if let Some(cold) = self.cold.get() {
-            return Ok(&**cold);
+    fn cold(&self) -> Result<Arc<dyn ColdStore>> {
+        let mut cold = self.cold.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cold) = &*cold {
+            return Ok(cold.clone());
         }
-        // Two workers may come here at one time: the folder is of the one that is first.
-        static OPENING: std::sync::Mutex<()> = std::sync::Mutex::new(());
-        let _one = OPENING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if self.cold.get().is_none() {
-            let opened: Arc<dyn ColdStore> = Arc::new(LsmCold::open(&self.path)?);
-            let _ = self.cold.set(opened);
-        }
-        self.cold
-            .get()
-            .map(|cold| &**cold)
-            .ok_or_else(|| StateError::io(&self.path, "open the cold slots", std::io::Error::other("it is not there")))
+        let opened: Arc<dyn ColdStore> = Arc::new(LsmCold::open(&self.path)?);
+        *cold = Some(opened.clone());
+        Ok(opened)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::plan::Table;
 use super::{Batch, Fault, REJECTED, Store, Written};
+use crate::common::lock;
 use crate::delivery::{Delivery, Failure, OnError, Outcome, Time, TokioTimer, WhileOpen};
 use crate::formats::json::JsonEncoder;
 use crate::formats::{RecordEncoder, Timestamps};
@@ -15,7 +16,7 @@ use engine_base::{CHANGE_COLUMN, RowError};
 use engine_dataflow::{Acknowledged, ErrorRow, Rows, Waker, Writer};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
 use tokio::sync::Notify;
@@ -371,9 +372,4 @@ fn given_up(failure: &Failure) -> RowError {
 /// A row that the database refused.
 pub(crate) fn rejected(reason: impl Into<String>) -> RowError {
     RowError::new(REJECTED, reason)
-}
-
-/// What is guarded is whole after every critical section, so a panic elsewhere does no harm.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,6 +12,7 @@
 
 use super::check_topic;
 use super::connection::{Connection, Context};
+use crate::common::lock;
 use crate::delivery::OnError;
 use crate::formats::{Encoding, RecordEncoder, first_columns};
 use crate::tickets::Tickets;
@@ -34,7 +35,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -882,11 +883,6 @@ impl KafkaWriter {
         drop(answers);
         self.line.waker.wake();
     }
-}
-
-/// What is guarded is whole after every critical section, so a panic elsewhere does no harm.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

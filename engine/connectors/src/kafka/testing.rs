@@ -8,6 +8,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -107,7 +108,8 @@ fn send(producer: &BaseProducer, topic: &str, new: &New) {
     producer.poll(Duration::ZERO);
 }
 
-/// Puts records into a topic within a transaction.
+/// Puts records into a topic within a transaction, and waits for its mark: the broker answers before it writes that, and what
+/// another producer sends meanwhile would stand before it.
 pub(super) fn transact(brokers: &str, topic: &str, records: &[New], commit: bool) {
     let producer: BaseProducer = config(brokers).set("transactional.id", unique("tx")).create().unwrap();
     let patience = Duration::from_secs(30);
@@ -120,6 +122,17 @@ pub(super) fn transact(brokers: &str, topic: &str, records: &[New], commit: bool
     match commit {
         true => producer.commit_transaction(patience).unwrap(),
         false => producer.abort_transaction(patience).unwrap(),
+    }
+    let end = |isolation| {
+        let consumer: BaseConsumer = config(brokers).set("isolation.level", isolation).create().unwrap();
+        let partitions: BTreeSet<i32> = records.iter().map(|new| new.partition).collect();
+        let ends = partitions.iter().map(|partition| consumer.fetch_watermarks(topic, *partition, patience).unwrap().1);
+        ends.collect::<Vec<_>>()
+    };
+    let deadline = Instant::now() + patience;
+    while end("read_committed") != end("read_uncommitted") {
+        assert!(Instant::now() < deadline, "the transaction has no mark in {topic}");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! What is shown of it is host, port and database; a URL or password that can't be used is described, never quoted.
 
+use crate::common::chain;
 use crate::database::Fault;
 use crate::delivery::Health;
 use engine_base::codes::{spec, system as codes};
@@ -13,7 +14,6 @@ use native_tls::{Certificate, TlsConnector};
 use postgres_native_tls::MakeTlsConnector;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use std::error::Error;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -316,15 +316,5 @@ fn sentence(error: &tokio_postgres::Error) -> String {
         }
         return text;
     }
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
+    chain(error)
 }

@@ -31,19 +31,17 @@ pub(super) struct First {
 }
 
 impl First {
-    /// Adds a row, and gives those that are no longer among the first with how many of each; the row itself may be one.
+    /// Whether a row is not among the first.
+    fn is_behind(&self, order: &[u8], row: &[u8], limit: u64, ties: Ties) -> bool {
+        let last = self.rows.last_key_value().filter(|_| self.count >= limit);
+        last.is_some_and(|((last, last_row), _)| match ties {
+            Ties::First => (order, row) >= (&**last, &**last_row),
+            Ties::All => order > &**last,
+        })
+    }
+
+    /// Adds a row that is among the first, and gives those that are no longer, with how many of each.
     fn add(&mut self, order: &[u8], row: &[u8], limit: u64, ties: Ties) -> Vec<(Box<[u8]>, u64)> {
-        if self.count >= limit
-            && let Some(((last, last_row), _)) = self.rows.last_key_value()
-        {
-            let behind = match ties {
-                Ties::First => (order, row) >= (&**last, &**last_row),
-                Ties::All => order > &**last,
-            };
-            if behind {
-                return vec![(row.into(), 1)];
-            }
-        }
         *self.rows.entry((order.into(), row.into())).or_default() += 1;
         self.count += 1;
         let mut gone = Vec::new();
@@ -148,18 +146,12 @@ impl FirstRows {
             let id = self.store.find_or_insert(keys.get(at), 0, &mut First::default);
             let ordered = ordered.row(at);
             // Most rows are behind those that are there: they change nothing, and mark nothing as changed.
-            let behind = self.store.get(id).is_some_and(|first| {
-                let last = first.rows.last_key_value().filter(|_| first.count >= self.limit);
-                last.is_some_and(|((last, last_row), _)| match self.ties {
-                    Ties::First => (ordered.data(), row) >= (&**last, &**last_row),
-                    Ties::All => ordered.data() > &**last,
-                })
-            });
-            if behind {
+            let (limit, ties) = (self.limit, self.ties);
+            if self.store.get(id).is_some_and(|first| first.is_behind(ordered.data(), row, limit, ties)) {
                 continue;
             }
             let Some(first) = self.store.get_mut(id) else { continue };
-            let gone = first.add(ordered.data(), row, self.limit, self.ties);
+            let gone = first.add(ordered.data(), row, limit, ties);
             let came = std::iter::once((Box::from(row), 1));
             for (row, change) in came.chain(gone.into_iter().map(|(row, count)| (row, -(count as i64)))) {
                 *self.changed.entry(row).or_default() += change;

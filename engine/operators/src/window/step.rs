@@ -45,6 +45,28 @@ struct Due {
     done: (usize, usize),
 }
 
+/// Slots that are another than they were when they were put out.
+struct Touched {
+    slots: BTreeSet<SlotId>,
+    /// Since when the first of them is, by the clock, and the first end of a window of theirs. Nanoseconds since 1970 UTC.
+    since_ns: i64,
+    first_end_ns: i64,
+}
+
+impl Default for Touched {
+    fn default() -> Self {
+        Touched { slots: BTreeSet::new(), since_ns: i64::MAX, first_end_ns: i64::MAX }
+    }
+}
+
+impl Touched {
+    fn add(&mut self, slot: SlotId, since_ns: i64, first_end: Option<i64>) {
+        self.slots.insert(slot);
+        self.since_ns = self.since_ns.min(since_ns);
+        self.first_end_ns = self.first_end_ns.min(first_end.unwrap_or(i64::MAX));
+    }
+}
+
 /// A window on its way out.
 struct Fired {
     key: SmallVec<[u8; 24]>,
@@ -71,10 +93,7 @@ pub(super) struct WindowStep {
     lateness_ns: i64,
     when: When,
     /// Where windows are corrected: slots that are another than they were when they were put out.
-    touched: BTreeSet<SlotId>,
-    /// Since when the first of them is, by the clock, and the first end of a window of theirs. Nanoseconds since 1970 UTC.
-    touched_since_ns: i64,
-    touched_end_ns: i64,
+    touched: Touched,
     epoch: u64,
     /// Up to where slices are freed once all of the epoch is out.
     freeing: Option<i64>,
@@ -143,9 +162,7 @@ impl WindowStep {
             form: plan.form.clone(),
             lateness_ns: plan.lateness_ns,
             when: plan.when,
-            touched: BTreeSet::new(),
-            touched_since_ns: i64::MAX,
-            touched_end_ns: i64::MAX,
+            touched: Touched::default(),
             epoch: 0,
             freeing: None,
             keys: Keys::new(&plan.key, input)?,
@@ -199,10 +216,8 @@ impl WindowStep {
                     let key = self.numbers.as_mut().map_or(0, |numbers| numbers.add(key));
                     self.slices.entry(slice).or_insert_with(new).slots.push(Numbers { slot: id, key });
                     if let (Some(before), WindowForm::Fixed(windows)) = (&slot.before, &self.form) {
-                        self.touched.insert(id);
-                        self.touched_since_ns = self.touched_since_ns.min(before.since_ns);
-                        let end = windows.ends((slice, session.end)).next();
-                        self.touched_end_ns = end.map_or(self.touched_end_ns, |end| end.min(self.touched_end_ns));
+                        let first_end = windows.ends((slice, session.end)).next();
+                        self.touched.add(id, before.since_ns, first_end);
                     }
                 }
             }
@@ -231,6 +246,8 @@ impl WindowStep {
             // The plan refuses inputs without event time, and the source makes a null one an error row.
             let time_ns = rows.event_ns.as_ref().map_or(0, |times| times.get(row));
             let holds = match &self.form {
+                // As for the row before.
+                WindowForm::Fixed(_) if slice.0 <= time_ns && time_ns < slice.1 => true,
                 WindowForm::Fixed(windows) => windows.hold(time_ns),
                 WindowForm::Session { gap_ns } => time_ns.checked_add(*gap_ns).is_some_and(|end| end < i64::MAX),
                 WindowForm::Count { .. } | WindowForm::Global => true,
@@ -311,12 +328,11 @@ impl WindowStep {
             let key = self.numbers.as_mut().map_or(0, |numbers| numbers.add(key));
             of_slice.slots.push(Numbers { slot: id, key });
         }
-        let mut ends = match &self.form {
-            WindowForm::Fixed(windows) if self.when != When::OnClose => Some(windows.ends(slice)),
+        let first = match &self.form {
+            WindowForm::Fixed(windows) if self.when != When::OnClose => windows.ends(slice).next(),
             _ => None,
         };
         // What has been put out of windows is corrected: early, of all of them.
-        let first = ends.as_mut().and_then(Iterator::next);
         let touches = first.is_some_and(|first| match self.when {
             When::OnClose => false,
             When::AtEnd => self.before_ns.is_some_and(|before_ns| first <= before_ns),
@@ -329,9 +345,7 @@ impl WindowStep {
             // Before anything was stated there is no clock but the row's.
             let since_ns = if self.clock_ns == i64::MIN { ingest_ns } else { self.clock_ns };
             slot.before = Some(Box::new(Before { since_ns, pane }));
-            self.touched.insert(id);
-            self.touched_since_ns = self.touched_since_ns.min(since_ns);
-            self.touched_end_ns = first.map_or(self.touched_end_ns, |end| end.min(self.touched_end_ns));
+            self.touched.add(id, since_ns, first);
         }
         session.pane.add(row, &self.calls);
     }
@@ -346,7 +360,7 @@ impl WindowStep {
             _ => self.before_ns.unwrap_or(i64::MIN),
         };
         let mut corrected: BTreeSet<(i64, Box<[u8]>)> = BTreeSet::new();
-        for id in &self.touched {
+        for id in &self.touched.slots {
             let Some(slot) = self.store.get(*id).and_then(|slot| slot.sessions.first()) else { continue };
             let key = self.store.key(*id).unwrap_or_default();
             let open = |end: &i64| *end <= before_ns && closed_ns.is_none_or(|closed_ns| *end > closed_ns);
@@ -381,12 +395,11 @@ impl WindowStep {
                 }
             }
         }
-        for id in std::mem::take(&mut self.touched) {
+        for id in std::mem::take(&mut self.touched).slots {
             if let Some(slot) = self.store.get_mut(id) {
                 slot.before = None;
             }
         }
-        (self.touched_since_ns, self.touched_end_ns) = (i64::MAX, i64::MAX);
     }
 
     /// Frees the slices whose last window ends at `closed_ns` or before.
@@ -710,8 +723,8 @@ impl EpochStep for WindowStep {
                 self.freeing = closed_ns;
             }
             When::Early { every_ns } => {
-                let ticks = self.touched_since_ns.div_euclid(every_ns) < self.clock_ns.div_euclid(every_ns);
-                if ticks || reached_ns.is_some_and(|reached_ns| self.touched_end_ns <= reached_ns) {
+                let ticks = self.touched.since_ns.div_euclid(every_ns) < self.clock_ns.div_euclid(every_ns);
+                if ticks || reached_ns.is_some_and(|reached_ns| self.touched.first_end_ns <= reached_ns) {
                     self.correct(before_ns);
                 }
                 self.freeing = closed_ns;

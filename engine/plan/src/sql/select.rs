@@ -138,8 +138,7 @@ impl Compiler<'_> {
         let mut sound = true;
         for item in &select.items {
             let Item::Column { term, alias } = item else { continue };
-            let plain = || term.names.first().filter(|_| term.plain)?.parts.last().cloned();
-            let Some(Word { text: name, range }) = alias.clone().or_else(plain) else {
+            let Some(Word { text: name, range }) = name_of(term, alias.as_ref()) else {
                 let help = "write `AS` and a name behind it";
                 self.problem(codes::QUERY_NAME, &term.range, "this column has no name", help);
                 sound = false;
@@ -442,6 +441,12 @@ impl Compiler<'_> {
         );
         Some(self.query().composed(&pieces))
     }
+}
+
+/// What a column of the SELECT list is called.
+pub(super) fn name_of(term: &Term, alias: Option<&Word>) -> Option<Word> {
+    let plain = || term.names.first().filter(|_| term.plain)?.parts.last();
+    alias.or_else(plain).cloned()
 }
 
 /// Names that stand nowhere in the query, so that no column that it reads has them.
