@@ -102,6 +102,36 @@ pub struct SinkStart {
     pub resumed: bool,
     /// A former run with the same state has begun, whether it recorded marks or not: half a line at the end of a file is its.
     pub begun: bool,
+    /// What a sink that delivers exactly once needs to know; `None` for one that delivers at least once.
+    pub exact: Option<Exact>,
+}
+
+/// Where a sink that delivers exactly once goes on.
+///
+/// Such a sink is given batches that a journal holds, by one writer only (that of worker 0): each [`Writer::write`] is a whole
+/// batch, and its ticket is the batch's sequence, one more than that of the batch before. It takes effect as a whole, once: a
+/// batch that an earlier process has brought to the system already is known again by the sink (a marker, a length, a key),
+/// is not written, and fails the same rows as it did then.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exact {
+    /// The name of the pipeline.
+    pub pipeline: Arc<str>,
+    /// The last batch of which the journal knows that it was delivered.
+    pub delivered: Option<Delivered>,
+    /// The sequence of the last batch that the journal holds, 0 for none. A system that has a later one belongs to another
+    /// state, and the sink refuses to open.
+    pub last: u64,
+    /// Asked for by the user: what the system says of earlier batches does not count, and is replaced.
+    pub reset: bool,
+}
+
+/// A batch that was delivered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Delivered {
+    /// Its sequence; 0 before the first.
+    pub sequence: u64,
+    /// What the sink wants to be told again at the next start: a file's length, say.
+    pub note: String,
 }
 
 /// An open sink, shared by the workers of a process.
@@ -115,6 +145,12 @@ pub trait SinkHandle: Send + Sync {
 
     /// Figures for the metrics, at any time.
     fn stats(&self) -> SinkStats;
+
+    /// Of a sink that delivers exactly once: the note before its first batch, which is kept in the journal before that is
+    /// written ([`Delivered::note`]).
+    fn first_note(&self) -> String {
+        String::new()
+    }
 }
 
 /// The figures of a sink, counted since it was opened.

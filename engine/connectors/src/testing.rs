@@ -76,6 +76,7 @@ pub(crate) fn open_with(plan: &Plan, name: &str, change: impl FnOnce(&mut SinkSt
         clock: SystemClock::shared(),
         resumed: false,
         begun: false,
+        exact: None,
     };
     change(&mut start);
     (entry.open)(&*sink.planned, start)

@@ -27,7 +27,7 @@ use engine_base::codes::{spec as spec_codes, system as codes};
 use engine_base::{Clock, Diagnostic, RowError};
 use engine_dataflow::{Acknowledged, ErrorRow, RowPosition, Rows, Waker, Writer};
 use engine_expr::{Program, Scalar, Scope};
-use engine_plan::{Columns, Cx, Planned, PlannedSink, SinkCommon, SinkKind, StreamType};
+use engine_plan::{Columns, Cx, ExactlyOnce, Planned, PlannedSink, SinkCommon, SinkKind, StreamType};
 use engine_spec::value::Secret;
 use engine_spec::{Expression, TimeSpan};
 use indexmap::IndexMap;
@@ -192,7 +192,15 @@ fn plan(cx: &mut Cx<'_>, input: &StreamType, common: &SinkCommon) -> Option<Plan
         encoding: encoding?,
         columns: common.columns.clone(),
     };
-    Some(PlannedSink { can_fail, timeout_ns: Some(timeout_ns), planned: Arc::new(planned) })
+    Some(PlannedSink {
+        can_fail,
+        timeout_ns: Some(timeout_ns),
+        exactly_once: ExactlyOnce::No {
+            reason: "that is not built yet for `webhook`",
+            help: "write `delivery: at_least_once`, and make a row that comes twice harmless where it goes",
+        },
+        planned: Arc::new(planned),
+    })
 }
 
 fn plan_format(cx: &mut Cx<'_>, common: &SinkCommon) -> Option<Encoding> {
@@ -591,6 +599,7 @@ impl Writer for WebhookWriter {
             up_to: answers.tickets.up_to(),
             failed: std::mem::take(&mut answers.failed),
             fatal: answers.fatal.take(),
+            note: None,
         }
     }
 

@@ -9,6 +9,8 @@ pub struct Acknowledged {
     pub up_to: u64,
     /// Rows that could not be delivered: they go to the sink's error output before their ticket is released.
     pub failed: Vec<ErrorRow>,
+    /// Of a sink that delivers exactly once: what it wants to be told again when it goes on after `up_to`.
+    pub note: Option<String>,
     /// The sink can't go on (`on_error: stop`, or a fatal fault). The pipeline stops with this sentence.
     pub fatal: Option<String>,
 }

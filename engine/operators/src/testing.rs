@@ -349,7 +349,12 @@ pub(crate) fn registries() -> Registries {
         changelogs: true,
         plan: |_, input: &StreamType, _: &SinkCommon| {
             let names = input.schema.fields().iter().map(|field| field.name().clone()).collect();
-            Some(PlannedSink { can_fail: false, timeout_ns: None, planned: Arc::new(All(names)) })
+            Some(PlannedSink {
+                can_fail: false,
+                timeout_ns: None,
+                exactly_once: engine_plan::ExactlyOnce::By("a test"),
+                planned: Arc::new(All(names)),
+            })
         },
     };
     static FAKE: ModelKind = ModelKind {

@@ -108,7 +108,7 @@ pub(crate) struct SinkKeys {
     /// What is put out: a list of columns, or a map of new column to expression. All columns in order unless said.
     #[schemars(schema_with = "columns_form")]
     pub(crate) columns: Option<Node>,
-    /// What holds of every row when the engine is stopped at any time and started again.
+    /// What holds of every row when the engine is stopped at any time and started again; what the pipeline says unless said.
     pub(crate) delivery: Option<Delivery>,
 }
 
@@ -132,8 +132,7 @@ pub(crate) struct EncodingKeys {
 pub(crate) enum Delivery {
     /// It reaches the sink, perhaps more than once.
     AtLeastOnce,
-    /// It reaches the sink once. Not built yet.
-    #[schemars(skip)]
+    /// It takes effect once, whatever dies. It needs a state directory (`engine run --state`).
     ExactlyOnce,
 }
 

@@ -652,8 +652,24 @@ pub struct PlannedSink {
     pub can_fail: bool,
     /// The longest a delivery may take before it fails, nanoseconds, where it is bounded: for the latency estimate.
     pub timeout_ns: Option<i64>,
+    /// Whether it can deliver exactly once as it is configured.
+    pub exactly_once: ExactlyOnce,
     /// Its planned form.
     pub planned: Arc<dyn Planned>,
+}
+
+/// Whether a sink can deliver exactly once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExactlyOnce {
+    /// It can: by what means, as the end of a sentence that begins with "exactly once by".
+    By(&'static str),
+    /// It can't.
+    No {
+        /// Why, as a sentence without its full stop.
+        reason: &'static str,
+        /// What to do instead.
+        help: &'static str,
+    },
 }
 
 /// A kind of connection.

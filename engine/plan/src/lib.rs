@@ -19,9 +19,9 @@ pub mod types;
 
 pub use event_time::EventTimePlan;
 pub use kinds::{
-    Claim, Columns, ConnectionKind, Cx, EventTime, InputKeys, OperatorKind, Origins, Output, Planned, PlannedOperator,
-    PlannedSink, PlannedSource, Registries, Replaced, SinkCommon, SinkKind, SourceCommon, SourceKind, StreamKind,
-    StreamType, Use, hidden,
+    Claim, Columns, ConnectionKind, Cx, EventTime, ExactlyOnce, InputKeys, OperatorKind, Origins, Output, Planned,
+    PlannedOperator, PlannedSink, PlannedSource, Registries, Replaced, SinkCommon, SinkKind, SourceCommon, SourceKind,
+    StreamKind, StreamType, Use, hidden,
 };
 pub use model::{Dim, ModelCx, ModelKind, ModelSet, PlannedModel, Scorer, TensorSpec, TensorType};
 pub use plan::{ERRORS, Edge, Plan, PlannedObjective, Role, Step};

@@ -36,6 +36,10 @@ pub struct Plan {
     pub align_ns: Option<i64>,
     /// How much memory the state of all steps may take, bytes.
     pub memory_limit: Option<u64>,
+    /// How often output that is due exactly once is committed, nanoseconds.
+    pub commit_ns: i64,
+    /// How often state is written down, nanoseconds.
+    pub checkpoint_ns: i64,
     /// SHA-256 over everything that bears on results, in hex: steps, their keys, types, parameters and models.
     pub digest: String,
 }
@@ -96,6 +100,8 @@ pub enum Role {
     Sink {
         /// The longest a delivery may take before it fails, nanoseconds, where it is bounded.
         timeout_ns: Option<i64>,
+        /// By what means each row takes effect exactly once; `None` where it is delivered at least once.
+        exact: Option<&'static str>,
     },
 }
 

@@ -174,6 +174,8 @@ impl Planner<'_> {
             max_in_flight: self.pipeline.max_in_flight,
             align_ns: self.pipeline.align.map(|align| align.ns()),
             memory_limit: self.pipeline.memory_limit.map(|limit| limit.bytes()),
+            commit_ns: self.pipeline.commit.ns(),
+            checkpoint_ns: self.pipeline.checkpoint.ns(),
             digest,
         })
     }

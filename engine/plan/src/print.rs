@@ -50,6 +50,10 @@ fn step_text(text: &mut String, plan: &Plan, step: &Step, readers: &[Vec<(StepId
     for (name, value) in &step.facts {
         line(name, value);
     }
+    if let Role::Sink { exact: Some(means), .. } = step.role {
+        let commit = TimeSpan(plan.commit_ns);
+        line("delivery", &format!("exactly once, by {means}; a commit every {commit} at most"));
+    }
     if let Some(keys) = &step.exchange {
         let mut keys: Vec<String> = keys.iter().map(|key| key.join(", ")).collect();
         keys.dedup();

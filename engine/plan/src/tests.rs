@@ -210,6 +210,7 @@ static OUT: SinkKind = SinkKind {
         Some(PlannedSink {
             can_fail: true,
             timeout_ns: Some(30_000_000_000),
+            exactly_once: crate::ExactlyOnce::No { reason: "it only tests", help: "write `delivery: at_least_once`" },
             planned: Arc::new(Fake { inputs: 1, columns: super::tests::names(&input.schema) }),
         })
     },

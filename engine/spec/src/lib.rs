@@ -14,8 +14,8 @@ pub mod yaml;
 
 pub use node::{Entry, Node, Piece, Value};
 pub use pipeline::{
-    Component, ExpectedConfig, Folders, Instance, LoadOptions, MaxInFlight, Measure, ModelRef, Objective, Parameter,
-    Pipeline, PipelineFile, Test, TestStepConfig, load,
+    Component, Delivery, ExpectedConfig, Folders, Instance, LoadOptions, MaxInFlight, Measure, ModelRef, Objective,
+    Parameter, Pipeline, PipelineFile, Test, TestStepConfig, load,
 };
 pub use types::{ColumnType, FieldSpec, SchemaSpec, TimeUnit, read_schema, read_type};
 pub use value::{Assignments, Expression, Input, Rate, Secret, Size, SpanOr, TimeSpan};

@@ -90,6 +90,12 @@ pub struct Pipeline {
     pub align: Option<TimeSpan>,
     /// `memory_limit`
     pub memory_limit: Option<Size>,
+    /// `delivery`
+    pub delivery: Delivery,
+    /// `commit: { every }`
+    pub commit: TimeSpan,
+    /// `checkpoint: { every }`
+    pub checkpoint: TimeSpan,
     /// `tests`
     pub tests: Vec<Test>,
     /// Components that were left out because of an error that was reported: a step that reads one is not to blame.
@@ -253,7 +259,6 @@ fn read(
     let profiles = root.get("profiles").cloned();
     let kept = profile::apply(&mut root, options.profile.as_deref().zip(command_line.profile), complete, diagnostics);
     overrides::apply(&mut root, options, &command_line, diagnostics);
-    frame::refuse_not_built(&mut root, diagnostics);
 
     let parameters = parameters::read(&mut root, files, options, &command_line, diagnostics);
     let values = crate::substitute::Values { files, parameters: Some(&parameters), required: options.secrets_required };
@@ -312,6 +317,9 @@ fn read(
         max_in_flight: frame.max_in_flight,
         align: frame.align,
         memory_limit: frame.memory_limit,
+        delivery: frame.delivery,
+        commit: frame.commit,
+        checkpoint: frame.checkpoint,
         tests,
         broken,
         root,

@@ -307,6 +307,7 @@ fn open_sinks(
             clock: clock.clone(),
             resumed,
             begun,
+            exact: None,
         };
         let handle = (entry.open)(&*step.planned, start).map_err(|error| format!("sink `{}`: {error}", step.name))?;
         handles.insert(step.id, Arc::new(Mutex::new(Some(handle))));

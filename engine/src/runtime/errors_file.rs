@@ -108,7 +108,7 @@ impl Writer for ErrorsWriter {
     }
 
     fn acknowledged(&mut self) -> Acknowledged {
-        Acknowledged { up_to: self.done, failed: Vec::new(), fatal: self.fatal.take() }
+        Acknowledged { up_to: self.done, fatal: self.fatal.take(), ..Acknowledged::default() }
     }
 
     fn flush(&mut self) {}

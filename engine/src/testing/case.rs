@@ -66,7 +66,12 @@ static END: SinkKind = SinkKind {
     changelogs: true,
     plan: |_, input: &StreamType, _: &SinkCommon| {
         let all = input.schema.fields().iter().map(|field| field.name().clone()).collect();
-        Some(PlannedSink { can_fail: false, timeout_ns: None, planned: Arc::new(All(all)) })
+        Some(PlannedSink {
+            can_fail: false,
+            timeout_ns: None,
+            exactly_once: engine_plan::ExactlyOnce::By("a test"),
+            planned: Arc::new(All(all)),
+        })
     },
 };
 

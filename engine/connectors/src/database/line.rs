@@ -204,6 +204,7 @@ impl Writer for TableWriter {
             up_to: answers.tickets.up_to(),
             failed: std::mem::take(&mut answers.failed),
             fatal: answers.fatal.take(),
+            note: None,
         }
     }
 

@@ -22,7 +22,7 @@ use engine_base::codes::{spec as spec_codes, system as codes};
 use engine_base::{Diagnostic, RowError};
 use engine_dataflow::{Acknowledged, ErrorRow, Positions, RowPosition, Rows, Times, Waker, Writer};
 use engine_expr::{Program, Scalar, Scope};
-use engine_plan::{Columns, Cx, Planned, PlannedSink, SinkCommon, SinkKind, StreamType};
+use engine_plan::{Columns, Cx, ExactlyOnce, Planned, PlannedSink, SinkCommon, SinkKind, StreamType};
 use engine_spec::{Expression, TimeSpan};
 use indexmap::IndexMap;
 use rdkafka::client::ClientContext;
@@ -213,7 +213,15 @@ fn plan(cx: &mut Cx<'_>, input: &StreamType, common: &SinkCommon) -> Option<Plan
         columns: common.columns.clone(),
     };
     let (can_fail, timeout_ns) = (keys.on_error == OnError::DeadLetter, keys.timeout.map(TimeSpan::ns));
-    sound.then(|| PlannedSink { can_fail, timeout_ns, planned: Arc::new(planned) })
+    sound.then(|| PlannedSink {
+        can_fail,
+        timeout_ns,
+        exactly_once: ExactlyOnce::No {
+            reason: "that is not built yet for `kafka`",
+            help: "write `delivery: at_least_once`, and make a row that comes twice harmless where it goes",
+        },
+        planned: Arc::new(planned),
+    })
 }
 
 fn plan_text(cx: &mut Cx<'_>, path: &[&str], expression: &Expression, scope: &Scope, what: &str) -> Option<Scalar> {
@@ -739,6 +747,7 @@ impl Writer for KafkaWriter {
             up_to: answers.tickets.up_to(),
             failed: std::mem::take(&mut answers.failed),
             fatal: self.shared.fatal.get().cloned(),
+            note: None,
         }
     }
 

@@ -14,7 +14,7 @@ use crate::database::plan::{Table, own_keys, plan as plan_table, schema};
 use crate::database::{Fault, Sent, columns::Kind};
 use crate::{SinkEntry, SinkHandle, SinkStart, runtime};
 use connection::Connection;
-use engine_plan::{Columns, Cx, Planned, PlannedSink, SinkCommon, SinkKind, StreamType};
+use engine_plan::{Columns, Cx, ExactlyOnce, Planned, PlannedSink, SinkCommon, SinkKind, StreamType};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use session::{PostgresStore, Target};
@@ -80,7 +80,15 @@ fn plan(cx: &mut Cx<'_>, input: &StreamType, _common: &SinkCommon) -> Option<Pla
     });
     let (connection, table) = (connection?, table?);
     let (can_fail, timeout_ns) = table.ends();
-    Some(PlannedSink { can_fail, timeout_ns, planned: Arc::new(PostgresSink { connection, table }) })
+    Some(PlannedSink {
+        can_fail,
+        timeout_ns,
+        exactly_once: ExactlyOnce::No {
+            reason: "that is not built yet for `postgres`",
+            help: "write `delivery: at_least_once`, and make a row that comes twice harmless where it goes",
+        },
+        planned: Arc::new(PostgresSink { connection, table }),
+    })
 }
 
 fn open(planned: &dyn Planned, start: SinkStart) -> Result<Box<dyn SinkHandle>, String> {

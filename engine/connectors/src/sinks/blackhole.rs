@@ -2,7 +2,7 @@
 
 use crate::{SinkEntry, SinkHandle, SinkStart, SinkStats};
 use engine_dataflow::{Acknowledged, Rows, Waker, Writer};
-use engine_plan::{Columns, Cx, Planned, PlannedSink, SinkCommon, SinkKind, StreamType};
+use engine_plan::{Columns, Cx, ExactlyOnce, Planned, PlannedSink, SinkCommon, SinkKind, StreamType};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Deserialize;
 use std::sync::Arc;
@@ -42,7 +42,12 @@ impl Planned for BlackholeSink {
 fn plan(cx: &mut Cx<'_>, input: &StreamType, _common: &SinkCommon) -> Option<PlannedSink> {
     let BlackholeConfig {} = cx.config()?;
     let columns = input.schema.fields().iter().map(|field| field.name().clone()).collect();
-    Some(PlannedSink { can_fail: false, timeout_ns: None, planned: Arc::new(BlackholeSink { columns }) })
+    Some(PlannedSink {
+        can_fail: false,
+        timeout_ns: None,
+        exactly_once: ExactlyOnce::By("doing nothing with them"),
+        planned: Arc::new(BlackholeSink { columns }),
+    })
 }
 
 fn open(_planned: &dyn Planned, _start: SinkStart) -> Result<Box<dyn SinkHandle>, String> {

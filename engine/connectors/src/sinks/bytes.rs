@@ -230,7 +230,7 @@ impl Writer for StreamWriter {
 
     fn acknowledged(&mut self) -> Acknowledged {
         let state = self.end.lock();
-        Acknowledged { up_to: state.up_to, failed: Vec::new(), fatal: state.fatal.clone() }
+        Acknowledged { up_to: state.up_to, fatal: state.fatal.clone(), ..Acknowledged::default() }
     }
 
     /// Nothing is held back.

@@ -9,7 +9,7 @@ use crate::formats::Encoding;
 use crate::{SinkEntry, SinkHandle, SinkStart};
 use engine_base::Diagnostic;
 use engine_base::codes::connector as codes;
-use engine_plan::{Claim, Columns, Cx, Planned, PlannedSink, SinkCommon, SinkKind, StreamType, Use};
+use engine_plan::{Claim, Columns, Cx, ExactlyOnce, Planned, PlannedSink, SinkCommon, SinkKind, StreamType, Use};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Deserialize;
 use std::fs::{File, OpenOptions};
@@ -104,6 +104,10 @@ fn plan(cx: &mut Cx<'_>, input: &StreamType, common: &SinkCommon) -> Option<Plan
     sound.then(|| PlannedSink {
         can_fail: false,
         timeout_ns: None,
+        exactly_once: ExactlyOnce::No {
+            reason: "that is not built yet for `file`",
+            help: "write `delivery: at_least_once`, and make a row that comes twice harmless where it goes",
+        },
         planned: Arc::new(FileSink {
             written: config.path,
             base_dir: cx.component.dir(&["path"]).to_path_buf(),

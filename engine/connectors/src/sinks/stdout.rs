@@ -5,7 +5,7 @@
 use super::bytes::{StreamSink, Target};
 use crate::formats::Encoding;
 use crate::{SinkEntry, SinkHandle, SinkStart};
-use engine_plan::{Columns, Cx, Planned, PlannedSink, SinkCommon, SinkKind, StreamType};
+use engine_plan::{Columns, Cx, ExactlyOnce, Planned, PlannedSink, SinkCommon, SinkKind, StreamType};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Deserialize;
 use std::io::{self, Write};
@@ -52,7 +52,15 @@ fn plan(cx: &mut Cx<'_>, input: &StreamType, common: &SinkCommon) -> Option<Plan
     let encoding = Encoding::plan(cx, common);
     let (StdoutConfig {}, encoding) = (config?, encoding?);
     let columns = input.schema.fields().iter().map(|field| field.name().clone()).collect();
-    Some(PlannedSink { can_fail: false, timeout_ns: None, planned: Arc::new(StdoutSink { columns, encoding }) })
+    Some(PlannedSink {
+        can_fail: false,
+        timeout_ns: None,
+        exactly_once: ExactlyOnce::No {
+            reason: "nobody can tell what was read from standard output",
+            help: "write to a file, a topic or a table",
+        },
+        planned: Arc::new(StdoutSink { columns, encoding }),
+    })
 }
 
 fn open(planned: &dyn Planned, start: SinkStart) -> Result<Box<dyn SinkHandle>, String> {

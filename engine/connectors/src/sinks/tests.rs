@@ -33,7 +33,14 @@ fn lines(first: i64, count: i64) -> String {
 }
 
 fn start(resumed: bool) -> SinkStart {
-    SinkStart { name: "out".into(), schema: schema(), clock: SystemClock::shared(), resumed, begun: resumed }
+    SinkStart {
+        name: "out".into(),
+        schema: schema(),
+        clock: SystemClock::shared(),
+        resumed,
+        begun: resumed,
+        exact: None,
+    }
 }
 
 /// Opens the file sink that these keys describe.

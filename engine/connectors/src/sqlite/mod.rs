@@ -12,7 +12,7 @@ use crate::database::{Fault, Sent, columns::Kind};
 use crate::{SinkEntry, SinkHandle, SinkStart};
 use engine_base::Diagnostic;
 use engine_base::codes::connector as codes;
-use engine_plan::{Claim, Columns, Cx, Planned, PlannedSink, SinkCommon, SinkKind, StreamType, Use};
+use engine_plan::{Claim, Columns, Cx, ExactlyOnce, Planned, PlannedSink, SinkCommon, SinkKind, StreamType, Use};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -89,7 +89,15 @@ fn plan(cx: &mut Cx<'_>, input: &StreamType, _common: &SinkCommon) -> Option<Pla
     let (path, table) = (path?, table?);
     let (can_fail, timeout_ns) = table.ends();
     let base_dir = cx.component.dir(&["path"]).to_path_buf();
-    Some(PlannedSink { can_fail, timeout_ns, planned: Arc::new(SqliteSink { written: path, base_dir, table }) })
+    Some(PlannedSink {
+        can_fail,
+        timeout_ns,
+        exactly_once: ExactlyOnce::No {
+            reason: "that is not built yet for `sqlite`",
+            help: "write `delivery: at_least_once`, and make a row that comes twice harmless where it goes",
+        },
+        planned: Arc::new(SqliteSink { written: path, base_dir, table }),
+    })
 }
 
 fn open(planned: &dyn Planned, start: SinkStart) -> Result<Box<dyn SinkHandle>, String> {

@@ -105,6 +105,7 @@ impl Planner<'_> {
     }
 
     fn plan_objective(&mut self, objective: &Objective) -> Option<PlannedObjective> {
+        let pipeline = self.pipeline;
         let (what, candidates): (&str, fn(&Step) -> bool) = match objective.measure {
             Measure::EndToEnd => ("sink", |step| matches!(step.role, Role::Sink { .. })),
             Measure::StepLatency => ("step", |step| !step.implied && !matches!(step.role, Role::Source { .. })),
@@ -126,13 +127,18 @@ impl Planner<'_> {
             }
         };
         let timeouts = targets.iter().map(|id| match self.steps[id.0 as usize].role {
-            Role::Sink { timeout_ns } => timeout_ns,
+            Role::Sink { timeout_ns, .. } => timeout_ns,
             _ => None,
         });
         let (floor_ns, ceiling_ns) = match objective.measure {
             Measure::EndToEnd => {
                 let slowest = timeouts.collect::<Option<Vec<i64>>>().and_then(|timeouts| timeouts.into_iter().max());
-                (Some(EPOCH_NS), slowest.map(|timeout| timeout.saturating_add(EPOCH_NS)))
+                let is_exact =
+                    |id: &StepId| matches!(self.steps[id.0 as usize].role, Role::Sink { exact: Some(_), .. });
+                // What is due exactly once waits for the next commit before it goes out.
+                let commit_ns = if targets.iter().any(is_exact) { pipeline.commit.ns() } else { 0 };
+                let floor_ns = EPOCH_NS.saturating_add(commit_ns);
+                (Some(floor_ns), slowest.map(|timeout| timeout.saturating_add(floor_ns)))
             }
             _ => (None, None),
         };

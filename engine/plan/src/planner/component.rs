@@ -226,16 +226,6 @@ impl Planner<'_> {
             true => component.node.only(&["format", "timestamps"]).decode(&mut self.found),
             false => Some(EncodingKeys::default()),
         };
-        if keys.as_ref().is_some_and(|keys| keys.delivery == Some(Delivery::ExactlyOnce)) {
-            self.found.push(
-                Diagnostic::error(
-                    codes::GUARANTEE,
-                    component.node.span_at(&["delivery"]),
-                    format!("`{}` can't deliver exactly once: that is not built yet", component.name),
-                )
-                .help("write `delivery: at_least_once`, and make a row that comes twice harmless where it goes"),
-            );
-        }
         let (mut inputs, mut sound) = self.inputs(part);
         sound &= keys.is_some() && encoding.is_some();
         let mut input = inputs.pop().unwrap_or_else(Incoming::unknown);
@@ -288,6 +278,25 @@ impl Planner<'_> {
             input = self.imply_map(component, format!("{}.columns", component.name), columns, &input);
         }
         let Some(planned) = planned else { return false };
+        let own = keys.as_ref().and_then(|keys| keys.delivery);
+        let asked = match own {
+            Some(delivery) => delivery == Delivery::ExactlyOnce,
+            None => self.pipeline.delivery == engine_spec::Delivery::ExactlyOnce,
+        };
+        let exact = match planned.exactly_once {
+            _ if !asked => None,
+            crate::ExactlyOnce::By(means) => Some(means),
+            crate::ExactlyOnce::No { reason, help } => {
+                let (span, help) = match own {
+                    Some(_) => (component.node.span_at(&["delivery"]), help.to_owned()),
+                    None => (component.name_span, format!("{help}; or write `delivery: at_least_once` at this sink")),
+                };
+                let message = format!("`{}` can't deliver exactly once: {reason}", component.name);
+                self.found.push(Diagnostic::error(codes::GUARANTEE, span, message).help(help));
+                sound = false;
+                None
+            }
+        };
         if sound {
             let timed = timed(&*planned.planned, &[], std::slice::from_ref(&input.stream));
             sound = self.check_timed(component.kind_span, &format!("`{}`", component.name), timed);
@@ -296,7 +305,7 @@ impl Planner<'_> {
             name: component.name.clone(),
             kind: kind.name,
             implied: false,
-            role: Role::Sink { timeout_ns: planned.timeout_ns },
+            role: Role::Sink { timeout_ns: planned.timeout_ns, exact },
             inputs: vec![input.edge],
             outputs: Vec::new(),
             can_fail: planned.can_fail,

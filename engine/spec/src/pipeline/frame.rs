@@ -70,8 +70,13 @@ pub struct PipelineFile {
     /// disk beyond it. Rows that `distinct`, `top` of changelogs and joins without bounds keep can't leave the memory: where they
     /// need more, the run ends with an error.
     pub memory_limit: Option<Size>,
-    /// What is promised when a process dies: `at_least_once`.
+    /// What is promised when a process dies: `at_least_once` (the default) or `exactly_once`. A sink may say otherwise for
+    /// itself.
     pub delivery: Option<Delivery>,
+    /// How often output that is due exactly once is committed.
+    pub commit: Option<CommitConfig>,
+    /// How often state is written down, so that a restart has little to read again.
+    pub checkpoint: Option<CheckpointConfig>,
     /// Tests of the pipeline, run by `engine test` on a virtual clock.
     pub tests: Option<Vec<TestConfig>>,
 }
@@ -82,6 +87,25 @@ pub struct PipelineFile {
 pub enum Delivery {
     /// Nothing is lost; some rows may come twice.
     AtLeastOnce,
+    /// Nothing is lost, and nothing comes twice. It needs a state directory (`engine run --state`).
+    ExactlyOnce,
+}
+
+/// How often output is committed.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CommitConfig {
+    /// The time between two commits while there is output, `20ms` unless said: what exactly once adds to the latency of a row
+    /// at most, beside the commit of the system itself.
+    pub every: TimeSpan,
+}
+
+/// How often state is written down.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointConfig {
+    /// The time between two checkpoints while there is input, `10s` unless said: a restart reads again what came since the last.
+    pub every: TimeSpan,
 }
 
 /// Components by name; each has a `type` and the keys of that kind.
@@ -191,14 +215,15 @@ const OTHER_KEYS: &[&str] = &[
     "align",
     "memory_limit",
     "delivery",
+    "commit",
+    "checkpoint",
     "tests",
 ];
 
-/// Keys of the language that are not built yet.
-const NOT_BUILT: &[(&str, &str)] = &[
-    ("commit", "output is committed as it is acknowledged"),
-    ("checkpoint", "state is rebuilt from the source after a restart"),
-];
+/// How often output is committed where the file does not say, nanoseconds.
+const COMMIT_NS: i64 = 20_000_000;
+/// How often state is written down where the file does not say, nanoseconds.
+const CHECKPOINT_NS: i64 = 10_000_000_000;
 
 /// What the frame says besides its sections.
 pub(super) struct Frame {
@@ -207,6 +232,9 @@ pub(super) struct Frame {
     pub(super) max_in_flight: MaxInFlight,
     pub(super) align: Option<TimeSpan>,
     pub(super) memory_limit: Option<Size>,
+    pub(super) delivery: Delivery,
+    pub(super) commit: TimeSpan,
+    pub(super) checkpoint: TimeSpan,
 }
 
 pub(super) fn is_map(root: &Node, diagnostics: &mut Diagnostics) -> bool {
@@ -229,7 +257,7 @@ const SECTIONS: &[&str] =
 pub(super) fn adopt_unindented(root: &mut Node, diagnostics: &mut Diagnostics) {
     let Value::Map(entries) = &mut root.value else { return };
     let known: Vec<&str> = SECTIONS.iter().copied().chain(OTHER_KEYS.iter().copied()).collect();
-    let known = |key: &str| known.contains(&key) || NOT_BUILT.iter().any(|(not_built, _)| *not_built == key);
+    let known = |key: &str| known.contains(&key);
     adopt(entries, |owner| SECTIONS.contains(&owner.key.as_str()), |child| !known(&child.key), diagnostics);
     for section in entries.iter_mut().filter(|entry| ["sources", "operators", "sinks"].contains(&entry.key.as_str())) {
         if let Value::Map(components) = &mut section.value.value {
@@ -272,28 +300,6 @@ fn adopt(
         owner.value = Node { value: Value::Map(children), ..owner.value.clone() };
         owner.value.written.raw = None;
     }
-}
-
-/// Reports and takes out what is known to the language and not built.
-pub(super) fn refuse_not_built(root: &mut Node, diagnostics: &mut Diagnostics) {
-    let Value::Map(entries) = &mut root.value else { return };
-    entries.retain(|entry| {
-        let instead = NOT_BUILT.iter().find(|(key, _)| *key == entry.key).map(|(_, instead)| *instead);
-        if let Some(instead) = instead {
-            let message = format!("`{}` is not built yet", entry.key);
-            diagnostics.push(
-                Diagnostic::error(codes::NOT_BUILT, entry.key_span, message).help(format!("leave it out: {instead}")),
-            );
-        }
-        let exactly_once = entry.key == "delivery" && entry.value.as_str() == Some("exactly_once");
-        if exactly_once {
-            diagnostics.push(
-                Diagnostic::error(codes::NOT_BUILT, entry.value.span, "`delivery: exactly_once` is not built yet")
-                    .help("write `delivery: at_least_once` and make the sinks idempotent"),
-            );
-        }
-        instead.is_none() && !exactly_once
-    });
 }
 
 /// Checks the version of a file, which may be missing only where something else could not be read.
@@ -381,6 +387,17 @@ pub(super) fn read(root: &Node, complete: bool, diagnostics: &mut Diagnostics) -
             Diagnostic::error(codes::BAD_VALUE, root.span_at(&["memory_limit"]), "`memory_limit` can't be zero");
         diagnostics.push(problem.help("write how much memory state may take: `memory_limit: 2GiB`, or leave it out"));
     }
+    let delivery = file.as_ref().and_then(|file| file.delivery).unwrap_or(Delivery::AtLeastOnce);
+    let commit = file.as_ref().and_then(|file| file.commit).map_or(TimeSpan(COMMIT_NS), |commit| commit.every);
+    let checkpoint =
+        file.as_ref().and_then(|file| file.checkpoint).map_or(TimeSpan(CHECKPOINT_NS), |checkpoint| checkpoint.every);
+    for (key, every, example) in [("commit", commit, "20ms"), ("checkpoint", checkpoint, "10s")] {
+        if every.ns() <= 0 {
+            let message = format!("`{key}` must be every so often, which is longer than nothing");
+            let problem = Diagnostic::error(codes::BAD_VALUE, root.span_at(&[key, "every"]), message);
+            diagnostics.push(problem.help(format!("write `{key}: {{ every: {example} }}`")));
+        }
+    }
     let max_in_flight = file.and_then(|file| file.max_in_flight);
     if let Some(node) = root.get("max_in_flight").filter(|_| max_in_flight.is_some()) {
         if node.entries().is_empty() {
@@ -402,6 +419,9 @@ pub(super) fn read(root: &Node, complete: bool, diagnostics: &mut Diagnostics) -
         max_in_flight: max_in_flight.unwrap_or_default(),
         align,
         memory_limit,
+        delivery,
+        commit,
+        checkpoint,
     }
 }
 

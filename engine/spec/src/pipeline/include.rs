@@ -39,7 +39,7 @@ const LISTS: &[&str] = &["objectives", "tests"];
 /// Its other keys.
 const OTHERS: &[&str] = &["version", "description", "include"];
 /// Keys that only the main file has.
-pub const MAIN_ONLY: &[&str] = &["pipeline", "profiles", "max_in_flight", "delivery"];
+pub const MAIN_ONLY: &[&str] = &["pipeline", "profiles", "max_in_flight", "delivery", "commit", "checkpoint"];
 
 /// The folders of the files that a pipeline is put together from: a path is relative to the file that names it.
 #[derive(Clone, Debug, Default)]
@@ -218,7 +218,6 @@ impl Reader<'_> {
         let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
         self.included.folders.others.insert(file, folder);
         frame::adopt_unindented(&mut root, self.diagnostics);
-        frame::refuse_not_built(&mut root, self.diagnostics);
         frame::version(&root, complete, self.diagnostics);
         self.check_keys(&root, span);
         self.open.push(Open { path, id, span });

@@ -131,13 +131,10 @@ fn wrong_section(profile: &Entry, section: &Entry) -> Diagnostic {
     let key = section.key.as_str();
     let span = section.key_span;
     match key {
-        "operators" | "models" | "parameters" | "objectives" | "max_in_flight" | "align" | "delivery" | "version"
-        | "pipeline" | "include" | "templates" => {
+        "operators" | "models" | "parameters" | "objectives" | "max_in_flight" | "align" | "delivery" | "commit"
+        | "checkpoint" | "version" | "pipeline" | "include" | "templates" => {
             Diagnostic::error(codes::PROFILE_CHANGES_LOGIC, span, format!("a profile can't change `{key}`"))
                 .help("a profile holds `connections`, `sources` and `sinks`; use a parameter for a value that differs")
-        }
-        "checkpoint" | "commit" => {
-            Diagnostic::error(codes::NOT_BUILT, span, format!("`{key}` is not built yet")).help("leave it out")
         }
         _ => {
             Diagnostic::error(codes::UNKNOWN_KEY, span, format!("unknown key `{key}` in the profile `{}`", profile.key))
