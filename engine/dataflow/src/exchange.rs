@@ -108,6 +108,25 @@ fn combine(column: &ArrayRef, hashes: &mut [u64]) {
     }
 }
 
+/// Into how many groups keys fall. Workers share the groups, so that the state of a key is found whatever their number.
+pub const GROUPS: u16 = 1024;
+
+/// The group of a key, by its hash.
+pub fn group_of(hash: u64) -> u16 {
+    (hash >> (64 - GROUPS.trailing_zeros())) as u16
+}
+
+/// The worker, of several, that has a group: each has groups that lie together, and as many as the others or one more.
+pub fn worker_of(group: u16, workers: usize) -> usize {
+    usize::from(group) * workers / usize::from(GROUPS)
+}
+
+/// The groups of a worker.
+pub fn groups_of(worker: usize, workers: usize) -> std::ops::Range<u16> {
+    let first = |worker: usize| (worker * usize::from(GROUPS)).div_ceil(workers) as u16;
+    first(worker)..first(worker + 1)
+}
+
 /// Distributes rows to workers by their key columns; without key columns, all rows go to worker 0.
 pub struct ByKey {
     key: Vec<String>,
@@ -138,9 +157,9 @@ impl Distributor<Rows> for ByKey {
         }
         let columns: Vec<ArrayRef> =
             self.key.iter().filter_map(|name| rows.batch.column_by_name(name).cloned()).collect();
-        let workers = pushers.len() as u64;
+        let workers = pushers.len();
         for (row, hash) in hash_rows(&columns, rows.num_rows()).into_iter().enumerate() {
-            self.indices[(hash % workers) as usize].push(row as u32);
+            self.indices[worker_of(group_of(hash), workers)].push(row as u32);
         }
         let total = rows.num_rows();
         for (indices, pusher) in self.indices.iter_mut().zip(pushers) {

@@ -39,4 +39,4 @@ pub use meter::{Meter, Pulse, Unmetered};
 pub use rows::{ErrorRow, Positions, RowPosition, Rows, Times};
 pub use sink::{Acknowledged, Writer};
 pub use source::{Mark, Marks, Polled, Reader, SourceRows, Waker};
-pub use step::{EpochStep, Moment, RowStep, StepOutput};
+pub use step::{EpochStep, KeyGroups, Moment, RowStep, StepOutput, StepState};

@@ -2,6 +2,7 @@
 
 use crate::rows::{ErrorRow, Rows};
 use engine_base::Epoch;
+use engine_state::Change;
 
 /// What a step puts out for the rows it was given.
 #[derive(Debug, Default)]
@@ -77,4 +78,24 @@ pub trait EpochStep {
     fn resume(&mut self, _out: &mut StepOutput) -> bool {
         false
     }
+
+    /// What a checkpoint writes of it. `None` for a step that keeps nothing from one epoch to the next.
+    fn state(&mut self) -> Option<&mut dyn StepState> {
+        None
+    }
 }
+
+/// The state of a step by key: what a checkpoint writes, and a restart puts back.
+pub trait StepState {
+    /// Visits what changed since the last call. Called between epochs.
+    fn drain_changes(&mut self, visit: &mut dyn FnMut(Change<'_>));
+
+    /// Puts a slot back as a checkpoint has it, before the first row.
+    fn restore(&mut self, key: &[u8], slice: i64, state: &[u8]) -> Result<(), String>;
+
+    /// How the groups of its keys are found.
+    fn key_groups(&self) -> KeyGroups;
+}
+
+/// Tells the group of each key ([`crate::exchange::group_of`]), on any thread.
+pub type KeyGroups = Box<dyn Fn(&[&[u8]]) -> Result<Vec<u16>, String> + Send>;

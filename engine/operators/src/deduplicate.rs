@@ -5,16 +5,16 @@
 
 use crate::check::{self, OneOrMany};
 use crate::codec::{Bytes, put};
-use crate::keyed::{Keys, Waiting};
+use crate::keyed::{Keys, Waiting, kept_by_key};
 use crate::render::Projection;
 use crate::{OperatorEntry, Render, RenderCx, planned};
 use arrow::array::BooleanArray;
 use engine_base::codes::rolling as codes;
-use engine_dataflow::{EpochStep, Moment, Rows, StepOutput};
+use engine_dataflow::{EpochStep, Moment, Rows, StepOutput, StepState};
 use engine_plan::kinds::InputKeys;
 use engine_plan::{Columns, Cx, OperatorKind, Output, Planned, PlannedOperator, StreamType, hidden};
 use engine_spec::TimeSpan;
-use engine_state::{SlotState, SlotStore};
+use engine_state::{SlotId, SlotState, SlotStore};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -192,6 +192,13 @@ impl Deduplicate {
         }
     }
 
+    /// Takes up a slot that was put back.
+    fn restored(&mut self, id: SlotId, key: &[u8], _slice: i64) {
+        for time_ns in self.store.get(id).iter().flat_map(|kept| &kept.0) {
+            self.times.entry(*time_ns).or_default().push(key.into());
+        }
+    }
+
     /// Forgets what no row can meet that is not late.
     fn forget(&mut self, watermark_ns: i64) {
         let bound = watermark_ns.saturating_sub(self.within_ns);
@@ -209,7 +216,13 @@ impl Deduplicate {
     }
 }
 
+kept_by_key!(Deduplicate, |step| step.keys.types());
+
 impl EpochStep for Deduplicate {
+    fn state(&mut self) -> Option<&mut dyn StepState> {
+        Some(self)
+    }
+
     fn close(&mut self, moment: &Moment, inputs: Vec<Vec<Rows>>, out: &mut StepOutput) {
         let late_ns = moment.late_ns.first().copied().flatten();
         for rows in inputs.iter().flatten() {

@@ -2,15 +2,17 @@
 
 use crate::RenderCx;
 use arrow::array::{ArrayRef, UInt32Array};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use arrow::row::{RowConverter, Rows as EncodedRows, SortField};
-use engine_dataflow::{Rows, StepOutput};
+use engine_dataflow::exchange::{group_of, hash_rows};
+use engine_dataflow::{KeyGroups, Rows, StepOutput};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The key columns of a step: equal keys have equal bytes.
 pub(crate) struct Keys {
     places: Vec<usize>,
+    types: Vec<DataType>,
     encoder: RowConverter,
 }
 
@@ -19,8 +21,14 @@ impl Keys {
     pub(crate) fn new(names: &[String], input: &SchemaRef) -> Result<Self, String> {
         let place = |name: &String| input.index_of(name).map_err(|_| format!("column `{name}` is not in the input"));
         let places = names.iter().map(place).collect::<Result<Vec<_>, _>>()?;
-        let fields = places.iter().map(|at| SortField::new(input.field(*at).data_type().clone())).collect();
-        Ok(Keys { places, encoder: RowConverter::new(fields).map_err(|error| error.to_string())? })
+        let types: Vec<DataType> = places.iter().map(|at| input.field(*at).data_type().clone()).collect();
+        let fields = types.iter().map(|of_key| SortField::new(of_key.clone())).collect();
+        Ok(Keys { places, types, encoder: RowConverter::new(fields).map_err(|error| error.to_string())? })
+    }
+
+    /// The types of the columns.
+    pub(crate) fn types(&self) -> Vec<DataType> {
+        self.types.clone()
     }
 
     /// The key of each row.
@@ -45,6 +53,48 @@ impl Keys {
             .unwrap_or_else(|error| panic!("a key can't be read back: {error}"))
     }
 }
+
+/// How the groups of keys are found that the row format has encoded as these types: by the hash that the exchange goes by.
+pub(crate) fn key_groups(types: Vec<DataType>) -> KeyGroups {
+    Box::new(move |keys| {
+        if types.is_empty() {
+            return Ok(vec![0; keys.len()]);
+        }
+        let fields = types.iter().map(|of_key| SortField::new(of_key.clone())).collect();
+        let encoder = RowConverter::new(fields).map_err(|error| error.to_string())?;
+        let parser = encoder.parser();
+        let columns = encoder.convert_rows(keys.iter().map(|key| parser.parse(key)));
+        let hashes = hash_rows(&columns.map_err(|error| error.to_string())?, keys.len());
+        Ok(hashes.into_iter().map(group_of).collect())
+    })
+}
+
+/// Lets a step with the fields `store` and `keys` (and the method `restored`, which takes up a slot that was put back) be
+/// written down.
+macro_rules! kept_by_key {
+    ($step:ty, |$of:ident| $keys:expr) => {
+        impl engine_dataflow::StepState for $step {
+            fn drain_changes(&mut self, visit: &mut dyn FnMut(engine_state::Change<'_>)) {
+                self.store.drain_changes(visit);
+            }
+
+            fn restore(&mut self, key: &[u8], slice: i64, state: &[u8]) -> Result<(), String> {
+                self.store.restore(key, slice, state)?;
+                match self.store.find(key, slice) {
+                    Some(slot) => self.restored(slot, key, slice),
+                    None => {}
+                }
+                Ok(())
+            }
+
+            fn key_groups(&self) -> engine_dataflow::KeyGroups {
+                let $of = self;
+                crate::keyed::key_groups($keys)
+            }
+        }
+    };
+}
+pub(crate) use kept_by_key;
 
 /// The keys of the rows of a batch; none where the key has no columns, so that all rows have the same.
 pub(crate) struct RowKeys(Option<EncodedRows>);

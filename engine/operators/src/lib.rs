@@ -109,13 +109,17 @@ pub struct RenderCx<'a> {
     pub waiting_for_time: Arc<AtomicU64>,
     /// The bound for the memory of state, where there is one.
     pub state_memory: Option<Arc<StateMemory>>,
+    /// Whether checkpoints are made: stores note what changes.
+    pub durable: bool,
 }
 
 impl RenderCx<'_> {
     /// An empty store for the slots of the step.
     fn store<S: SlotState + 'static>(&self) -> Box<dyn SlotStore<S>> {
         match &self.state_memory {
+            Some(memory) if self.durable => Box::new(TieredStore::tracking(memory)),
             Some(memory) => Box::new(TieredStore::new(memory)),
+            None if self.durable => Box::new(MemoryStore::tracking()),
             None => Box::new(MemoryStore::new()),
         }
     }

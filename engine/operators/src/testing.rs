@@ -319,6 +319,7 @@ fn with_cx<T>(
         clock: VirtualClock::at(INGEST_NS),
         waiting_for_time: Arc::default(),
         state_memory: None,
+        durable: false,
     };
     render(schemas.len(), &cx)
 }

@@ -314,6 +314,7 @@ pub(crate) fn entry_row_step(plan: &Plan, step: &Step) -> Result<Box<dyn RowStep
         clock: engine_base::SystemClock::shared(),
         waiting_for_time: Arc::default(),
         state_memory: None,
+        durable: false,
     };
     match engine_operators::render_of(step.kind, &*step.planned) {
         Some(Render::Rows(render)) => render(&*step.planned, &cx),
@@ -457,5 +458,6 @@ fn render_cx<'a>(
         clock: shared.clock.clone(),
         waiting_for_time: shared.ingest.waiting_for_time.clone(),
         state_memory: shared.state_memory.clone(),
+        durable: false,
     }
 }

@@ -5,7 +5,7 @@ use super::state::Total;
 use crate::RenderCx;
 use crate::aggregates::{Calls, Results};
 use crate::changes::RowCodec;
-use crate::keyed::{Keys, LatePort, Waiting};
+use crate::keyed::{Keys, LatePort, Waiting, kept_by_key};
 use crate::render::{assemble, assemble_loose, evaluate, fail};
 use crate::window::pane::NewRow;
 use arrow::array::{ArrayRef, BinaryBuilder, BooleanArray, UInt32Array};
@@ -15,10 +15,10 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::row::Rows as EncodedRows;
 use engine_base::{RowError, StepId};
 use engine_dataflow::rows::made_by;
-use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, Times};
+use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, StepState, Times};
 use engine_expr::Program;
 use engine_plan::{Planned, hidden};
-use engine_state::SlotStore;
+use engine_state::{SlotId, SlotStore};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -176,21 +176,12 @@ impl Aggregate {
         })
     }
 
-    /// Visits what changed since the last call: what a checkpoint writes.
-    #[cfg(test)]
-    pub(super) fn changes(&mut self, visit: &mut dyn FnMut(engine_state::Change<'_>)) {
-        self.store.drain_changes(visit);
-    }
-
-    /// Puts a slot back as a checkpoint has it, before the first row.
-    #[cfg(test)]
-    pub(super) fn restore(&mut self, key: &[u8], slice: i64, state: &[u8]) -> Result<(), String> {
-        self.store.restore(key, slice, state)?;
-        let total = self.store.find(key, slice).and_then(|id| self.store.get(id));
+    /// Takes up a slot that was put back.
+    fn restored(&mut self, id: SlotId, key: &[u8], _slice: i64) {
+        let total = self.store.get(id);
         if let (Some(total), Some(_)) = (total, self.expire_ns) {
             self.times.entry(total.last_ns).or_default().push(key.into());
         }
-        Ok(())
     }
 
     fn new_row(&self) -> NewRow {
@@ -397,7 +388,13 @@ impl Aggregate {
     }
 }
 
+kept_by_key!(Aggregate, |step| step.keys.types());
+
 impl EpochStep for Aggregate {
+    fn state(&mut self) -> Option<&mut dyn StepState> {
+        Some(self)
+    }
+
     fn close(&mut self, moment: &Moment, inputs: Vec<Vec<Rows>>, out: &mut StepOutput) {
         self.epoch = moment.epoch.0;
         let late_ns = moment.late_ns.first().copied().flatten();

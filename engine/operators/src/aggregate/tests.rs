@@ -6,6 +6,7 @@ use crate::testing::{Given, check_problems, with_step};
 use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{Float64Type, Int64Type};
 use engine_base::{Epoch, SourceId};
+use engine_dataflow::StepState as _;
 use engine_dataflow::rows::origin;
 use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, Times};
 use engine_plan::Plan;
@@ -174,7 +175,7 @@ fn run(plan: &Plan, epochs: &Epochs, batch: usize, restarts: &[usize]) -> (Out, 
         texts.sort();
         all.push(texts);
         late += out.late as usize;
-        at_work.changes(&mut |change| match change {
+        at_work.drain_changes(&mut |change| match change {
             Change::Put { key, slice, state } => {
                 slots.insert((key.to_vec(), slice), state.to_vec());
             }

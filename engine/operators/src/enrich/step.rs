@@ -5,12 +5,12 @@ use super::state::{Known, Pending};
 use super::{ROWS, TABLE};
 use crate::RenderCx;
 use crate::changes::RowCodec;
-use crate::keyed::{Keys, Waiting};
+use crate::keyed::{Keys, Waiting, kept_by_key};
 use crate::render::{assemble, fail};
 use arrow::array::{Array, ArrayRef, BinaryArray, BooleanArray};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use engine_base::RowError;
-use engine_dataflow::{EpochStep, Moment, Positions, RowPosition, Rows, StepOutput, Times};
+use engine_dataflow::{EpochStep, Moment, Positions, RowPosition, Rows, StepOutput, StepState, Times};
 use engine_plan::{Planned, hidden};
 use engine_state::{SlotId, SlotStore};
 use std::collections::{BTreeMap, VecDeque};
@@ -101,22 +101,12 @@ impl Enrich {
         })
     }
 
-    /// Visits what changed since the last call: what a checkpoint writes.
-    #[cfg(test)]
-    pub(super) fn changes(&mut self, visit: &mut dyn FnMut(engine_state::Change<'_>)) {
-        self.store.drain_changes(visit);
-    }
-
-    /// Puts a slot back as a checkpoint has it, before the first row.
-    #[cfg(test)]
-    pub(super) fn restore(&mut self, key: &[u8], slice: i64, state: &[u8]) -> Result<(), String> {
-        self.store.restore(key, slice, state)?;
-        let Some(id) = self.store.find(key, slice) else { return Ok(()) };
-        let Some(known) = self.store.get(id) else { return Ok(()) };
+    /// Takes up a slot that was put back.
+    fn restored(&mut self, id: SlotId, _key: &[u8], _slice: i64) {
+        let Some(known) = self.store.get(id) else { return };
         for (time_ns, _) in known.pending.keys() {
             self.times.entry(*time_ns).or_default().push(id);
         }
-        Ok(())
     }
 
     /// The rows of a batch whose key has a null; none where no row has.
@@ -272,7 +262,13 @@ impl Enrich {
     }
 }
 
+kept_by_key!(Enrich, |step| step.keys[ROWS].types());
+
 impl EpochStep for Enrich {
+    fn state(&mut self) -> Option<&mut dyn StepState> {
+        Some(self)
+    }
+
     fn close(&mut self, moment: &Moment, inputs: Vec<Vec<Rows>>, out: &mut StepOutput) {
         let watermark = |input: usize| moment.watermark_ns.get(input).copied().flatten();
         // Rows from before this time are not waited for: the table can't say otherwise any more, or not in time.

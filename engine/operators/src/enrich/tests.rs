@@ -6,6 +6,7 @@ use crate::testing::{Given, check_problems, with_step};
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::Int64Type;
 use engine_base::{Epoch, SourceId};
+use engine_dataflow::StepState as _;
 use engine_dataflow::rows::origin;
 use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, Times};
 use engine_plan::Plan;
@@ -167,7 +168,7 @@ fn run(plan: &Plan, form: Form, turns: &[Turn], batch: usize, restart: Option<us
         came.sort_unstable();
         all.push(came);
         failed += out.errors.len();
-        at_work.changes(&mut |change| match change {
+        at_work.drain_changes(&mut |change| match change {
             Change::Put { key, slice, state } => {
                 slots.insert((key.to_vec(), slice), state.to_vec());
             }

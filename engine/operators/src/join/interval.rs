@@ -19,7 +19,8 @@ use super::taken::{At, Reader, Taken};
 use super::{LEFT, PORTION_ROWS, RIGHT};
 use crate::RenderCx;
 use crate::keyed::Waiting;
-use engine_dataflow::{EpochStep, Moment, Rows, StepOutput};
+use crate::keyed::kept_by_key;
+use engine_dataflow::{EpochStep, Moment, Rows, StepOutput, StepState};
 use engine_state::{SlotId, SlotStore};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -159,26 +160,16 @@ impl Interval {
         })
     }
 
-    /// Visits what changed since the last call: what a checkpoint writes.
-    #[cfg(test)]
-    pub(super) fn changes(&mut self, visit: &mut dyn FnMut(engine_state::Change<'_>)) {
-        self.store.drain_changes(visit);
-    }
-
-    /// Puts a slot back as a checkpoint has it, before the first row.
-    #[cfg(test)]
-    pub(super) fn restore(&mut self, key: &[u8], slice: i64, state: &[u8]) -> Result<(), String> {
-        self.store.restore(key, slice, state)?;
-        let Some(id) = self.store.find(key, slice) else { return Ok(()) };
+    /// Takes up a slot that was put back.
+    fn restored(&mut self, id: SlotId, key: &[u8], slice: i64) {
         self.note_slot(None, key, slice, id);
-        let Some(slot) = self.store.get(id) else { return Ok(()) };
+        let Some(slot) = self.store.get(id) else { return };
         for side in [LEFT, RIGHT] {
             if self.kind.alone(side) {
                 let open = slot.sides[side].iter().filter(|row| !row.matched);
                 self.alone[side].extend(open.map(|row| Reverse((row.time_ns, id))));
             }
         }
-        Ok(())
     }
 
     /// How many slots there are.
@@ -379,7 +370,6 @@ impl Interval {
         }
     }
 
-    #[cfg(test)]
     fn note_slot(&mut self, place: Option<u32>, key: &[u8], slice: i64, id: SlotId) {
         let place = place.or_else(|| self.index.find(hash_of(key), |slot| self.store.key(slot) == Some(key)));
         self.index.insert(place, hash_of(key), slice, id);
@@ -472,7 +462,13 @@ impl Interval {
     }
 }
 
+kept_by_key!(Interval, |step| step.readers[LEFT].key_types());
+
 impl EpochStep for Interval {
+    fn state(&mut self) -> Option<&mut dyn StepState> {
+        Some(self)
+    }
+
     fn close(&mut self, moment: &Moment, inputs: Vec<Vec<Rows>>, out: &mut StepOutput) {
         let Reach { before, after, .. } = self.reach;
         let of = |watermarks: &[Option<i64>], side: usize| watermarks.get(side).copied().flatten();

@@ -11,8 +11,9 @@ use super::taken::{At, Reader, Taken};
 use super::{LEFT, PORTION_ROWS, RIGHT};
 use crate::RenderCx;
 use crate::keyed::Waiting;
+use crate::keyed::kept_by_key;
 use crate::window::assign::Windows;
-use engine_dataflow::{EpochStep, Moment, Rows, StepOutput};
+use engine_dataflow::{EpochStep, Moment, Rows, StepOutput, StepState};
 use engine_state::{SlotId, SlotStore};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -100,20 +101,10 @@ impl SameWindow {
         })
     }
 
-    /// Visits what changed since the last call: what a checkpoint writes.
-    #[cfg(test)]
-    pub(super) fn changes(&mut self, visit: &mut dyn FnMut(engine_state::Change<'_>)) {
-        self.store.drain_changes(visit);
-    }
-
-    /// Puts a slot back as a checkpoint has it, before the first row.
-    #[cfg(test)]
-    pub(super) fn restore(&mut self, key: &[u8], slice: i64, state: &[u8]) -> Result<(), String> {
-        self.store.restore(key, slice, state)?;
-        let Some(id) = self.store.find(key, slice) else { return Ok(()) };
+    /// Takes up a slot that was put back.
+    fn restored(&mut self, id: SlotId, _key: &[u8], slice: i64) {
         let end = self.windows.slice_of(slice).1;
         self.slices.entry(slice).or_insert_with(|| Slice { end, slots: Vec::new() }).slots.push(id);
-        Ok(())
     }
 
     /// How many slots there are.
@@ -402,7 +393,13 @@ fn part_key<'b>(key: &[u8], part: u32, further: &'b mut Vec<u8>) -> &'b [u8] {
     further
 }
 
+kept_by_key!(SameWindow, |step| step.readers[LEFT].key_types());
+
 impl EpochStep for SameWindow {
+    fn state(&mut self) -> Option<&mut dyn StepState> {
+        Some(self)
+    }
+
     fn close(&mut self, moment: &Moment, inputs: Vec<Vec<Rows>>, out: &mut StepOutput) {
         self.clock_ns = moment.clock_ns;
         // What both sides have passed.

@@ -75,6 +75,11 @@ impl Reader {
         })
     }
 
+    /// The types that the key columns are compared as.
+    pub(super) fn key_types(&self) -> Vec<DataType> {
+        self.key_types.clone()
+    }
+
     /// Takes the rows of an epoch; the ones that are late are put out.
     pub(super) fn take(&self, batches: Vec<Rows>, is_late: &mut dyn FnMut(i64) -> bool, out: &mut StepOutput) -> Taken {
         let mut taken = Taken::default();

@@ -11,6 +11,7 @@ use crate::testing::{Given, with_step};
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
 use engine_base::{Epoch, SourceId, StepId};
+use engine_dataflow::StepState as _;
 use engine_dataflow::rows::{made_by, origin};
 use engine_dataflow::{EpochStep, Moment, Positions, RowPosition, Rows, StepOutput, Times};
 use engine_state::{Change, SlotState};
@@ -400,10 +401,10 @@ impl Step {
         }
     }
 
-    fn changes(&mut self, visit: &mut dyn FnMut(Change<'_>)) {
+    fn drain_changes(&mut self, visit: &mut dyn FnMut(Change<'_>)) {
         match self {
-            Step::Interval(step) => step.changes(visit),
-            Step::Window(step) => step.changes(visit),
+            Step::Interval(step) => step.drain_changes(visit),
+            Step::Window(step) => step.drain_changes(visit),
         }
     }
 
@@ -518,7 +519,7 @@ fn run(case: &Case, way: Way) -> Vec<Out> {
         for (worker, (step, schemas)) in steps.iter_mut().enumerate() {
             if way.restore && random.below(3) > 0 {
                 let checkpoint = &mut checkpoints[worker];
-                step.changes(&mut |change| match change {
+                step.drain_changes(&mut |change| match change {
                     Change::Put { key, slice, state } => {
                         checkpoint.insert((key.to_vec(), slice), state.to_vec());
                     }

@@ -6,12 +6,12 @@ use super::plan::PatternPlan;
 use super::slot::{Facts, Match, Row, Rules, Slot};
 use super::walk::Last;
 use crate::RenderCx;
-use crate::keyed::{Keys, LatePort, Waiting};
+use crate::keyed::{Keys, LatePort, Waiting, kept_by_key};
 use crate::render::{compile, evaluate, fail};
 use arrow::array::{Array, ArrayRef, AsArray, UInt32Array};
 use arrow::datatypes::{Schema, SchemaRef};
 use engine_base::RowError;
-use engine_dataflow::{EpochStep, Moment, Rows, StepOutput};
+use engine_dataflow::{EpochStep, Moment, Rows, StepOutput, StepState};
 use engine_expr::Program;
 use engine_plan::Planned;
 use engine_state::{SlotId, SlotStore};
@@ -127,20 +127,9 @@ impl PatternStep {
         })
     }
 
-    /// Visits what changed since the last call: what a checkpoint writes.
-    #[cfg(test)]
-    pub(super) fn changes(&mut self, visit: &mut dyn FnMut(engine_state::Change<'_>)) {
-        self.store.drain_changes(visit);
-    }
-
-    /// Puts a slot back as a checkpoint has it, before the first row.
-    #[cfg(test)]
-    pub(super) fn restore(&mut self, key: &[u8], slice: i64, state: &[u8]) -> Result<(), String> {
-        self.store.restore(key, slice, state)?;
-        if let Some(slot) = self.store.find(key, slice) {
-            self.wake_when_due(slot);
-        }
-        Ok(())
+    /// Takes up a slot that was put back.
+    fn restored(&mut self, slot: SlotId, _key: &[u8], _slice: i64) {
+        self.wake_when_due(slot);
     }
 
     /// How many rows are kept.
@@ -344,7 +333,13 @@ impl PatternStep {
     }
 }
 
+kept_by_key!(PatternStep, |step| step.keys.types());
+
 impl EpochStep for PatternStep {
+    fn state(&mut self) -> Option<&mut dyn StepState> {
+        Some(self)
+    }
+
     fn close(&mut self, moment: &Moment, inputs: Vec<Vec<Rows>>, out: &mut StepOutput) {
         self.clock_ns = moment.clock_ns;
         let late_ns = moment.late_ns.first().copied().flatten();

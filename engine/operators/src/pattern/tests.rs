@@ -7,6 +7,7 @@ use crate::testing::{Given, with_step};
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::SchemaRef;
 use engine_base::{Epoch, SourceId, StepId};
+use engine_dataflow::StepState as _;
 use engine_dataflow::rows::{RowPosition, made_by, origin};
 use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, Times};
 use engine_state::Change;
@@ -424,7 +425,7 @@ fn run(form: &Form, epochs: &Epochs, batch: usize, restore: u64) -> Vec<Out> {
     let mut positions: BTreeSet<RowPosition> = BTreeSet::new();
     for (number, (rows, watermark)) in epochs.iter().enumerate() {
         if restore > 0 && random.below(2) == 0 {
-            step.changes(&mut |change| match change {
+            step.drain_changes(&mut |change| match change {
                 Change::Put { key, state, .. } => {
                     checkpoint.insert(key.to_vec(), state.to_vec());
                 }

@@ -181,7 +181,6 @@ impl InOrder {
     }
 
     /// Notes the rows of a key that was restored.
-    #[cfg(test)]
     pub(super) fn restored(&mut self, id: SlotId, key: &KeyRows) {
         for (time_ns, _) in key.pending() {
             self.times.entry(*time_ns).or_default().push(id);

@@ -7,12 +7,12 @@ use super::tree::{Fold, Keep, KeyRows, NewRow, Shape, Window};
 use crate::RenderCx;
 use crate::aggregates::states::CallState;
 use crate::aggregates::{Arguments, Calls, Form, Results};
-use crate::keyed::{Keys, LatePort, Waiting};
+use crate::keyed::{Keys, LatePort, Waiting, kept_by_key};
 use crate::render::{assemble, evaluate, fail, give_sound};
 use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use engine_base::RowError;
-use engine_dataflow::{EpochStep, Moment, Rows, StepOutput};
+use engine_dataflow::{EpochStep, Moment, Rows, StepOutput, StepState};
 use engine_expr::Program;
 use engine_plan::{Planned, hidden};
 use engine_state::{SlotId, SlotStore};
@@ -159,18 +159,9 @@ impl Rolling {
         })
     }
 
-    /// Visits what changed since the last call: what a checkpoint writes.
-    #[cfg(test)]
-    pub(super) fn changes(&mut self, visit: &mut dyn FnMut(engine_state::Change<'_>)) {
-        self.store.drain_changes(visit);
-    }
-
-    /// Puts a slot back as a checkpoint has it, before the first row.
-    #[cfg(test)]
-    pub(super) fn restore(&mut self, key: &[u8], slice: i64, state: &[u8]) -> Result<(), String> {
-        self.store.restore(key, slice, state)?;
-        let Some(id) = self.store.find(key, slice) else { return Ok(()) };
-        let Some(state) = self.store.get(id) else { return Ok(()) };
+    /// Takes up a slot that was put back.
+    fn restored(&mut self, id: SlotId, _key: &[u8], _slice: i64) {
+        let Some(state) = self.store.get(id) else { return };
         if let Some(in_order) = &mut self.in_order {
             in_order.restored(id, state);
         }
@@ -178,7 +169,6 @@ impl Rolling {
             // It goes where it belongs when it is looked at.
             silent.add(id, state.greatest_ns().unwrap_or(i64::MIN));
         }
-        Ok(())
     }
 
     /// How many keys are kept.
@@ -338,7 +328,13 @@ impl Rolling {
     }
 }
 
+kept_by_key!(Rolling, |step| step.keys.types());
+
 impl EpochStep for Rolling {
+    fn state(&mut self) -> Option<&mut dyn StepState> {
+        Some(self)
+    }
+
     fn close(&mut self, moment: &Moment, inputs: Vec<Vec<Rows>>, out: &mut StepOutput) {
         self.watermark_ns = moment.late_ns.first().copied().flatten();
         if let (Some(silent), Some(watermark_ns)) = (&mut self.silent, self.watermark_ns) {

@@ -6,6 +6,7 @@ use crate::testing::{Given, check_problems, with_step};
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{Float64Type, Int64Type, SchemaRef};
 use engine_base::{Epoch, SourceId};
+use engine_dataflow::StepState as _;
 use engine_dataflow::rows::origin;
 use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, Times};
 use engine_state::Change;
@@ -347,7 +348,7 @@ fn run(case: &Case, epochs: &Epochs, how: How) -> Vec<Out> {
         let mut out = Out::default();
         for (worker, step) in steps.iter_mut().enumerate() {
             if how.restore {
-                step.changes(&mut |change| match change {
+                step.drain_changes(&mut |change| match change {
                     Change::Put { key, slice, state } => {
                         checkpoint.insert((key.to_vec(), slice), state.to_vec());
                     }

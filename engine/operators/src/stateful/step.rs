@@ -13,13 +13,13 @@ use super::plan::{StatefulPlan, TimerPlan, of_this};
 use super::record::Record;
 use super::rounds::{Folder, taken};
 use crate::RenderCx;
-use crate::keyed::{Keys, Waiting};
+use crate::keyed::{Keys, Waiting, kept_by_key};
 use crate::render::{assemble, assemble_loose, compile, evaluate, fail, give_sound};
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, UInt32Array, new_null_array};
 use arrow::datatypes::{Field, Schema, SchemaRef, TimestampNanosecondType};
 use engine_base::{RowError, StepId};
 use engine_dataflow::rows::made_by;
-use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, Times};
+use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, StepState, Times};
 use engine_expr::{Evaluated, Program, Scalar};
 use engine_plan::{Planned, hidden};
 use engine_state::{SlotId, SlotStore};
@@ -251,22 +251,11 @@ impl StatefulStep {
         })
     }
 
-    /// Visits what changed since the last call: what a checkpoint writes.
-    #[cfg(test)]
-    pub(super) fn changes(&mut self, visit: &mut dyn FnMut(engine_state::Change<'_>)) {
-        self.store.drain_changes(visit);
-    }
-
-    /// Puts a record back as a checkpoint has it, before the first row.
-    #[cfg(test)]
-    pub(super) fn restore(&mut self, key: &[u8], slice: i64, state: &[u8]) -> Result<(), String> {
-        self.store.restore(key, slice, state)?;
-        if let Some(slot) = self.store.find(key, slice) {
-            let fires = self.store.get(slot).is_some_and(|record| record.clock.fires_ns().is_some());
-            self.armed += usize::from(fires);
-            self.wake_when_due(slot);
-        }
-        Ok(())
+    /// Takes up a slot that was put back.
+    fn restored(&mut self, slot: SlotId, _key: &[u8], _slice: i64) {
+        let fires = self.store.get(slot).is_some_and(|record| record.clock.fires_ns().is_some());
+        self.armed += usize::from(fires);
+        self.wake_when_due(slot);
     }
 
     /// How many records there are.
@@ -490,7 +479,13 @@ fn suffix(key: &[u8], epoch: u64) -> Box<[u8]> {
     key.iter().copied().chain(epoch.to_be_bytes()).collect()
 }
 
+kept_by_key!(StatefulStep, |step| step.keys.types());
+
 impl EpochStep for StatefulStep {
+    fn state(&mut self) -> Option<&mut dyn StepState> {
+        Some(self)
+    }
+
     fn close(&mut self, moment: &Moment, inputs: Vec<Vec<Rows>>, out: &mut StepOutput) {
         (self.epoch, self.clock_ns) = (moment.epoch.0, moment.clock_ns);
         let mut batches: Vec<Rows> = Vec::new();

@@ -7,6 +7,7 @@ use crate::testing::{Given, with_step};
 use arrow::array::{ArrayRef, Decimal128Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::SchemaRef;
 use engine_base::{Epoch, SourceId, StepId};
+use engine_dataflow::StepState as _;
 use engine_dataflow::rows::{RowPosition, made_by, origin};
 use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, Times};
 use engine_state::Change;
@@ -266,7 +267,7 @@ fn run(form: Form, epochs: &Epochs, workers: usize, batch: usize, restore: u64) 
         let mut fired = Vec::new();
         for (worker, step) in steps.iter_mut().enumerate() {
             if restore > 0 && random.below(2) == 0 {
-                step.changes(&mut |change| match change {
+                step.drain_changes(&mut |change| match change {
                     Change::Put { key, slice, state } => {
                         checkpoint.insert((key.to_vec(), slice), state.to_vec());
                     }

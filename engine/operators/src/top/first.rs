@@ -3,12 +3,12 @@
 use super::{Order, Ties, TopPlan};
 use crate::changes::{RowCodec, build, wanted_of};
 use crate::codec::{Bytes, put, put_bytes};
-use crate::keyed::Keys;
+use crate::keyed::{Keys, kept_by_key};
 use crate::{RenderCx, planned};
 use engine_dataflow::changes::{Build, Sides};
-use engine_dataflow::{EpochStep, Moment, Rows, StepOutput};
+use engine_dataflow::{EpochStep, Moment, Rows, StepOutput, StepState};
 use engine_plan::Planned;
-use engine_state::{SlotState, SlotStore};
+use engine_state::{SlotId, SlotState, SlotStore};
 use std::collections::BTreeMap;
 
 /// How many changes a step puts out before others have their turn.
@@ -119,6 +119,9 @@ pub(super) struct FirstRows {
 }
 
 impl FirstRows {
+    /// Takes up a slot that was put back.
+    fn restored(&mut self, _: SlotId, _key: &[u8], _slice: i64) {}
+
     pub(super) fn new(plan: &TopPlan, cx: &RenderCx<'_>, store: Box<dyn SlotStore<First>>) -> Result<Self, String> {
         let input = cx.inputs.first().ok_or("top without an input")?;
         let wanted = cx.wanted.first().cloned().unwrap_or_default();
@@ -160,7 +163,13 @@ impl FirstRows {
     }
 }
 
+kept_by_key!(FirstRows, |step| step.keys.types());
+
 impl EpochStep for FirstRows {
+    fn state(&mut self) -> Option<&mut dyn StepState> {
+        Some(self)
+    }
+
     fn close(&mut self, moment: &Moment, inputs: Vec<Vec<Rows>>, out: &mut StepOutput) {
         (self.epoch, self.clock_ns) = (moment.epoch.0, moment.clock_ns);
         for rows in inputs.iter().flatten() {

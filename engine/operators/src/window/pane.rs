@@ -133,7 +133,6 @@ impl Pane {
     }
 
     /// The arrival of the last row that is kept here.
-    #[cfg(test)]
     pub(crate) fn last_arrival(&self) -> Option<u64> {
         let more = self.more.as_ref()?;
         let needed = more.needed.iter().flat_map(|needed| needed.all().map(|(_, arrival)| arrival));

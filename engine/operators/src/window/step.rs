@@ -6,13 +6,13 @@ use super::plan::{When, WindowForm, WindowPlan};
 use super::session::touched;
 use crate::RenderCx;
 use crate::aggregates::{Calls, Results};
-use crate::keyed::{Keys, LatePort, Waiting};
+use crate::keyed::{Keys, LatePort, Waiting, kept_by_key};
 use crate::render::{assemble, assemble_loose, evaluate, fail, give_sound};
 use arrow::array::{ArrayRef, BinaryBuilder, BooleanArray, TimestampNanosecondArray};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use engine_base::{RowError, StepId};
 use engine_dataflow::rows::made_by;
-use engine_dataflow::{EpochStep, Moment, Positions, RowPosition, Rows, StepOutput, Times};
+use engine_dataflow::{EpochStep, Moment, Positions, RowPosition, Rows, StepOutput, StepState, Times};
 use engine_expr::Program;
 use engine_plan::{Planned, hidden};
 use engine_state::{SlotId, SlotStore};
@@ -189,18 +189,9 @@ impl WindowStep {
         })
     }
 
-    /// Visits what changed since the last call: what a checkpoint writes.
-    #[cfg(test)]
-    pub(super) fn changes(&mut self, visit: &mut dyn FnMut(engine_state::Change<'_>)) {
-        self.store.drain_changes(visit);
-    }
-
-    /// Puts a slot back as a checkpoint has it, before the first row.
-    #[cfg(test)]
-    pub(super) fn restore(&mut self, key: &[u8], slice: i64, state: &[u8]) -> Result<(), String> {
-        self.store.restore(key, slice, state)?;
-        let Some(id) = self.store.find(key, slice) else { return Ok(()) };
-        let Some(slot) = self.store.get(id) else { return Ok(()) };
+    /// Takes up a slot that was put back.
+    fn restored(&mut self, id: SlotId, key: &[u8], slice: i64) {
+        let Some(slot) = self.store.get(id) else { return };
         for session in &slot.sessions {
             let next = session.pane.last_arrival().map_or(0, |arrival| arrival + 1);
             self.arrivals = self.arrivals.max(next);
@@ -222,7 +213,6 @@ impl WindowStep {
                 }
             }
         }
-        Ok(())
     }
 
     /// Takes the rows of a batch into their panes. Windows that end at `closed_ns` or before are gone.
@@ -691,7 +681,13 @@ fn append_suffix(window: &Fired, suffix: &mut Vec<u8>) {
     suffix.extend_from_slice(&window.mark);
 }
 
+kept_by_key!(WindowStep, |step| step.keys.types());
+
 impl EpochStep for WindowStep {
+    fn state(&mut self) -> Option<&mut dyn StepState> {
+        Some(self)
+    }
+
     fn close(&mut self, moment: &Moment, inputs: Vec<Vec<Rows>>, out: &mut StepOutput) {
         self.clock_ns = moment.clock_ns;
         self.before_ns = moment.late_ns.first().copied().flatten();

@@ -7,6 +7,7 @@ use crate::testing::{Given, check_problems, with_step};
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::Float64Type;
 use engine_base::{Epoch, SourceId, StepId};
+use engine_dataflow::StepState as _;
 use engine_dataflow::rows::origin;
 use engine_dataflow::{EpochStep, Moment, Positions, Rows, StepOutput, Times};
 use engine_state::Change;
@@ -321,7 +322,7 @@ fn run(case: &Case, epochs: &Epochs, workers: usize, batch: usize, restore: bool
         let mut out = Out { windows: Vec::new(), late: Vec::new() };
         for (worker, step) in steps.iter_mut().enumerate() {
             if restore {
-                step.changes(&mut |change| match change {
+                step.drain_changes(&mut |change| match change {
                     Change::Put { key, slice, state } => {
                         checkpoint.insert((key.to_vec(), slice), state.to_vec());
                     }
@@ -695,7 +696,7 @@ fn windows_that_are_out_are_corrected_until_they_close() {
             let (mut before, mut positions) = (None, BTreeSet::new());
             for (number, (rows, watermark)) in epochs.iter().enumerate() {
                 if restore {
-                    step.changes(&mut |change| match change {
+                    step.drain_changes(&mut |change| match change {
                         Change::Put { key, slice, state } => {
                             checkpoint.insert((key.to_vec(), slice), state.to_vec());
                         }

@@ -112,7 +112,7 @@ fn lines(operators: &str, rows: &[(i64, Option<&str>, Option<i64>)]) -> Vec<Stri
                     payload::json_rows(&rows.batch, &all).into_iter().map(|line| String::from_utf8(line).unwrap()),
                 );
             }
-            step.changes(&mut |change| {
+            step.drain_changes(&mut |change| {
                 let Change::Put { key, state, .. } = change else { panic!("nothing goes") };
                 checkpoint.insert(key.to_vec(), state.to_vec());
             });
