@@ -1,12 +1,12 @@
 //! A plan made to run: the dataflow on each worker, the state directory, the instruments, and how it all ends.
 //!
 //! ```text
-//! Plan ──graph──▶ dataflow on N workers ──acknowledged cuts──▶ state directory (committer thread)
+//! Plan ──graph──▶ dataflow on N workers ──commits, snapshots──▶ state directory (durable)
 //!                        └── meters ──▶ progress line, /metrics, objectives (watch thread)
 //! ```
 
+pub(crate) mod durable;
 pub(crate) mod errors_file;
 pub(crate) mod given;
 pub(crate) mod graph;
-pub(crate) mod state_dir;
 pub(crate) mod watch;

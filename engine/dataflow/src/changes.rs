@@ -11,10 +11,13 @@
 use crate::meter::Meter;
 use crate::operate::{StepShared, give_errors, measure};
 use crate::rows::Rows;
+use crate::snapshot::{LAST, Part, Participant, Participants, Snapshots};
 use crate::step::StepOutput;
 use differential_dataflow::VecCollection;
 use differential_dataflow::consolidation::consolidate;
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 use std::sync::Arc;
 use timely::container::NoopBuilder;
 use timely::dataflow::channels::pact::{Exchange, ParallelizationContract, Pipeline};
@@ -113,12 +116,20 @@ pub fn region<'scope>(
     step: RegionStep,
     meter: Arc<dyn Meter>,
     shared: &StepShared,
+    kept: KeptInputs,
+    participants: &Participants,
 ) -> RegionStreams<'scope> {
+    let mut kept = kept.into_iter();
     let mut keyed = Vec::new();
     let mut alone = Vec::new();
     let mut errors = Vec::new();
-    for (stream, encode) in inputs.into_iter().zip(step.inputs) {
-        let (updates, failed) = updates(name, stream, encode, meter.clone(), shared);
+    for (at, (stream, encode)) in inputs.into_iter().zip(step.inputs).enumerate() {
+        let log = Rc::new(RefCell::new(Log { name: name.into(), input: at as u16, rows: BTreeMap::new(), taken: 0 }));
+        if shared.snapshots.is_some() {
+            participants.add(log.clone());
+        }
+        let kept = kept.next().unwrap_or_default();
+        let (updates, failed) = updates(name, stream, encode, log, kept, meter.clone(), shared);
         errors.push(failed);
         let (with, without) = (updates.clone(), updates);
         keyed.push(with.flat_map(|((key, row), time, diff)| key.map(|key| ((key, row), time, diff))).into_collection());
@@ -246,11 +257,76 @@ fn pairs<'scope>(
 
 type Update = ((Option<Vec<u8>>, Row), u64, isize);
 
+/// The rows of each input of a region that a former run has kept, as a [`Part::Input`] has them.
+pub type KeptInputs = Vec<Vec<(Vec<u8>, i64)>>;
+
+/// The time of rows that a former run has kept: before the first epoch of a run that makes snapshots, which is 1.
+const KEPT: u64 = 0;
+
+/// The rows that came to an input of a region since the last snapshot, by epoch.
+struct Log {
+    name: Arc<str>,
+    input: u16,
+    rows: BTreeMap<u64, Vec<(Vec<u8>, i64)>>,
+    taken: u64,
+}
+
+impl Participant for Log {
+    fn take_part(&mut self, number: u64, snapshots: &Snapshots) {
+        if std::mem::replace(&mut self.taken, number) == number {
+            return;
+        }
+        // Rows come before their epoch has closed: those of later epochs are of the next snapshot.
+        let later = match number {
+            LAST => BTreeMap::new(),
+            _ => self.rows.split_off(&(snapshots.latest().1 + 1)),
+        };
+        let mut rows: HashMap<Vec<u8>, i64> = HashMap::new();
+        for (row, diff) in std::mem::replace(&mut self.rows, later).into_values().flatten() {
+            *rows.entry(row).or_default() += diff;
+        }
+        let rows: Vec<(Vec<u8>, i64)> = rows.into_iter().filter(|(_, diff)| *diff != 0).collect();
+        if !rows.is_empty() {
+            snapshots.give(number, Part::Input { step: self.name.clone(), input: self.input, rows });
+        }
+    }
+}
+
+/// `0, or 1 and the length of the key u32 and the key │ length of the order u32 │ order │ row`
+fn to_log((key, (order, row)): &(Option<Vec<u8>>, Row)) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(9 + key.as_ref().map_or(0, Vec::len) + order.len() + row.len());
+    bytes.push(u8::from(key.is_some()));
+    for text in key.iter().chain([order]) {
+        bytes.extend_from_slice(&(text.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(text);
+    }
+    bytes.extend_from_slice(row);
+    bytes
+}
+
+fn logged(bytes: &[u8]) -> Option<(Option<Vec<u8>>, Row)> {
+    fn text<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+        let (length, rest) = bytes.split_at_checked(4)?;
+        let (text, rest) = rest.split_at_checked(u32::from_le_bytes(length.try_into().ok()?) as usize)?;
+        *bytes = rest;
+        Some(text)
+    }
+    let (has_key, mut rest) = bytes.split_first()?;
+    let key = match has_key {
+        0 => None,
+        _ => Some(text(&mut rest)?.to_vec()),
+    };
+    let order = text(&mut rest)?.to_vec();
+    Some((key, (order, rest.to_vec())))
+}
+
 /// Rows as updates, at their epochs.
 fn updates<'scope>(
     name: &str,
     rows: Stream<'scope, u64, Rows>,
     mut encode: Encode,
+    log: Rc<RefCell<Log>>,
+    kept: Vec<(Vec<u8>, i64)>,
     meter: Arc<dyn Meter>,
     shared: &StepShared,
 ) -> (StreamVec<'scope, u64, Update>, Stream<'scope, u64, Rows>) {
@@ -263,8 +339,30 @@ fn updates<'scope>(
     let mut errors_out = OutputBuilder::<_, NoopBuilder<Rows>>::from(errors_out);
     let shared = shared.clone();
     let step = name.to_owned();
-    builder.build(move |_caps| {
+    builder.build(move |mut caps: Vec<Capability<u64>>| {
+        caps.truncate(1);
+        // What was kept comes before all epochs.
+        let mut start = caps.pop().map(|cap| (cap, kept));
         move |_frontiers| {
+            if let Some((cap, kept)) = start.take() {
+                let mut all: Vec<Update> = Vec::with_capacity(kept.len());
+                let mut bytes = 0;
+                for (row, diff) in kept {
+                    match logged(&row) {
+                        Some(update) => {
+                            bytes += (row.len() + UPDATE_BYTES) as i64 * diff;
+                            all.push((update, KEPT, diff as isize));
+                        }
+                        None => shared.control.fail(format!("step `{step}`: a row that was kept can't be read")),
+                    }
+                }
+                if let Some(room) = &shared.room {
+                    (room.0)(bytes);
+                }
+                if !all.is_empty() {
+                    output.activate().session_with_builder(&cap).give_container(&mut all);
+                }
+            }
             input.for_each(|cap, rows| {
                 let rows = std::mem::take(rows);
                 let Some(epoch) = cap.least().copied() else { return };
@@ -287,6 +385,11 @@ fn updates<'scope>(
                          Raise the limit, or bound what comes in: a window in its key, `expire_after` before it"
                     ));
                     return;
+                }
+                if shared.snapshots.is_some() {
+                    let (mut log, updates) = (log.borrow_mut(), all.iter());
+                    let of_epoch = log.rows.entry(epoch).or_default();
+                    of_epoch.extend(updates.map(|(update, _, diff)| (to_log(update), *diff as i64)));
                 }
                 measure(&*meter, rows.num_rows() as u64, &out, start_ns, &shared);
                 give_errors(&mut errors_out, out.errors, &cap, &shared.names);
@@ -336,6 +439,10 @@ fn gather<'scope>(
                 }
                 let start_ns = shared.clock.monotonic_ns();
                 let ([cap, errors_cap], mut changes) = entry.remove();
+                if epoch == KEPT && shared.snapshots.is_some() {
+                    // It was put out by the run that kept it.
+                    continue;
+                }
                 consolidate(&mut changes);
                 changes.sort_by_key(|(_, diff)| *diff > 0);
                 let now_ns = shared.clock.now_ns();

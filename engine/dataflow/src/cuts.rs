@@ -4,8 +4,7 @@
 //! ingest (each worker)  ──closed(e, marks)──▶  CutBoard  ──take(frontier)──▶  committer
 //! ```
 //!
-//! When the probe behind all sinks has passed epoch `e`, everything read up to the cut of `e` is acknowledged by every sink,
-//! counted as filtered, or in an error output. That cut may be written down; nothing before it is needed again.
+//! A cut is final once the frontier has passed its epoch: no worker will read more in it.
 
 use crate::source::{Mark, Marks};
 use crate::watermark::{Standing, Statement, Timeline};
@@ -19,41 +18,21 @@ pub type Cut = BTreeMap<SourceId, Marks>;
 /// The offset before which each partition of each source was read.
 pub type Offsets = BTreeMap<(SourceId, u32), u64>;
 
-/// What keyed steps saw of each partition.
-pub type Events = BTreeMap<(SourceId, u32), Seen>;
-
-/// What keyed steps saw of a partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
-    /// The greatest event time, nanoseconds since 1970 UTC.
-    pub event_ns: i64,
-    /// When its last row was read, nanoseconds since 1970 UTC.
-    pub read_ns: i64,
-}
-
-impl Seen {
-    fn add(&mut self, other: Seen) {
-        self.event_ns = self.event_ns.max(other.event_ns);
-        self.read_ns = self.read_ns.max(other.read_ns);
-    }
-}
-
-fn add_events(to: &mut Events, seen: impl IntoIterator<Item = ((SourceId, u32), Seen)>) {
-    for (partition, seen) in seen {
-        to.entry(partition).and_modify(|known| known.add(seen)).or_insert(seen);
-    }
-}
-
-/// What every sink has acknowledged.
+/// An epoch that has closed on all workers: what was read in it, and what was stated of event time at its close.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Acknowledged {
-    /// Where each partition stands: everything before it is acknowledged.
+pub struct ClosedEpoch {
+    /// Its number.
+    pub epoch: u64,
+    /// Where the partitions stand that moved in it.
     pub cut: Cut,
-    /// What keyed steps saw of each partition before the cut.
-    pub seen: Events,
-    /// Where each partition stood when the pipeline first saw it.
-    pub origin: Cut,
+    /// When what was read of each was read, nanoseconds since 1970 UTC.
+    pub read_ns: ReadTimes,
+    /// What the workers stated.
+    pub statements: Vec<Statement>,
 }
+
+/// When what was read of each partition in an epoch was read, nanoseconds since 1970 UTC.
+pub type ReadTimes = BTreeMap<(SourceId, u32), i64>;
 
 /// Closed epochs and their cuts, shared by the workers of a process.
 #[derive(Debug, Default)]
@@ -61,57 +40,21 @@ pub struct CutBoard(Mutex<Board>);
 
 #[derive(Debug, Default)]
 struct Board {
-    /// Marks that changed in an epoch which is not yet acknowledged.
-    closed: BTreeMap<u64, Cut>,
-    /// What keyed steps saw in an epoch which is not yet acknowledged.
-    events: BTreeMap<u64, Events>,
-    /// Everything acknowledged so far.
-    acknowledged: Cut,
-    /// What keyed steps saw of it.
-    seen: Events,
-    /// Where each partition stood when it was first seen.
-    origin: Cut,
-    /// It has partitions that no taken cut has.
-    origin_grew: bool,
+    /// Somebody takes what closes.
+    watched: bool,
+    closed: BTreeMap<u64, ClosedEpoch>,
+    /// Where each partition stood when it was first seen, of those that nobody has taken yet.
+    starts: Cut,
     /// Every closed epoch, kept only while recording.
-    recorded: Option<BTreeMap<u64, Offsets>>,
+    recorded: Option<RecordedCuts>,
     /// What workers stated of the sources' event time, kept only while recording.
     stated: BTreeMap<u64, Vec<Statement>>,
 }
 
 impl CutBoard {
-    /// A board that goes on from what an earlier run has had acknowledged.
-    pub fn starting_at(resume: Acknowledged) -> Self {
-        CutBoard(Mutex::new(Board {
-            acknowledged: resume.cut,
-            seen: resume.seen,
-            origin: resume.origin,
-            ..Board::default()
-        }))
-    }
-
-    /// A worker sees partitions of a source for the first time, before anything is read from them.
-    pub fn starts(&self, source: SourceId, marks: &Marks) {
-        let mut board = self.board();
-        let known = board.origin.entry(source).or_default();
-        let before = known.len();
-        for (partition, mark) in marks {
-            known.entry(*partition).or_insert_with(|| mark.clone());
-        }
-        if known.len() > before {
-            board.origin_grew = true;
-        }
-    }
-
-    /// Whether partitions were seen for the first time since the last [`CutBoard::take`]. Where each started must be durable
-    /// before long: a run that is killed before its first acknowledgement may not start elsewhere.
-    pub fn origin_grew(&self) -> bool {
-        self.board().origin_grew
-    }
-
-    /// A keyed step saw these rows in an epoch. Called before the frontier can pass it.
-    pub fn saw(&self, epoch: Epoch, seen: Events) {
-        add_events(self.board().events.entry(epoch.0).or_default(), seen);
+    /// Keeps what closes until it is taken.
+    pub fn watch(&self) {
+        self.board().watched = true;
     }
 
     /// Keeps every cut from now on, for [`CutBoard::recorded`].
@@ -119,67 +62,73 @@ impl CutBoard {
         self.board().recorded.get_or_insert_default();
     }
 
+    /// Whether somebody wants to know when rows were read: then all rows of a partition in an epoch are read at one time.
+    pub fn is_kept(&self) -> bool {
+        let board = self.board();
+        board.watched || board.recorded.is_some()
+    }
+
+    /// A worker sees partitions of a source for the first time, before anything is read from them.
+    pub fn starts(&self, source: SourceId, marks: &Marks) {
+        let mut board = self.board();
+        if !board.watched {
+            return;
+        }
+        let known = board.starts.entry(source).or_default();
+        for (partition, mark) in marks {
+            known.entry(*partition).or_insert_with(|| mark.clone());
+        }
+    }
+
+    /// Where the partitions started that were seen for the first time since the last call. It must be durable before long: a
+    /// run that is killed before its first commit may not start elsewhere.
+    pub fn take_starts(&self) -> Cut {
+        std::mem::take(&mut self.board().starts)
+    }
+
     /// A worker states where a source stands in event time, at the close of an epoch.
     pub fn stated(&self, epoch: Epoch, statement: Statement) {
         let mut board = self.board();
         if let Some(recorded) = &mut board.recorded {
-            recorded.entry(epoch.0).or_default();
+            recorded.cut_at(epoch.0);
             board.stated.entry(epoch.0).or_default().push(statement);
         }
+        if board.watched {
+            board.closed.entry(epoch.0).or_default().statements.push(statement);
+        }
     }
 
-    /// A worker closed an epoch: where the partitions of one of its sources stand. Called before the frontier can pass it.
-    pub fn closed(&self, epoch: Epoch, source: SourceId, marks: &Marks) {
+    /// A worker closed an epoch: where the partitions of one of its sources stand that moved in it, and when that was read.
+    /// Called before the frontier can pass it.
+    pub fn closed(&self, epoch: Epoch, source: SourceId, marks: &Marks, read_ns: i64) {
         let mut board = self.board();
+        let places = || marks.keys().map(|partition| (source, *partition));
         if let Some(recorded) = &mut board.recorded {
-            let at = recorded.entry(epoch.0).or_default();
+            let at = recorded.cut_at(epoch.0);
             at.extend(marks.iter().map(|(partition, mark)| ((source, *partition), mark.next)));
+            recorded.read_ns.entry(epoch.0).or_default().extend(places().map(|place| (place, read_ns)));
         }
-        board
-            .closed
-            .entry(epoch.0)
-            .or_default()
-            .entry(source)
-            .or_default()
-            .extend(marks.iter().map(|(partition, mark)| (*partition, mark.clone())));
+        if board.watched {
+            let closed = board.closed.entry(epoch.0).or_default();
+            closed.read_ns.extend(places().map(|place| (place, read_ns)));
+            let cut = closed.cut.entry(source).or_default();
+            cut.extend(marks.iter().map(|(partition, mark)| (*partition, mark.clone())));
+        }
     }
 
-    /// What is acknowledged once the frontier behind all sinks is at `frontier` (`None`: empty, all done), if it moved
-    /// since the last call.
-    pub fn take(&self, frontier: Option<u64>) -> Option<Acknowledged> {
-        fn passed<V>(of: &mut BTreeMap<u64, V>, frontier: Option<u64>) -> BTreeMap<u64, V> {
-            let later = frontier.map_or_else(BTreeMap::new, |frontier| of.split_off(&frontier));
-            std::mem::replace(of, later)
-        }
+    /// The epochs that a frontier has passed (`None`: it is empty, all are), and that were not taken yet, in their order.
+    pub fn take(&self, frontier: Option<u64>) -> Vec<ClosedEpoch> {
         let mut board = self.board();
-        for seen in passed(&mut board.events, frontier).into_values() {
-            add_events(&mut board.seen, seen);
-        }
-        let cuts = passed(&mut board.closed, frontier);
-        if cuts.is_empty() && !std::mem::take(&mut board.origin_grew) {
-            return None;
-        }
-        board.origin_grew = false;
-        for (source, marks) in cuts.into_values().flatten() {
-            let acknowledged = board.acknowledged.entry(source).or_default();
-            for (partition, mark) in marks {
-                // What is read again to rebuild state was acknowledged before: the account never goes back.
-                if acknowledged.get(&partition).is_none_or(|known| known.next < mark.next) {
-                    acknowledged.insert(partition, mark);
-                }
-            }
-        }
-        Some(Acknowledged { cut: board.acknowledged.clone(), seen: board.seen.clone(), origin: board.origin.clone() })
+        let later = frontier.map_or_else(BTreeMap::new, |frontier| board.closed.split_off(&frontier));
+        let passed = std::mem::replace(&mut board.closed, later);
+        passed.into_iter().map(|(epoch, closed)| ClosedEpoch { epoch, ..closed }).collect()
     }
 
     /// The recorded cuts, for a later run to follow.
     pub fn recorded(&self) -> RecordedCuts {
         let board = self.board();
-        let epochs = board.recorded.iter().flatten();
-        RecordedCuts {
-            epochs: epochs.map(|(epoch, marks)| (Epoch(*epoch), marks.clone())).collect(),
-            times: together(&board.stated),
-        }
+        let recorded = board.recorded.clone().unwrap_or_default();
+        RecordedCuts { times: together(&board.stated), ..recorded }
     }
 
     fn board(&self) -> std::sync::MutexGuard<'_, Board> {
@@ -188,29 +137,51 @@ impl CutBoard {
     }
 }
 
-/// What the workers stated, as one worker would have: where it changed, by epoch.
+/// What the workers state, as one worker would: where it changed.
+#[derive(Clone, Debug)]
+pub struct Together {
+    timeline: Timeline,
+    last: Vec<Standing>,
+}
+
+impl Together {
+    /// Nothing stated yet.
+    pub fn new(sources: usize, workers: usize) -> Self {
+        Together { timeline: Timeline::new(sources, workers), last: vec![Standing::Unknown; sources] }
+    }
+
+    /// Takes what was stated at the close of an epoch.
+    pub fn close(&mut self, statements: &[Statement]) -> Vec<Statement> {
+        statements.iter().for_each(|statement| self.timeline.hear(*statement));
+        let clock_ns = self.timeline.clock_ns();
+        let moved = self.last.iter_mut().enumerate().filter_map(|(source, last)| {
+            let standing = self.timeline.standing(source);
+            let moved = std::mem::replace(last, standing) != standing;
+            moved.then_some(Statement { worker: 0, source: source as u16, standing, clock_ns })
+        });
+        moved.collect()
+    }
+
+    /// Where all sources stand now.
+    pub fn all(&self) -> Vec<Statement> {
+        let clock_ns = self.timeline.clock_ns();
+        let of = |(source, standing): (usize, &Standing)| Statement {
+            worker: 0,
+            source: source as u16,
+            standing: *standing,
+            clock_ns,
+        };
+        self.last.iter().enumerate().map(of).collect()
+    }
+}
+
 fn together(stated: &BTreeMap<u64, Vec<Statement>>) -> BTreeMap<u64, Vec<Statement>> {
     let all = || stated.values().flatten();
     let sources = all().map(|statement| usize::from(statement.source) + 1).max().unwrap_or(0);
     let workers = all().map(|statement| statement.worker as usize + 1).max().unwrap_or(0);
-    let mut timeline = Timeline::new(sources, workers);
-    let mut last = vec![Standing::Unknown; sources];
-    let mut times = BTreeMap::new();
-    for (epoch, statements) in stated {
-        statements.iter().for_each(|statement| timeline.hear(*statement));
-        let clock_ns = timeline.clock_ns();
-        let moved: Vec<Statement> = (0..sources)
-            .filter_map(|source| {
-                let standing = timeline.standing(source);
-                let moved = std::mem::replace(&mut last[source], standing) != standing;
-                moved.then_some(Statement { worker: 0, source: source as u16, standing, clock_ns })
-            })
-            .collect();
-        if !moved.is_empty() {
-            times.insert(*epoch, moved);
-        }
-    }
-    times
+    let mut together = Together::new(sources, workers);
+    let times = stated.iter().map(|(epoch, statements)| (*epoch, together.close(statements)));
+    times.filter(|(_, moved)| !moved.is_empty()).collect()
 }
 
 /// The cuts of a run: by epoch, the offset before which each partition was read. What a source follows to cut the same
@@ -221,15 +192,36 @@ pub struct RecordedCuts {
     pub epochs: Vec<(Epoch, Offsets)>,
     /// Where each source stood in event time once an epoch had closed, where it had moved.
     pub times: BTreeMap<u64, Vec<Statement>>,
+    /// When the rows of each epoch were read.
+    pub read_ns: BTreeMap<u64, ReadTimes>,
 }
 
 impl RecordedCuts {
+    /// The cut of an epoch; a new one where there is none yet. Workers are near each other, so it is among the last.
+    fn cut_at(&mut self, epoch: u64) -> &mut Offsets {
+        let at = self.epochs.iter().rposition(|(known, _)| known.0 <= epoch);
+        let place = match at {
+            Some(at) if self.epochs[at].0.0 == epoch => at,
+            at => {
+                let place = at.map_or(0, |at| at + 1);
+                self.epochs.insert(place, (Epoch(epoch), Offsets::new()));
+                place
+            }
+        };
+        &mut self.epochs[place].1
+    }
+
+    /// When the rows of a partition in an epoch were read.
+    pub fn read_ns(&self, epoch: u64, place: (SourceId, u32)) -> Option<i64> {
+        self.read_ns.get(&epoch)?.get(&place).copied()
+    }
+
     /// What is stated at the close of an epoch, for one worker of several to state.
     pub fn stated(&self, epoch: u64) -> impl Iterator<Item = Statement> {
         self.times.get(&epoch).into_iter().flatten().copied()
     }
 
-    /// One line an epoch: `epoch source/partition=next ... source@standing,clock ...`, where a standing is `active:TIME`,
+    /// One line an epoch: `epoch source/partition=next,read ... source@standing,clock ...`, where `read` is when it was read, and a standing is `active:TIME`,
     /// `idle:TIME`, `idle`, `unknown`, `absent` or `ended`. Times are nanoseconds since 1970 UTC.
     pub fn to_text(&self) -> String {
         let mut text = String::new();
@@ -237,6 +229,9 @@ impl RecordedCuts {
             text.push_str(&epoch.to_string());
             for ((source, partition), next) in marks {
                 text.push_str(&format!(" {}/{partition}={next}", source.0));
+                if let Some(read_ns) = self.read_ns(epoch.0, (*source, *partition)) {
+                    text.push_str(&format!(",{read_ns}"));
+                }
             }
             for Statement { source, standing, clock_ns, .. } in self.stated(epoch.0) {
                 let standing = match standing {
@@ -258,6 +253,7 @@ impl RecordedCuts {
     pub fn from_text(text: &str) -> Result<Self, String> {
         let mut epochs = Vec::new();
         let mut times = BTreeMap::<u64, Vec<Statement>>::new();
+        let mut read_ns = BTreeMap::<u64, ReadTimes>::new();
         for (at, line) in text.lines().enumerate() {
             let bad = || format!("line {}: not `epoch source/partition=next ...`: {line}", at + 1);
             let mut words = line.split_whitespace();
@@ -275,11 +271,15 @@ impl RecordedCuts {
                 let (place, next) = word.split_once('=').ok_or_else(bad)?;
                 let (source, partition) = place.split_once('/').ok_or_else(bad)?;
                 let key = (SourceId(source.parse().map_err(|_| bad())?), partition.parse().map_err(|_| bad())?);
+                let (next, read) = next.split_once(',').map_or((next, None), |(next, read)| (next, Some(read)));
+                if let Some(read) = read {
+                    read_ns.entry(epoch).or_default().insert(key, read.parse().map_err(|_| bad())?);
+                }
                 marks.insert(key, next.parse().map_err(|_| bad())?);
             }
             epochs.push((Epoch(epoch), marks));
         }
-        Ok(RecordedCuts { epochs, times })
+        Ok(RecordedCuts { epochs, times, read_ns })
     }
 }
 
@@ -315,31 +315,27 @@ mod tests {
     fn a_cut_is_given_out_once_its_epoch_is_passed() {
         let board = CutBoard::default();
         board.record();
-        board.closed(Epoch(0), SourceId(0), &marks(10));
-        board.closed(Epoch(1), SourceId(0), &marks(20));
-        board.closed(Epoch(1), SourceId(1), &marks(5));
+        board.watch();
+        board.closed(Epoch(1), SourceId(0), &marks(20), 8);
+        board.closed(Epoch(0), SourceId(0), &marks(10), 7);
+        board.closed(Epoch(1), SourceId(1), &marks(5), 9);
         board.starts(SourceId(0), &marks(3));
         board.starts(SourceId(0), &marks(9));
-        let seen = |event_ns, read_ns| Events::from([((SourceId(0), 0), Seen { event_ns, read_ns })]);
-        board.saw(Epoch(1), seen(70, 1));
-        board.saw(Epoch(1), seen(60, 2));
-        let start = board.take(Some(0)).unwrap();
-        assert_eq!((start.cut, start.origin), (Cut::new(), Cut::from([(SourceId(0), marks(3))])));
-        assert_eq!(board.take(Some(0)), None);
-        let first = board.take(Some(1)).unwrap();
-        assert_eq!(first.cut, Cut::from([(SourceId(0), marks(10))]));
-        assert_eq!(first.seen, Events::new());
-        assert_eq!(first.origin, Cut::from([(SourceId(0), marks(3))]));
-        assert_eq!(board.take(Some(1)), None);
-        let all = board.take(None).unwrap();
-        assert_eq!(all.cut, Cut::from([(SourceId(0), marks(20)), (SourceId(1), marks(5))]));
-        assert_eq!(all.seen, seen(70, 2));
-        // Read again from an earlier cut.
-        board.closed(Epoch(7), SourceId(0), &marks(12));
-        assert_eq!(board.take(None).unwrap().cut, all.cut);
+        assert_eq!(board.take_starts(), Cut::from([(SourceId(0), marks(3))]));
+        assert_eq!((board.take_starts(), board.take(Some(0))), (Cut::new(), vec![]));
+        let first = board.take(Some(1));
+        assert_eq!(first.len(), 1);
+        assert_eq!((first[0].epoch, &first[0].cut), (0, &Cut::from([(SourceId(0), marks(10))])));
+        assert_eq!(board.take(Some(1)), vec![]);
+        let second = board.take(None);
+        assert_eq!(second[0].cut, Cut::from([(SourceId(0), marks(20)), (SourceId(1), marks(5))]));
+        assert_eq!(second[0].read_ns, ReadTimes::from([((SourceId(0), 0), 8), ((SourceId(1), 0), 9)]));
         let recorded = board.recorded();
+        assert_eq!(recorded.epochs.iter().map(|(epoch, _)| epoch.0).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(recorded.read_ns(1, (SourceId(1), 0)), Some(9));
         assert_eq!(RecordedCuts::from_text(&recorded.to_text()), Ok(recorded));
         assert!(RecordedCuts::from_text("1 0/0=x").is_err());
+        assert!(RecordedCuts::from_text("1 0/0=3,x").is_err());
         assert!(RecordedCuts::from_text("1 0@active,5").is_err());
     }
 

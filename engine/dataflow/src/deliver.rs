@@ -8,15 +8,13 @@
 //! ```
 
 use crate::control::Control;
-use crate::cuts::Cut;
 use crate::errors::{SourceNames, error_rows};
 use crate::meter::{Meter, count_failed};
 use crate::rows::{Rows, Times};
 use crate::sink::Writer;
 use crate::source::Waker;
-use arrow::array::UInt32Array;
-use engine_base::{Clock, SourceId};
-use std::collections::{HashMap, VecDeque};
+use engine_base::Clock;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use timely::container::NoopBuilder;
 use timely::dataflow::Stream;
@@ -38,8 +36,9 @@ pub struct SinkShared {
     pub clock: Arc<dyn Clock>,
     /// Names of sources, for error rows.
     pub names: SourceNames,
-    /// What an earlier run has had acknowledged: rows from before it were read again for their state only.
-    pub resume: Arc<Cut>,
+    /// The last epoch that an earlier run has had acknowledged by all sinks: what is put out again up to there comes of a
+    /// replay, and goes nowhere.
+    pub acknowledged: Option<u64>,
 }
 
 /// The streams of a sink.
@@ -87,7 +86,6 @@ pub fn deliver<'scope>(
         }
     };
     let (shared, name, worker) = (shared.clone(), name.to_owned(), scope.index());
-    let replayed = Replayed::new(&shared.resume);
     builder.build(move |caps| {
         drop((caps, done_out));
         let mut waiting: VecDeque<(Rows, Batch)> = VecDeque::new();
@@ -98,8 +96,8 @@ pub fn deliver<'scope>(
         let mut failed_ahead = 0u64;
         move |frontiers| {
             input.for_each(|cap, rows| {
-                let rows = replayed.without(std::mem::take(rows));
-                if rows.num_rows() == 0 {
+                let rows = std::mem::take(rows);
+                if rows.num_rows() == 0 || cap.least().is_some_and(|epoch| shared.acknowledged >= Some(*epoch)) {
                     return;
                 }
                 if let (Some(done), Some(errors)) = (cap.retain_least(0), cap.retain_least(1)) {
@@ -156,7 +154,7 @@ pub fn deliver<'scope>(
                 while sent.front().is_some_and(|(ticket, _)| *ticket <= answered.up_to) {
                     let Some((_, batch)) = sent.pop_front() else { break };
                     acknowledged += batch.rows as u64;
-                    latency(&*meter, now_ns, &batch);
+                    latency(&*meter, now_ns, &batch.born_ns, batch.rows);
                     // The earliest capability serves all failed rows of this answer.
                     errors_cap.get_or_insert(batch.errors);
                 }
@@ -187,44 +185,13 @@ pub fn deliver<'scope>(
 }
 
 /// End-to-end latency by row: from birth to acknowledgement.
-fn latency(meter: &dyn Meter, now_ns: i64, batch: &Batch) {
-    match &batch.born_ns {
-        Times::One(born) => meter.latency(now_ns.saturating_sub(*born).max(0) as u64, batch.rows as u64),
+pub(crate) fn latency(meter: &dyn Meter, now_ns: i64, born_ns: &Times, rows: usize) {
+    match born_ns {
+        Times::One(born) => meter.latency(now_ns.saturating_sub(*born).max(0) as u64, rows as u64),
         Times::Each(born) => {
             for born in born.iter() {
                 meter.latency(now_ns.saturating_sub(*born).max(0) as u64, 1);
             }
         }
-    }
-}
-
-/// Tells rows that an earlier run has had acknowledged, and that were read again only to rebuild state.
-struct Replayed {
-    before: HashMap<u64, u64>,
-}
-
-impl Replayed {
-    fn new(resume: &Cut) -> Self {
-        let mut before = HashMap::new();
-        for (source, marks) in resume {
-            for (partition, mark) in marks {
-                before.insert(crate::rows::origin(SourceId(source.0), *partition), mark.next);
-            }
-        }
-        Replayed { before }
-    }
-
-    fn without(&self, rows: Rows) -> Rows {
-        if self.before.is_empty() {
-            return rows;
-        }
-        let fresh: Vec<u32> = (0..rows.num_rows())
-            .filter(|row| {
-                let (origin, offset) = rows.positions.source(*row);
-                self.before.get(&origin).is_none_or(|next| offset >= *next)
-            })
-            .map(|row| row as u32)
-            .collect();
-        if fresh.len() == rows.num_rows() { rows } else { rows.take(&UInt32Array::from(fresh)) }
     }
 }

@@ -20,7 +20,8 @@ use crate::flight::{Budget, InFlight};
 use crate::meter::{Meter, Pulse, count_failed};
 use crate::operate::{ChainStep, Link, StepShared, through};
 use crate::rows::{Rows, Times, partition_of};
-use crate::source::{Marks, Polled, Reader, Waker};
+use crate::snapshot::{self, Part, Snapshots};
+use crate::source::{Mark, Marks, Polled, Reader, Waker};
 use crate::watermark::{SourceTime, Standing, Statement, TimePolicy};
 use crate::{control::Control, cuts};
 use engine_base::{Clock, Epoch, SourceId};
@@ -74,6 +75,8 @@ pub struct SourceInput {
     pub steps: Vec<ChainStep>,
     /// How its watermark follows from the event times that those steps give; `None` where nobody asks for it.
     pub time: Option<TimePolicy>,
+    /// The event time that partitions had reached in the run that this one goes on from, nanoseconds since 1970 UTC.
+    pub reached_ns: BTreeMap<u32, i64>,
 }
 
 /// What the source operators of a process share.
@@ -89,8 +92,14 @@ pub struct IngestShared {
     pub budget: Budget,
     /// The bytes in flight on all workers.
     pub in_flight: Arc<AtomicU64>,
-    /// Cuts to follow instead of making new ones; the input ends with the last of them.
+    /// Cuts to follow instead of making new ones.
     pub follow: Option<Arc<RecordedCuts>>,
+    /// What comes after the last cut that is followed: new ones, or the end.
+    pub then_live: bool,
+    /// The first epoch where no cuts are followed.
+    pub first: u64,
+    /// Who takes snapshots, where there are any.
+    pub snapshots: Option<Arc<Snapshots>>,
     /// Names of sources, for error rows.
     pub names: SourceNames,
     /// What is committed, for [`Reader::committed`].
@@ -159,6 +168,7 @@ struct Slot {
     links: Vec<Link>,
     links_at: usize,
     time: Option<SlotTime>,
+    reached_ns: BTreeMap<u32, i64>,
     /// Since when it is not read because it is ahead of others, monotonic nanoseconds.
     ahead_since_ns: Option<u64>,
 }
@@ -246,8 +256,8 @@ struct Pace {
     opened_ns: u64,
     closed_ns: u64,
     bytes: u64,
-    /// The place in the cuts that are followed.
-    following: usize,
+    /// When what is read in the epoch is said to be read, nanoseconds since 1970 UTC.
+    read_ns: i64,
     /// When this operator is woken next for the sake of time, monotonic nanoseconds.
     wake_at_ns: u64,
 }
@@ -319,6 +329,7 @@ pub fn ingest<'scope>(
             links,
             links_at,
             time: source.time.map(|policy| SlotTime { time: SourceTime::new(policy), ended: false, stated: None }),
+            reached_ns: source.reached_ns,
             ahead_since_ns: None,
         });
     }
@@ -327,11 +338,18 @@ pub fn ingest<'scope>(
     let (shared, in_flight, wake, steps) = (shared.clone(), flight.clone(), activator.clone(), steps.clone());
     let (peers, worker) = (scope.peers(), scope.index());
     builder.build(move |mut caps: Vec<Capability<u64>>| {
-        let first = shared.follow.as_ref().and_then(|cuts| cuts.epochs.first()).map_or(0, |(epoch, _)| epoch.0);
+        let mut follow = shared.follow.clone().filter(|cuts| !cuts.epochs.is_empty() || !shared.then_live).map(Follow::new);
+        let first = follow.as_ref().map_or(shared.first, Follow::first);
+        let snapshots = shared.snapshots.clone();
+        let is_kept = shared.board.is_kept();
         for cap in &mut caps {
             cap.downgrade(&first);
         }
-        let mut pace = Pace { current: first, dirty: false, opened_ns: 0, closed_ns: 0, bytes: 0, following: 0, wake_at_ns: 0 };
+        let mut pace =
+            Pace { current: first, dirty: false, opened_ns: 0, closed_ns: 0, bytes: 0, read_ns: 0, wake_at_ns: 0 };
+        if let (Some(snapshots), None) = (&snapshots, &follow) {
+            snapshots.opens(worker, Some(first));
+        }
         let mut committed = 0;
         let mut lag_told_ns = 0;
         let mut lag_due = false;
@@ -351,10 +369,10 @@ pub fn ingest<'scope>(
             let (worker, clock_ns) = (worker as u32, shared.clock.now_ns());
             let passed = |tick_ns: &i64| ticked_ns.div_euclid(*tick_ns) < clock_ns.div_euclid(*tick_ns);
             let tick = ticks_ns.iter().any(passed) && shared.waiting_for_time.load(Ordering::Relaxed) > 0;
-            if shared.follow.is_none() && heard.epoch.get() > pace.current {
+            if follow.is_none() && heard.epoch.get() > pace.current {
                 state(&mut slots, worker, now_ns, clock_ns, &mut told);
                 tell(&mut told, &mut told_out, &caps, pace.current, &shared.board);
-                close(heard.epoch.get(), &mut pace, &mut caps, &mut slots, &shared.board, now_ns);
+                close(heard.epoch.get(), &mut pace, &mut caps, &mut slots, &shared, worker, now_ns);
             }
             if let Some(cut) = shared.committed.newer_than(&mut committed) {
                 for slot in &mut slots {
@@ -406,10 +424,10 @@ pub fn ingest<'scope>(
                     if !std::mem::replace(&mut slots[at].begun, true) {
                         begin(&mut slots[at], now_ns, &shared.board);
                     }
-                    let until = shared.follow.as_ref().map(|cuts| limits(cuts, pace.following, slots[at].id));
+                    let until = follow.as_ref().map(|follow| follow.limits(slots[at].id));
                     let id = slots[at].id;
                     let slot = &mut slots[at];
-                    if let (Some(align_ns), None) = (shared.align_ns, &until) {
+                    if let (Some(align_ns), None) = (shared.align_ns, until) {
                         let slowest_ns = heard.slowest_ns((id.0, worker));
                         // At the start nobody knows yet who is ahead of whom.
                         let starts = now_ns.saturating_sub(*started_ns.get_or_insert(now_ns)) < ALIGN_START_NS
@@ -433,7 +451,7 @@ pub fn ingest<'scope>(
                         }
                     }
                     let Some(reader) = &mut slot.reader else { continue };
-                    let polled = reader.poll(portion, until.as_ref());
+                    let polled = reader.poll(portion, until);
                     let found = reader.found();
                     if let Some(time) = &mut slot.time {
                         time.time.assigned(found.keys().copied(), now_ns);
@@ -447,6 +465,7 @@ pub fn ingest<'scope>(
                             if !pace.dirty {
                                 pace.dirty = true;
                                 pace.opened_ns = now_ns;
+                                pace.read_ns = clock_ns;
                             }
                             pace.bytes += polled.bytes;
                             in_flight.borrow_mut().add(pace.current, polled.bytes, now_ns);
@@ -468,8 +487,14 @@ pub fn ingest<'scope>(
                                 }
                                 session.give_container(&mut rows);
                             };
-                            for rows in polled.rows {
+                            for mut rows in polled.rows {
                                 if rows.num_rows() > 0 {
+                                    if is_kept || follow.is_some() {
+                                        // One time for all of an epoch: it is written down, and the same in a replay.
+                                        let place = partition_of(rows.positions.source(0).0);
+                                        let recorded = follow.as_ref().and_then(|follow| follow.read_ns(place));
+                                        rows.ingest_ns = Times::One(recorded.unwrap_or(pace.read_ns));
+                                    }
                                     through(&mut slot.links, rows, &cap_of, &mut give, &steps);
                                 }
                             }
@@ -482,7 +507,7 @@ pub fn ingest<'scope>(
                         Polled::Pending => {}
                         Polled::Done => {
                             let marks = reader.marks();
-                            let short = shared.follow.as_ref().and_then(|cuts| short_of(cuts, slots[at].id, &marks));
+                            let short = follow.as_ref().and_then(|follow| short_of(&follow.cuts, slots[at].id, &marks));
                             if let Some((partition, next)) = short {
                                 shared.control.fail(format!(
                                     "source `{}` ended before the cuts that are followed: partition {partition} was cut at {next}; \
@@ -490,13 +515,13 @@ pub fn ingest<'scope>(
                                     slots[at].name
                                 ));
                             }
-                            note(&mut slots[at], Epoch(pace.current), &shared.board);
+                            note(&mut slots[at], &pace, &shared.board);
                             slots[at].reader = None;
                             slots[at].time.iter_mut().for_each(|time| time.ended = true);
                         }
                         Polled::Failed(reason) => {
                             let name = slots[at].name.clone();
-                            note(&mut slots[at], Epoch(pace.current), &shared.board);
+                            note(&mut slots[at], &pace, &shared.board);
                             slots[at].reader = None;
                             shared.control.fail(format!("source `{name}`: {reason}"));
                         }
@@ -504,12 +529,14 @@ pub fn ingest<'scope>(
                 }
             }
             // Cuts that are followed are followed to their end: what is stated of event time may come after the last row.
-            let mut ended = stopping || shared.follow.is_none() && slots.iter().all(|slot| slot.reader.is_none());
-            if let Some(cuts) = &shared.follow {
-                if reached(cuts, &pace, &slots) {
+            let mut ended = stopping || follow.is_none() && slots.iter().all(|slot| slot.reader.is_none());
+            // A snapshot is due of the open epoch: it closes though nothing came.
+            let is_due = snapshots.as_ref().and_then(|snapshots| snapshots.due()).is_some_and(|due| due >= pace.current);
+            if let Some(following) = &mut follow {
+                if following.is_reached(&slots) {
                     if worker == 0 {
-                        told.extend(cuts.stated(pace.current).map(Told::States));
-                    } else if pace.following == 0 {
+                        told.extend(following.cuts.stated(pace.current).map(Told::States));
+                    } else if following.at == 0 {
                         // One worker states what all did.
                         told.extend(slots.iter().filter(|slot| slot.time.is_some()).map(|slot| {
                             let standing = Standing::Absent;
@@ -517,20 +544,30 @@ pub fn ingest<'scope>(
                         }));
                     }
                     tell(&mut told, &mut told_out, &caps, pace.current, &shared.board);
-                    pace.following += 1;
-                    match cuts.epochs.get(pace.following) {
-                        Some((next, _)) => {
-                            close(next.0, &mut pace, &mut caps, &mut slots, &shared.board, now_ns);
+                    match following.advance() {
+                        Some(next) => {
+                            close(next, &mut pace, &mut caps, &mut slots, &shared, worker, now_ns);
+                            more = true;
+                        }
+                        None if shared.then_live => {
+                            let next = (pace.current + 1).max(shared.first);
+                            close(next, &mut pace, &mut caps, &mut slots, &shared, worker, now_ns);
+                            // From here on each worker speaks for itself.
+                            slots.iter_mut().filter_map(|slot| slot.time.as_mut()).for_each(|time| time.stated = None);
+                            if let Some(snapshots) = &snapshots {
+                                snapshots.opens(worker as usize, Some(next));
+                            }
+                            follow = None;
                             more = true;
                         }
                         None => ended = true,
                     }
                 }
-            } else if pace.dirty || tick || moves_at_ns(&mut slots, &pace, now_ns) <= now_ns {
+            } else if pace.dirty || tick || is_due || moves_at_ns(&mut slots, &pace, now_ns) <= now_ns {
                 // A watermark that moves is a reason for an epoch as a row is.
                 let age_ns = now_ns.saturating_sub(pace.opened_ns);
                 let rested_ns = now_ns.saturating_sub(pace.closed_ns);
-                if age_ns >= EPOCH_NS_MAX || pace.bytes >= EPOCH_BYTES_MAX || (!more && rested_ns >= EPOCH_NS_MIN) {
+                if is_due || age_ns >= EPOCH_NS_MAX || pace.bytes >= EPOCH_BYTES_MAX || (!more && rested_ns >= EPOCH_NS_MIN) {
                     let next = pace.current + 1;
                     state(&mut slots, worker, now_ns, clock_ns, &mut told);
                     if tick {
@@ -538,7 +575,7 @@ pub fn ingest<'scope>(
                         ticked_ns = clock_ns;
                     }
                     tell(&mut told, &mut told_out, &caps, pace.current, &shared.board);
-                    close(next, &mut pace, &mut caps, &mut slots, &shared.board, now_ns);
+                    close(next, &mut pace, &mut caps, &mut slots, &shared, worker, now_ns);
                     shared.pulse.epoch_closed();
                     announce = Some(next);
                 } else if !more {
@@ -553,18 +590,22 @@ pub fn ingest<'scope>(
             }
             if ended {
                 // An end by a signal is no end of the input: what is open stays open.
-                if shared.follow.is_none() {
+                if follow.is_none() {
                     state(&mut slots, worker, now_ns, clock_ns, &mut told);
                     tell(&mut told, &mut told_out, &caps, pace.current, &shared.board);
                 }
                 for slot in &mut slots {
-                    note(slot, Epoch(pace.current), &shared.board);
+                    note(slot, &pace, &shared.board);
+                }
+                if let Some(snapshots) = &snapshots {
+                    snapshots.opens(worker as usize, None);
+                    give_times(&slots, snapshots, snapshot::LAST);
                 }
                 caps.clear();
                 slots.clear();
             } else if more {
                 wake.activate();
-            } else if shared.follow.is_none() && !pace.dirty {
+            } else if follow.is_none() && !pace.dirty {
                 let to_tick_ns = ticks_ns.iter().map(|tick_ns| (tick_ns - clock_ns.rem_euclid(*tick_ns)) as u64).min();
                 let tick_at_ns = to_tick_ns.map_or(u64::MAX, |to_tick_ns| now_ns.saturating_add(to_tick_ns));
                 let at_ns = moves_at_ns(&mut slots, &pace, now_ns).min(tick_at_ns);
@@ -641,6 +682,11 @@ fn greatest(event_ns: &Times) -> i64 {
 fn begin(slot: &mut Slot, now_ns: u64, board: &CutBoard) {
     let marks = slot.reader.as_ref().map(|reader| reader.marks()).unwrap_or_default();
     if let Some(time) = &mut slot.time {
+        for partition in marks.keys() {
+            if let Some(reached_ns) = slot.reached_ns.get(partition) {
+                time.time.restore(*partition, *reached_ns, now_ns);
+            }
+        }
         time.time.assigned(marks.keys().copied(), now_ns);
     }
     if !marks.is_empty() {
@@ -649,20 +695,45 @@ fn begin(slot: &mut Slot, now_ns: u64, board: &CutBoard) {
 }
 
 /// Notes where a source stands, if it moved.
-fn note(slot: &mut Slot, epoch: Epoch, board: &CutBoard) {
+fn note(slot: &mut Slot, pace: &Pace, board: &CutBoard) {
     if let Some(reader) = &slot.reader {
         let marks = reader.marks();
         if marks != slot.noted {
-            board.closed(epoch, slot.id, &marks);
+            let moved = |(partition, mark): &(&u32, &Mark)| slot.noted.get(*partition) != Some(*mark);
+            let moved = marks.iter().filter(moved).map(|(partition, mark)| (*partition, mark.clone())).collect();
+            board.closed(Epoch(pace.current), slot.id, &moved, pace.read_ns);
             slot.noted = marks;
         }
     }
 }
 
-/// Closes the open epoch: first the marks, then the capabilities, so that no frontier passes an epoch without its cut.
-fn close(next: u64, pace: &mut Pace, caps: &mut [Capability<u64>], slots: &mut [Slot], board: &CutBoard, now_ns: u64) {
+/// Tells the event time that the sources have reached, for a snapshot.
+fn give_times(slots: &[Slot], snapshots: &Snapshots, number: u64) {
     for slot in slots {
-        note(slot, Epoch(pace.current), board);
+        if let Some(time) = &slot.time {
+            snapshots.give(number, Part::Times { source: slot.id, reached_ns: time.time.reached_ns() });
+        }
+    }
+}
+
+/// Closes the open epoch: first the marks, then the capabilities, so that no frontier passes an epoch without its cut.
+fn close(
+    next: u64,
+    pace: &mut Pace,
+    caps: &mut [Capability<u64>],
+    slots: &mut [Slot],
+    shared: &IngestShared,
+    worker: u32,
+    now_ns: u64,
+) {
+    for slot in slots.iter_mut() {
+        note(slot, pace, &shared.board);
+    }
+    if let Some(snapshots) = &shared.snapshots {
+        // Before the capabilities go: a snapshot that is asked for from here on is of this epoch or a later one.
+        if let Some(number) = snapshots.moves(worker as usize, next) {
+            give_times(slots, snapshots, number);
+        }
     }
     for cap in caps {
         cap.downgrade(&next);
@@ -670,30 +741,61 @@ fn close(next: u64, pace: &mut Pace, caps: &mut [Capability<u64>], slots: &mut [
     *pace = Pace { current: next, dirty: false, opened_ns: now_ns, closed_ns: now_ns, bytes: 0, ..*pace };
 }
 
-/// Up to where the partitions of a source may be read in the epoch that is followed: the last mark at or before it.
-fn limits(cuts: &RecordedCuts, following: usize, source: SourceId) -> BTreeMap<u32, u64> {
-    let mut limits = BTreeMap::new();
-    for (_, marks) in cuts.epochs.iter().take(following + 1) {
-        for ((id, partition), next) in marks {
-            if *id == source {
-                limits.insert(*partition, *next);
-            }
-        }
-    }
-    limits
+/// The cuts that are followed, and how far.
+struct Follow {
+    cuts: Arc<RecordedCuts>,
+    at: usize,
+    /// Up to where the partitions of each source may be read: the last marks at or before the epoch that is followed.
+    limits: BTreeMap<SourceId, BTreeMap<u32, u64>>,
+    none: BTreeMap<u32, u64>,
 }
 
-/// Whether each partition of this worker stands where the followed cut has it.
-fn reached(cuts: &RecordedCuts, pace: &Pace, slots: &[Slot]) -> bool {
-    let Some((_, marks)) = cuts.epochs.get(pace.following) else { return true };
-    slots.iter().all(|slot| {
-        let Some(reader) = &slot.reader else { return true };
-        let at = cuts::offsets(&reader.marks());
-        marks
-            .iter()
-            .filter(|((id, partition), _)| *id == slot.id && at.contains_key(partition))
-            .all(|((_, partition), next)| at.get(partition).is_some_and(|at| at >= next))
-    })
+impl Follow {
+    fn new(cuts: Arc<RecordedCuts>) -> Follow {
+        let mut follow = Follow { cuts, at: 0, limits: BTreeMap::new(), none: BTreeMap::new() };
+        follow.take_limits();
+        follow
+    }
+
+    /// The first epoch.
+    fn first(&self) -> u64 {
+        self.cuts.epochs.first().map_or(0, |(epoch, _)| epoch.0)
+    }
+
+    fn take_limits(&mut self) {
+        for ((source, partition), next) in self.cuts.epochs.get(self.at).iter().flat_map(|(_, marks)| marks) {
+            self.limits.entry(*source).or_default().insert(*partition, *next);
+        }
+    }
+
+    /// Goes on to the next epoch, which it gives.
+    fn advance(&mut self) -> Option<u64> {
+        self.at += 1;
+        self.take_limits();
+        self.cuts.epochs.get(self.at).map(|(epoch, _)| epoch.0)
+    }
+
+    fn limits(&self, source: SourceId) -> &BTreeMap<u32, u64> {
+        self.limits.get(&source).unwrap_or(&self.none)
+    }
+
+    /// When the rows of a partition were read that the epoch has of it.
+    fn read_ns(&self, place: (SourceId, u32)) -> Option<i64> {
+        self.cuts.read_ns(self.cuts.epochs.get(self.at)?.0.0, place)
+    }
+
+    /// Whether each partition of this worker stands where the followed cut has it.
+    fn is_reached(&self, slots: &[Slot]) -> bool {
+        let Some((_, marks)) = self.cuts.epochs.get(self.at) else { return true };
+        slots.iter().all(|slot| {
+            let Some(reader) = &slot.reader else { return true };
+            let at = cuts::offsets(&reader.marks());
+            marks
+                .iter()
+                .filter(|((id, partition), _)| *id == slot.id && at.contains_key(partition))
+                .all(|((_, partition), next)| at.get(partition).is_some_and(|at| at >= next))
+        })
+    }
 }
 
 /// A partition that ended before the cuts do, and where they cut it.

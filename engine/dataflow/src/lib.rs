@@ -26,13 +26,15 @@ pub mod rows;
 pub mod run;
 pub mod select;
 pub mod sink;
+pub mod snapshot;
 pub mod source;
+pub mod stage;
 pub mod step;
 pub mod watermark;
 pub mod wire;
 
 pub use control::Control;
-pub use cuts::{Cut, CutBoard, RecordedCuts};
+pub use cuts::{ClosedEpoch, Cut, CutBoard, RecordedCuts};
 pub use errors::{SourceNames, error_schema};
 pub use flight::Budget;
 pub use meter::{Meter, Pulse, Unmetered};

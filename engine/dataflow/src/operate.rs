@@ -1,16 +1,18 @@
 //! The operators that run steps: a fused chain of row-wise ones, and one that acts at an epoch's close.
 
 use crate::control::Control;
-use crate::cuts::{CutBoard, Events, Seen};
 use crate::errors::{SourceNames, error_rows};
 use crate::exchange::ByKey;
 use crate::meter::{Meter, count_failed};
-use crate::rows::{ErrorRow, Rows, is_made, partition_of};
+use crate::rows::{ErrorRow, Rows};
+use crate::snapshot::{Part, Participant, Participants, Snapshots, part_of};
 use crate::step::{EpochStep, Moment, RowStep, StepOutput};
 use crate::watermark::{InputTime, Statement, Timeline, watermarks_ns};
 use engine_base::{Clock, Epoch};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 use timely::container::NoopBuilder;
 use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
@@ -29,12 +31,12 @@ pub struct StepShared {
     pub clock: Arc<dyn Clock>,
     /// Names of sources, for error rows.
     pub names: SourceNames,
-    /// Where keyed steps note the event times they saw.
-    pub board: Arc<CutBoard>,
     /// Told where a row stops the pipeline.
     pub control: Arc<Control>,
     /// The room for what regions keep, where it is bounded.
     pub room: Option<Room>,
+    /// Who takes snapshots, where there are any.
+    pub snapshots: Option<Arc<Snapshots>>,
 }
 
 /// Room for state that can't leave the memory: told of bytes that come and go, it says whether there is enough.
@@ -239,6 +241,8 @@ pub struct KeyedTime<'scope> {
     pub sources: usize,
     /// The event time of each input.
     pub inputs: Vec<InputTime>,
+    /// The watermark that each input had reached in the run that this one goes on from; empty for none.
+    pub reached: Vec<Option<i64>>,
 }
 
 /// The event time of a keyed operator: what was stated up to the epoch that closes.
@@ -261,6 +265,31 @@ impl Watch {
     }
 }
 
+/// A step and its event time: what a snapshot takes its part of.
+struct Kept {
+    name: Arc<str>,
+    step: Box<dyn EpochStep>,
+    watch: Option<Watch>,
+    /// The number of the last snapshot that it gave its part of.
+    taken: u64,
+    worker: usize,
+}
+
+impl Participant for Kept {
+    fn take_part(&mut self, number: u64, snapshots: &Snapshots) {
+        if std::mem::replace(&mut self.taken, number) == number {
+            return;
+        }
+        if let Some(part) = self.step.state().and_then(|state| part_of(&self.name, state)) {
+            snapshots.give(number, part);
+        }
+        // It is the same on all workers.
+        if let (Some(watch), 0) = (&self.watch, self.worker) {
+            snapshots.give(number, Part::Reached { step: self.name.clone(), watermarks_ns: watch.reached.clone() });
+        }
+    }
+}
+
 /// One operator with state by key: gathers each epoch's rows and acts when the epoch has closed on all workers.
 #[allow(clippy::too_many_arguments)] // the parts of an operator
 pub fn keyed<'scope>(
@@ -269,9 +298,10 @@ pub fn keyed<'scope>(
     inputs: Vec<KeyedInput<'scope>>,
     time: Option<KeyedTime<'scope>>,
     ports: usize,
-    mut step: Box<dyn EpochStep>,
+    step: Box<dyn EpochStep>,
     meter: Arc<dyn Meter>,
     shared: &StepShared,
+    participants: &Participants,
 ) -> KeyedStreams<'scope> {
     let mut builder = OperatorBuilder::new(name.to_owned(), scope);
     let mut handles: Vec<_> = inputs
@@ -285,7 +315,8 @@ pub fn keyed<'scope>(
     let peers = scope.peers();
     let mut watch = None;
     let mut heard = time.map(|time| {
-        let reached = vec![None; time.inputs.len()];
+        let mut reached = time.reached;
+        reached.resize(time.inputs.len(), None);
         watch = Some(Watch { timeline: Timeline::new(time.sources, peers), inputs: time.inputs, reached });
         builder.new_input(time.statements, Pipeline)
     });
@@ -302,6 +333,10 @@ pub fn keyed<'scope>(
     let (errors_out, errors) = builder.new_output::<Rows>();
     let mut errors_out = Output::from(errors_out);
     let shared = shared.clone();
+    let kept = Rc::new(RefCell::new(Kept { name: name.into(), step, watch, taken: 0, worker: scope.index() }));
+    if shared.snapshots.is_some() {
+        participants.add(kept.clone());
+    }
     builder.build(move |caps| {
         drop(caps);
         let mut waiting: BTreeMap<u64, Waiting> = BTreeMap::new();
@@ -326,6 +361,7 @@ pub fn keyed<'scope>(
                     entry.statements.append(statements);
                 });
             }
+            let kept = &mut *kept.borrow_mut();
             loop {
                 let (mut out, start_ns, mut rows_in) = (StepOutput::new(ports), shared.clock.monotonic_ns(), 0);
                 let (epoch, caps) = match unfinished.take() {
@@ -337,21 +373,22 @@ pub fn keyed<'scope>(
                             break;
                         }
                         let closing = entry.remove();
+                        if let Some(snapshots) = &shared.snapshots
+                            && let Some(number) = snapshots.before(epoch)
+                        {
+                            kept.take_part(number, snapshots);
+                        }
                         rows_in = closing.inputs.iter().flatten().map(|rows| rows.num_rows() as u64).sum();
                         let inputs: Vec<Vec<Rows>> = closing.inputs.into_iter().map(Rows::in_canonical_order).collect();
-                        let seen = seen_of(inputs.iter().flatten());
-                        if !seen.is_empty() {
-                            shared.board.saw(Epoch(epoch), seen);
-                        }
-                        let moment = match &mut watch {
+                        let moment = match &mut kept.watch {
                             Some(watch) => watch.close(epoch, closing.statements),
                             None => Moment::timeless(Epoch(epoch), count),
                         };
-                        step.close(&moment, inputs, &mut out);
+                        kept.step.close(&moment, inputs, &mut out);
                         (epoch, closing.caps)
                     }
                 };
-                let more = step.resume(&mut out);
+                let more = kept.step.resume(&mut out);
                 measure(&*meter, rows_in, &out, start_ns, &shared);
                 if stops(&out, &shared) {
                     return;
@@ -374,34 +411,6 @@ pub fn keyed<'scope>(
         }
     });
     KeyedStreams { ports: streams, errors }
-}
-
-/// The greatest event time and the last reading of each partition.
-fn seen_of<'r>(batches: impl Iterator<Item = &'r Rows>) -> Events {
-    let mut seen = BTreeMap::<u64, Seen>::new();
-    for rows in batches {
-        let Some(event_ns) = &rows.event_ns else { continue };
-        let mut at = 0;
-        while at < rows.num_rows() {
-            // Rows of one partition mostly stand together.
-            let (origin, _) = rows.positions.source(at);
-            if is_made(origin) {
-                // A step made it: no partition has it.
-                at += 1;
-                continue;
-            }
-            let mut run = Seen { event_ns: i64::MIN, read_ns: i64::MIN };
-            while at < rows.num_rows() && rows.positions.source(at).0 == origin {
-                run.event_ns = run.event_ns.max(event_ns.get(at));
-                run.read_ns = run.read_ns.max(rows.ingest_ns.get(at));
-                at += 1;
-            }
-            let known = seen.entry(origin).or_insert(run);
-            known.event_ns = known.event_ns.max(run.event_ns);
-            known.read_ns = known.read_ns.max(run.read_ns);
-        }
-    }
-    seen.into_iter().map(|(origin, seen)| (partition_of(origin), seen)).collect()
 }
 
 /// An epoch that has not closed: its rows by input, and a capability for each output.

@@ -105,6 +105,18 @@ impl SourceTime {
         }
     }
 
+    /// Puts a partition back to where a former run had brought it.
+    pub fn restore(&mut self, partition: u32, watermark_ns: i64, now_ns: u64) {
+        let at = PartitionTime { watermark_ns: Some(watermark_ns), quiet_since_ns: now_ns, silenced_ns: None };
+        self.partitions.insert(partition, at);
+    }
+
+    /// Where its partitions stand, those of which rows came.
+    pub fn reached_ns(&self) -> BTreeMap<u32, i64> {
+        let of = |(partition, time): (&u32, &PartitionTime)| Some((*partition, time.watermark_ns?));
+        self.partitions.iter().filter_map(of).collect()
+    }
+
     /// Rows of a partition came, the latest with this event time.
     pub fn saw(&mut self, partition: u32, greatest_ns: i64, now_ns: u64) {
         let watermark_ns = greatest_ns.saturating_sub(self.policy.max_delay_ns);

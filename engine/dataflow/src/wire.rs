@@ -48,6 +48,18 @@ impl ContainerBytes for Rows {
     }
 }
 
+/// Rows as bytes.
+pub fn to_bytes(rows: &Rows) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode(rows, &mut bytes);
+    bytes
+}
+
+/// The rows that [`to_bytes`] made bytes of; a sentence if they are others.
+pub fn from_bytes(bytes: &[u8]) -> Result<Rows, String> {
+    decode(bytes).map_err(|error| format!("rows can't be read: {error}"))
+}
+
 fn encode(rows: &Rows, out: &mut Vec<u8>) {
     out.clear();
     out.extend_from_slice(&[0; 8]);

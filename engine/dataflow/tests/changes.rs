@@ -5,7 +5,8 @@ use engine_base::SystemClock;
 use engine_dataflow::capture::{Captured, capture};
 use engine_dataflow::changes::{Encode, Join, Region, RegionStep, Sides, region};
 use engine_dataflow::operate::StepShared;
-use engine_dataflow::{Control, CutBoard, Positions, Rows, SourceNames, StepOutput, Times, Unmetered};
+use engine_dataflow::snapshot::Participants;
+use engine_dataflow::{Control, Positions, Rows, SourceNames, StepOutput, Times, Unmetered};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use timely::container::NoopBuilder;
@@ -93,9 +94,9 @@ fn run(what: What, updates: &Updates, workers: usize, portion: usize) -> BTreeMa
     let shared = StepShared {
         clock: SystemClock::shared(),
         names: SourceNames::new(std::iter::empty()),
-        board: Arc::new(CutBoard::default()),
         control: Arc::new(Control::default()),
         room: None,
+        snapshots: None,
     };
     let (updates, to, seen) = (updates.clone(), captured.clone(), put_out.clone());
     let guards = timely::execute(timely::Config::process(workers), move |worker| {
@@ -121,7 +122,7 @@ fn run(what: What, updates: &Updates, workers: usize, portion: usize) -> BTreeMa
                 encoders.push(encode());
             }
             let step = RegionStep { inputs: encoders, region: of, build };
-            let built = region("r", streams, step, Arc::new(Unmetered), &shared);
+            let built = region("r", streams, step, Arc::new(Unmetered), &shared, Vec::new(), &Participants::default());
             use timely::dataflow::operators::Probe;
             ([left, right], capture(built.changes, "out", to.clone()).probe().0)
         });

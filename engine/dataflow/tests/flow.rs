@@ -6,7 +6,8 @@ use engine_base::{RowError, SourceId, SystemClock};
 use engine_dataflow::deliver::{SinkShared, deliver};
 use engine_dataflow::ingest::{Committed, IngestShared, Ingested, SourceInput, ingest};
 use engine_dataflow::operate::{ChainStep, KeyedInput, KeyedTime, StepShared, chain, keyed};
-use engine_dataflow::run::{Built, run};
+use engine_dataflow::run::{Built, Progress, Watch, run};
+use engine_dataflow::snapshot::Participants;
 use engine_dataflow::watermark::{InputTime, TimePolicy};
 use engine_dataflow::{
     Acknowledged, Budget, Control, CutBoard, EpochStep, ErrorRow, Mark, Marks, Moment, Polled, Positions, Reader,
@@ -177,7 +178,6 @@ struct Outcome {
     errors: BTreeMap<RowPosition, i64>,
     cuts: RecordedCuts,
     last_cut: BTreeMap<(SourceId, u32), u64>,
-    latest_event: Option<i64>,
     moments: BTreeMap<u64, (Option<i64>, Option<i64>)>,
 }
 
@@ -207,6 +207,25 @@ impl EpochStep for Noted {
     }
 }
 
+/// The last cut that all sinks have acknowledged.
+struct Cuts {
+    board: Arc<CutBoard>,
+    last: Mutex<BTreeMap<(SourceId, u32), u64>>,
+}
+
+impl Watch for Cuts {
+    fn progress(&self, progress: Progress) {
+        for closed in self.board.take(progress.done) {
+            for (source, marks) in closed.cut {
+                for (partition, mark) in marks {
+                    let before = self.last.lock().unwrap().insert((source, partition), mark.next);
+                    assert!(before.is_none_or(|before| before <= mark.next), "cuts only move on");
+                }
+            }
+        }
+    }
+}
+
 struct Setup {
     workers: usize,
     batch: u64,
@@ -231,6 +250,9 @@ fn check(setup: Setup) -> Outcome {
         budget: Budget { bytes: setup.budget, age_ns: u64::MAX },
         in_flight: Arc::default(),
         follow: setup.follow.map(Arc::new),
+        then_live: false,
+        first: 0,
+        snapshots: None,
         names: names.clone(),
         committed: Arc::new(Committed::default()),
         pulse: Arc::new(Unmetered),
@@ -241,93 +263,81 @@ fn check(setup: Setup) -> Outcome {
     let steps = StepShared {
         clock: clock.clone(),
         names: names.clone(),
-        board: board.clone(),
         control: control.clone(),
         room: None,
+        snapshots: None,
     };
-    let sinks = SinkShared { control: control.clone(), clock, names, resume: Arc::default() };
+    let sinks = SinkShared { control: control.clone(), clock, names, acknowledged: None };
     let (good, bad): (Collected, Collected) = Default::default();
-    let last_cut = Arc::new(Mutex::new((BTreeMap::new(), None)));
+    board.watch();
+    let last_cut: Arc<Cuts> = Arc::new(Cuts { board: board.clone(), last: Mutex::default() });
     let moments = Moments::default();
     let (kept, failed, noted, told) = (good.clone(), bad.clone(), last_cut.clone(), moments.clone());
     let workers = setup.workers;
     let (batch, rows, partitions, delay) = (setup.batch, setup.rows, setup.partitions, setup.delay);
-    run(
-        workers,
-        &control,
-        &board,
-        Arc::new(move |acknowledged| {
-            let mut last = noted.lock().unwrap();
-            for (source, marks) in &acknowledged.cut {
-                for (partition, mark) in marks {
-                    let before = last.0.insert((*source, *partition), mark.next);
-                    assert!(before.is_none_or(|before| before <= mark.next), "cuts only move on");
-                }
-            }
-            last.1 = acknowledged.seen.values().map(|seen| seen.event_ns).max();
-        }),
-        move |scope, worker| {
-            let source = SourceInput {
-                name: "numbers".into(),
-                id: SourceId(0),
-                open: Box::new(move |waker| {
-                    let mine = (0..partitions).filter(|partition| *partition as usize % workers == worker);
-                    let next: BTreeMap<u32, u64> = mine.map(|partition| (partition, 0)).collect();
-                    let rest = worker as u32 * 3;
-                    Ok(Some(Box::new(Numbers { source: SourceId(0), next, rows, batch, rest, resting: 0, waker })))
-                }),
-                meter: Arc::new(Unmetered),
-                steps: Vec::new(),
-                time: Some(TimePolicy { max_delay_ns: 3, idle_after_ns: u64::MAX }),
-            };
-            let Ingested { rows, errors, flight, activator, statements, .. } =
-                ingest(scope, vec![source], &shared, &steps);
-            let input = scope.concatenate(rows);
-            let hundreds = ChainStep {
-                name: "hundreds".into(),
-                step: Box::new(FailHundreds),
-                side_ports: 0,
-                meter: Arc::new(Unmetered),
-            };
-            let chained = chain(input, vec![hundreds], &steps);
-            let timed = KeyedInput { stream: chained.main.clone(), key: vec!["key".into()] };
-            let time = KeyedTime {
-                statements,
-                sources: 1,
-                inputs: vec![InputTime { sources: vec![(0, 10)], max_delay_ns: 0 }],
-            };
-            let noted = Box::new(Noted(told.clone(), setup.align_ns.map(|align_ns| align_ns + 3 + 10 + 200)));
-            let noted = keyed(scope, "noted", vec![timed], Some(time), 1, noted, Arc::new(Unmetered), &steps);
-            let by_key = KeyedInput { stream: chained.main, key: vec!["key".into()] };
-            let step = Box::<Order>::default();
-            let ordered = keyed(scope, "order", vec![by_key], None, 1, step, Arc::new(Unmetered), &steps);
-            let mut all_errors = errors;
-            all_errors.extend(chained.errors);
-            all_errors.push(ordered.errors);
-            let collect = |to: &Collected| {
-                let to = to.clone();
-                Box::new(move |waker| {
-                    let writer = Collect {
-                        rows: to,
-                        waiting: Vec::new(),
-                        done: 0,
-                        delay,
-                        room: 2,
-                        waker,
-                        unacknowledged: Arc::default(),
-                    };
-                    Ok(Box::new(writer) as Box<dyn Writer>)
-                })
-            };
-            let mut done = vec![noted.errors];
-            done.extend(noted.ports);
-            for (streams, to) in [(ordered.ports, &kept), (all_errors, &failed)] {
-                let out = deliver(scope.concatenate(streams), "collect", collect(to), Arc::new(Unmetered), &sinks);
-                done.extend([out.done, out.errors]);
-            }
-            Built { done, flight, activator }
-        },
-    )
+    run(workers, &control, noted, None, move |scope, worker| {
+        let nobody = Participants::default();
+        let source = SourceInput {
+            name: "numbers".into(),
+            id: SourceId(0),
+            open: Box::new(move |waker| {
+                let mine = (0..partitions).filter(|partition| *partition as usize % workers == worker);
+                let next: BTreeMap<u32, u64> = mine.map(|partition| (partition, 0)).collect();
+                let rest = worker as u32 * 3;
+                Ok(Some(Box::new(Numbers { source: SourceId(0), next, rows, batch, rest, resting: 0, waker })))
+            }),
+            meter: Arc::new(Unmetered),
+            steps: Vec::new(),
+            time: Some(TimePolicy { max_delay_ns: 3, idle_after_ns: u64::MAX }),
+            reached_ns: BTreeMap::new(),
+        };
+        let Ingested { rows, errors, flight, activator, statements, .. } = ingest(scope, vec![source], &shared, &steps);
+        let input = scope.concatenate(rows);
+        let hundreds = ChainStep {
+            name: "hundreds".into(),
+            step: Box::new(FailHundreds),
+            side_ports: 0,
+            meter: Arc::new(Unmetered),
+        };
+        let chained = chain(input, vec![hundreds], &steps);
+        let timed = KeyedInput { stream: chained.main.clone(), key: vec!["key".into()] };
+        let time = KeyedTime {
+            statements,
+            sources: 1,
+            inputs: vec![InputTime { sources: vec![(0, 10)], max_delay_ns: 0 }],
+            reached: Vec::new(),
+        };
+        let noted = Box::new(Noted(told.clone(), setup.align_ns.map(|align_ns| align_ns + 3 + 10 + 200)));
+        let noted = keyed(scope, "noted", vec![timed], Some(time), 1, noted, Arc::new(Unmetered), &steps, &nobody);
+        let by_key = KeyedInput { stream: chained.main, key: vec!["key".into()] };
+        let step = Box::<Order>::default();
+        let ordered = keyed(scope, "order", vec![by_key], None, 1, step, Arc::new(Unmetered), &steps, &nobody);
+        let mut all_errors = errors;
+        all_errors.extend(chained.errors);
+        all_errors.push(ordered.errors);
+        let collect = |to: &Collected| {
+            let to = to.clone();
+            Box::new(move |waker| {
+                let writer = Collect {
+                    rows: to,
+                    waiting: Vec::new(),
+                    done: 0,
+                    delay,
+                    room: 2,
+                    waker,
+                    unacknowledged: Arc::default(),
+                };
+                Ok(Box::new(writer) as Box<dyn Writer>)
+            })
+        };
+        let mut done = vec![noted.errors];
+        done.extend(noted.ports);
+        for (streams, to) in [(ordered.ports, &kept), (all_errors, &failed)] {
+            let out = deliver(scope.concatenate(streams), "collect", collect(to), Arc::new(Unmetered), &sinks);
+            done.extend([out.done, out.errors]);
+        }
+        Built { done, reached: Vec::new(), participants: nobody, flight, activator }
+    })
     .unwrap();
     let once = |rows: &Collected| {
         let rows = rows.lock().unwrap();
@@ -335,13 +345,12 @@ fn check(setup: Setup) -> Outcome {
         assert_eq!(map.len(), rows.len(), "each row comes out once");
         map
     };
-    let last = last_cut.lock().unwrap().clone();
+    let last = last_cut.last.lock().unwrap().clone();
     Outcome {
         rows: once(&good),
         errors: once(&bad),
         cuts: board.recorded(),
-        last_cut: last.0,
-        latest_event: last.1,
+        last_cut: last,
         moments: moments.lock().unwrap().clone(),
     }
 }
@@ -364,7 +373,6 @@ fn every_row_comes_out_once_and_the_last_cut_is_the_end() {
         assert_eq!(outcome.errors.len(), 150);
         assert_eq!(outcome.rows.len(), 15_000 - 150);
         assert_eq!(outcome.last_cut, (0..3).map(|p| ((SourceId(0), p), 5000)).collect());
-        assert_eq!(outcome.latest_event, Some(4999));
         let reached = outcome.moments.values().last().unwrap();
         assert_eq!(reached.1, Some(i64::MAX), "the input has ended");
     }

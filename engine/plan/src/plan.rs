@@ -42,6 +42,10 @@ pub struct Plan {
     pub checkpoint_ns: i64,
     /// SHA-256 over everything that bears on results, in hex: steps, their keys, types, parameters and models.
     pub digest: String,
+    /// The same over what the rows come to, whatever systems they come from and go to.
+    pub logic: String,
+    /// Of each step, over its keys and the rows that it takes and gives.
+    pub step_digests: Vec<String>,
 }
 
 /// A step of a plan.

@@ -166,6 +166,8 @@ impl Planner<'_> {
         }
         prune::prune(&mut self.steps);
         let digest = digest::digest(self.pipeline, &self.steps, &self.models);
+        let logic = digest::logic(self.pipeline, &self.steps, &self.models);
+        let step_digests = digest::of_steps(self.pipeline, &self.steps);
         Some(Plan {
             name: self.pipeline.name.clone(),
             description: self.pipeline.description.clone(),
@@ -177,6 +179,8 @@ impl Planner<'_> {
             commit_ns: self.pipeline.commit.ns(),
             checkpoint_ns: self.pipeline.checkpoint.ns(),
             digest,
+            logic,
+            step_digests,
         })
     }
 

@@ -6,37 +6,37 @@
 use crate::cli::PipelineArgs;
 use crate::load::load_plan;
 use crate::process;
+use crate::runtime::durable::{Closing, Event, Message, Recovered, StateDir, Threads, giver, lossy_sources};
 use crate::runtime::errors_file::ErrorsFile;
-use crate::runtime::graph::{GraphShared, SharedSink, build, pruned};
-use crate::runtime::state_dir::{Resume, StateDir, lossy_sources};
+use crate::runtime::graph::{Durable, GraphShared, SharedSink, build, pruned};
 use crate::runtime::watch::{Instruments, Watch, WatchArgs};
 use engine_base::units::parse_duration;
 use engine_base::{Clock, StepId, SystemClock};
-use engine_connectors::SinkStart;
-use engine_dataflow::cuts::Acknowledged;
+use engine_connectors::{Delivered, Exact, SinkStart};
 use engine_dataflow::deliver::SinkShared;
 use engine_dataflow::ingest::{Committed, IngestShared};
 use engine_dataflow::operate::Room;
 use engine_dataflow::operate::StepShared;
+use engine_dataflow::run;
+use engine_dataflow::snapshot::Snapshots;
 use engine_dataflow::{Budget, Control, CutBoard, RecordedCuts, SourceNames};
-use engine_plan::plan::{Plan, Role};
+use engine_plan::plan::{Plan, Role, Step};
 use engine_plan::types;
 use engine_state::StateMemory;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Bytes of input in flight where the pipeline does not say.
 const IN_FLIGHT_BYTES: u64 = 64 << 20;
 /// Age of the oldest unacknowledged epoch where the pipeline does not say, nanoseconds.
 const IN_FLIGHT_AGE_NS: u64 = 10_000_000_000;
-/// The shortest time between two commits of a cut: an fsync each would be wasted.
-const COMMIT_EVERY: Duration = Duration::from_millis(20);
 /// Signals within this time of the first are the first.
 const ONE_SIGNAL: Duration = Duration::from_millis(300);
 /// How long sinks may take to close after a drain was given up.
@@ -63,6 +63,11 @@ pub(crate) struct RunArgs {
     /// read again at the next start.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = drain_timeout)]
     drain_timeout: Duration,
+
+    /// Lets a sink that delivers exactly once go on from what the journal says, though its system says otherwise: it was
+    /// written by another state, or its marks are lost. Rows may come twice.
+    #[arg(long = "reset-sink", value_name = "NAME")]
+    reset_sinks: Vec<String>,
 
     #[command(flatten)]
     watch: WatchArgs,
@@ -103,17 +108,20 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
         return Err(format!("sink `{}`: standard output is closed", step.name));
     }
 
-    if let (Some(step), Some(_)) = (plan.steps.iter().find(|step| step.timed && !step.planned.rebuilds()), &args.state)
-    {
+    if let (Some(step), None) = (exact_sinks(&plan).next(), &args.state) {
         return Err(format!(
-            "`{}` keeps its state in memory, and checkpoints are not built yet: with --state, a restart would give other results \
-             for want of the rows that it does not read again. Run it without --state; it then reads its input from the start",
+            "sink `{}` delivers exactly once, which needs a state directory: say where it is with --state DIR",
             step.name
         ));
     }
+    if args.follow_cuts.is_some() && args.state.is_some() {
+        return Err(
+            "--follow-cuts makes a run again from the beginning, and --state goes on: give one of the two".to_owned()
+        );
+    }
     let mut state = args.state.as_deref().map(|path| StateDir::open(path, &plan)).transpose()?;
-    let resume = state.as_ref().map(StateDir::resume).unwrap_or_default();
-    say_how_it_starts(&plan, &resume, state.is_some());
+    let mut recovered = state.as_ref().map(|state| state.recover(&plan)).transpose()?;
+    say_how_it_starts(&plan, recovered.as_ref());
     let follow = args.follow_cuts.as_ref().map(|path| {
         let text = std::fs::read_to_string(path).map_err(|error| error.to_string());
         text.and_then(|text| RecordedCuts::from_text(&text))
@@ -128,17 +136,41 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
     let begun = state.as_ref().is_some_and(StateDir::begun);
     let errors = ErrorsFile::new(errors_path, state.is_some());
     let instruments = Instruments::new(&plan, usize::from(args.workers), budget_bytes(&plan), clock.clone());
-    let handles = open_sinks(&plan, &clock, &resume, begun)?;
-    state.as_mut().map_or(Ok(()), |state| state.begin(&plan))?;
-    let board = Arc::new(CutBoard::starting_at(resume.acknowledged.clone()));
+    let handles = open_sinks(&plan, &clock, recovered.as_ref(), begun, &args.reset_sinks)?;
+    if let (Some(state), Some(recovered)) = (&mut state, &mut recovered) {
+        let notes = first_notes(&plan, recovered, &handles);
+        state.begin(&plan, &notes)?;
+        for (sink, exact) in &mut recovered.exact {
+            exact.delivered = exact.delivered.take().or_else(|| notes.get(sink).cloned());
+        }
+    }
+    let board = Arc::new(CutBoard::default());
     if args.record_cuts.is_some() {
         board.record();
+    }
+    if state.is_some() {
+        board.watch();
     }
     let names = SourceNames::new(plan.sources().map(|step| Arc::from(step.name.as_str())));
     let committed = Arc::new(Committed::default());
     let state_memory = plan.memory_limit.map(|limit| StateMemory::new(limit, &cold_path(&plan, args.state.as_deref())));
+    let workers = usize::from(args.workers);
+    let first = recovered.as_ref().map_or(0, |recovered| recovered.first);
+    let done = recovered.as_ref().and_then(|recovered| recovered.done);
+    let then_live = follow.is_none();
+    let follow = follow.or_else(|| recovered.as_ref().map(|recovered| Arc::new(recovered.tail.clone())));
+    let running = match (state, recovered) {
+        (Some(state), Some(recovered)) => {
+            let parts =
+                Parts { plan: &plan, workers, board: &board, control: &control, committed: &committed, clock: &clock };
+            Some(start_durable(state, recovered, parts)?)
+        }
+        _ => None,
+    };
+    let (durable, running) = running.unzip();
+    let snapshots = running.as_ref().map(|running| running.snapshots.clone());
     let shared = GraphShared {
-        workers: usize::from(args.workers),
+        workers,
         ingest: IngestShared {
             board: board.clone(),
             control: control.clone(),
@@ -146,6 +178,9 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
             budget: budget(&plan),
             in_flight: Arc::default(),
             follow,
+            then_live,
+            first,
+            snapshots: snapshots.clone(),
             names: names.clone(),
             committed: committed.clone(),
             pulse: instruments.clone(),
@@ -156,51 +191,30 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
         steps: StepShared {
             clock: clock.clone(),
             names: names.clone(),
-            board: board.clone(),
             control: control.clone(),
             room: state_memory.clone().map(|memory| Room(Arc::new(move |bytes| memory.charge_fixed(bytes)))),
+            snapshots: snapshots.clone(),
         },
-        sinks: SinkShared {
-            control: control.clone(),
-            clock: clock.clone(),
-            names,
-            resume: Arc::new(resume.acknowledged.cut.clone()),
-        },
+        sinks: SinkShared { control: control.clone(), clock: clock.clone(), names, acknowledged: done },
         handles: handles.clone(),
         errors: errors.clone(),
-        from: resume.from,
+        from: durable.as_ref().map(|durable| durable.recovered.from.clone()).unwrap_or_default(),
         meters: instruments.meters(&plan),
         errors_meter: instruments.errors_meter(),
         state_memory,
         stand: None,
+        durable,
         clock,
         plan: plan.clone(),
     };
     let watch = Watch::start(&args.watch, &plan, &instruments, &handles, &control)?;
 
-    let (cuts, acknowledged) = channel();
-    let committer = state.take().map(|state| {
-        let (plan, control, committed) = (plan.clone(), control.clone(), committed.clone());
-        std::thread::spawn(move || commit(state, &plan, &acknowledged, &control, &committed))
-    });
-    let cuts = Mutex::new(Some(cuts));
-    let on_cut = move |acknowledged: Acknowledged| {
-        if let Some(cuts) = &*cuts.lock().unwrap_or_else(PoisonError::into_inner) {
-            // Without a state directory nobody listens.
-            let _: Result<(), _> = Sender::send(cuts, acknowledged);
-        }
+    let watcher: Arc<dyn run::Watch> = match &running {
+        Some(running) => running.watcher.clone(),
+        None => Arc::new(run::Unwatched),
     };
-    let outcome = engine_dataflow::run::run(
-        usize::from(args.workers),
-        &control,
-        &board,
-        Arc::new(on_cut),
-        move |scope, worker| build(&shared, scope, worker),
-    );
-    // The sender is gone with the dataflow, so the committer has written the last cut when it returns.
-    let durable = committer.map_or(Ok(()), |committer| {
-        committer.join().unwrap_or_else(|_| Err("the thread that commits cuts panicked".to_owned()))
-    });
+    let outcome = run::run(workers, &control, watcher, snapshots, move |scope, worker| build(&shared, scope, worker));
+    let durable = running.map_or(Ok(()), Running::finish);
     let closed = close_sinks(&plan, &handles, &instruments, outcome.is_err());
     if let Some(path) = &args.record_cuts {
         let text = board.recorded().to_text();
@@ -208,27 +222,6 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
     }
     watch.finish(&plan, &instruments, &errors, started.elapsed());
     outcome.and(durable).and(closed)
-}
-
-/// Writes the latest acknowledged cut, at most once a [`COMMIT_EVERY`]; ends when the dataflow is gone.
-fn commit(
-    mut state: StateDir,
-    plan: &Plan,
-    acknowledged: &Receiver<Acknowledged>,
-    control: &Control,
-    committed: &Committed,
-) -> Result<(), String> {
-    while let Ok(mut latest) = acknowledged.recv() {
-        latest = acknowledged.try_iter().last().unwrap_or(latest);
-        if let Err(error) = state.commit(plan, &latest) {
-            let reason = format!("the state directory can't be written: {error}");
-            control.fail(reason.clone());
-            return Err(reason);
-        }
-        committed.set(latest.cut);
-        std::thread::sleep(COMMIT_EVERY);
-    }
-    Ok(())
 }
 
 /// Where state goes for which there is no room in memory. What runs that were killed have left there goes first.
@@ -259,41 +252,47 @@ fn budget(plan: &Plan) -> Budget {
     Budget { bytes: budget_bytes(plan).max(1), age_ns }
 }
 
-fn say_how_it_starts(plan: &Plan, resume: &Resume, has_state: bool) {
-    if resume.acknowledged != Acknowledged::default() {
-        for (at, step) in plan.sources().enumerate() {
-            let id = engine_base::SourceId(at as u16);
-            for (partition, mark) in resume.acknowledged.cut.get(&id).into_iter().flatten() {
-                let from = resume.from.get(&id).and_then(|marks| marks.get(partition)).map_or(0, |mark| mark.next);
-                if from < mark.next {
-                    tracing::info!(
-                        source = step.name,
-                        partition,
-                        from,
-                        acknowledged = mark.next,
-                        "reading again {} records to rebuild state; their output was acknowledged and is dropped",
-                        mark.next - from
-                    );
-                } else {
-                    tracing::info!(source = step.name, partition, from, "going on");
-                }
-            }
+fn say_how_it_starts(plan: &Plan, recovered: Option<&Recovered>) {
+    let Some(recovered) = recovered else { return };
+    for source in lossy_sources(plan) {
+        tracing::warn!(source, "can't be read again: what is in flight when the engine dies is lost");
+    }
+    for (at, step) in plan.sources().enumerate() {
+        let id = engine_base::SourceId(at as u16);
+        for (partition, mark) in recovered.from.get(&id).into_iter().flatten() {
+            let places = recovered.tail.epochs.iter().filter_map(|(_, cut)| cut.get(&(id, *partition)));
+            let tail = places.max().map_or(0, |next| next.saturating_sub(mark.next));
+            tracing::info!(source = step.name, partition, from = mark.next, replayed = tail, "going on");
         }
     }
-    if has_state {
-        for source in lossy_sources(plan) {
-            tracing::warn!(source, "can't be read again: what is in flight when the engine dies is lost");
-        }
+    if !recovered.tail.epochs.is_empty() {
+        tracing::info!(
+            epochs = recovered.tail.epochs.len(),
+            "replaying what came after the last checkpoint; its committed output is not put out again"
+        );
     }
+    let outstanding = recovered.outstanding();
+    if outstanding > 0 {
+        tracing::info!(rows = outstanding, "rows were committed and perhaps not delivered: their sinks are asked");
+    }
+}
+
+/// The sinks that deliver exactly once.
+fn exact_sinks(plan: &Plan) -> impl Iterator<Item = &Step> {
+    plan.sinks().filter(|step| matches!(step.role, Role::Sink { exact: Some(_), .. }))
 }
 
 fn open_sinks(
     plan: &Plan,
     clock: &Arc<dyn Clock>,
-    resume: &Resume,
+    recovered: Option<&Recovered>,
     begun: bool,
+    reset: &[String],
 ) -> Result<HashMap<StepId, SharedSink>, String> {
-    let resumed = resume.acknowledged != Acknowledged::default();
+    if let Some(name) = reset.iter().find(|name| !exact_sinks(plan).any(|step| step.name == **name)) {
+        return Err(format!("--reset-sink {name}: the pipeline has no sink of that name that delivers exactly once"));
+    }
+    let resumed = recovered.is_some_and(|recovered| recovered.resumed);
     let mut handles = HashMap::new();
     for step in plan.sinks() {
         let entry = engine_connectors::find_sink(step.kind)
@@ -301,18 +300,121 @@ fn open_sinks(
         let input = step.inputs.first().ok_or_else(|| format!("sink `{}` has no input", step.name))?;
         let columns = pruned(plan.step(input.from), input.port);
         let is_changelog = plan.output(*input).stream.kind.is_changelog();
+        let exact = recovered.and_then(|recovered| recovered.exact.get(&step.name).cloned());
         let start = SinkStart {
             name: step.name.as_str().into(),
             schema: if is_changelog { types::with_change(&columns) } else { columns },
             clock: clock.clone(),
             resumed,
             begun,
-            exact: None,
+            exact: exact.map(|exact| Exact { reset: reset.contains(&step.name), ..exact }),
         };
         let handle = (entry.open)(&*step.planned, start).map_err(|error| format!("sink `{}`: {error}", step.name))?;
         handles.insert(step.id, Arc::new(Mutex::new(Some(handle))));
     }
     Ok(handles)
+}
+
+/// The notes of sinks of which the journal has none yet.
+fn first_notes(
+    plan: &Plan,
+    recovered: &Recovered,
+    handles: &HashMap<StepId, SharedSink>,
+) -> BTreeMap<String, Delivered> {
+    let is_new = |step: &&Step| recovered.exact.get(&step.name).is_some_and(|exact| exact.delivered.is_none());
+    let note = |step: &Step| {
+        let handle = handles.get(&step.id)?.lock().unwrap_or_else(PoisonError::into_inner);
+        Some((step.name.clone(), Delivered { sequence: 0, note: handle.as_ref()?.first_note() }))
+    };
+    exact_sinks(plan).filter(is_new).filter_map(note).collect()
+}
+
+/// What a durable run is made of.
+struct Parts<'a> {
+    plan: &'a Plan,
+    workers: usize,
+    board: &'a Arc<CutBoard>,
+    control: &'a Arc<Control>,
+    committed: &'a Arc<Committed>,
+    clock: &'a Arc<dyn Clock>,
+}
+
+/// The threads of a durable run.
+struct Running {
+    snapshots: Arc<Snapshots>,
+    watcher: Arc<dyn run::Watch>,
+    events: Sender<Event>,
+    messages: Sender<Message>,
+    committer: JoinHandle<Result<(), String>>,
+    checkpointer: JoinHandle<Result<(), String>>,
+    closing: Closing,
+}
+
+/// Passes on how far the run is.
+struct Watcher {
+    events: Mutex<Sender<Event>>,
+    messages: Mutex<Sender<Message>>,
+}
+
+impl run::Watch for Watcher {
+    fn progress(&self, progress: run::Progress) {
+        // When the threads are gone the run is failing.
+        let _ = self.events.lock().unwrap_or_else(PoisonError::into_inner).send(Event::Progress(progress));
+    }
+
+    fn through(&self, _worker: usize, snapshot: u64) {
+        let _ = self.messages.lock().unwrap_or_else(PoisonError::into_inner).send(Message::Through(snapshot));
+    }
+}
+
+fn start_durable(state: StateDir, mut recovered: Recovered, parts: Parts<'_>) -> Result<(Durable, Running), String> {
+    let (events, heard) = channel();
+    let (messages, parts_heard) = channel();
+    let snapshots = Arc::new(Snapshots::new(parts.workers, giver(messages.clone())));
+    let mut outboxes = HashMap::new();
+    let mut by_name = Vec::new();
+    for (at, step) in exact_sinks(parts.plan).enumerate() {
+        let events = Mutex::new(events.clone());
+        let delivered = Box::new(move |delivered| {
+            let _ = events.lock().unwrap_or_else(PoisonError::into_inner).send(Event::Delivered(at, delivered));
+        });
+        let outbox = recovered.outbox(&step.name, delivered);
+        outboxes.insert(step.id, outbox.clone());
+        by_name.push((step.name.clone(), outbox));
+    }
+    let threads = Threads {
+        plan: parts.plan,
+        workers: parts.workers,
+        board: parts.board.clone(),
+        control: parts.control.clone(),
+        committed: parts.committed.clone(),
+        snapshots: snapshots.clone(),
+        outboxes: by_name,
+        clock: parts.clock.clone(),
+    };
+    let (committer, checkpointer, closing) = state.threads(threads, &mut recovered);
+    let spawn = |name: &str| std::thread::Builder::new().name(name.to_owned());
+    let started = |error| format!("a thread can't be started: {error}");
+    let committer = spawn("commit").spawn(move || committer.run(&heard)).map_err(started)?;
+    let checkpointer = spawn("checkpoint").spawn(move || checkpointer.run(&parts_heard)).map_err(started)?;
+    let watcher: Arc<dyn run::Watch> =
+        Arc::new(Watcher { events: Mutex::new(events.clone()), messages: Mutex::new(messages.clone()) });
+    let running = Running { snapshots, watcher, events, messages, committer, checkpointer, closing };
+    Ok((Durable { recovered, outboxes }, running))
+}
+
+impl Running {
+    /// Waits for what is left to be written.
+    fn finish(self) -> Result<(), String> {
+        let Running { events, messages, committer, checkpointer, closing, .. } = self;
+        let _ = events.send(Event::End);
+        let panicked = |_| Err("a thread that makes the run durable panicked".to_owned());
+        let committed = committer.join().unwrap_or_else(panicked);
+        let _ = messages.send(Message::End);
+        let written = checkpointer.join().unwrap_or_else(panicked);
+        drop(closing);
+        committed.and(written)
+    }
 }
 
 /// Closes the sinks. After a fault nobody heard what systems took last, so the summary goes by the sinks' own figures.

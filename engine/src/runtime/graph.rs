@@ -3,6 +3,7 @@
 //! What a step reads is pruned to the columns that the plan wants on that edge; error outputs that no step reads meet in
 //! `errors.jsonl`.
 
+use super::durable::Recovered;
 use super::errors_file::ErrorsFile;
 use super::given::GivenRows;
 use arrow::datatypes::{Schema, SchemaRef};
@@ -15,6 +16,8 @@ use engine_dataflow::ingest::{IngestShared, Ingested, SourceInput, ingest};
 use engine_dataflow::meter::Meter;
 use engine_dataflow::operate::{ChainStep, KeyedInput, KeyedTime, StepShared, chain, keyed};
 use engine_dataflow::run::Built;
+use engine_dataflow::snapshot::Participants;
+use engine_dataflow::stage::{Outbox, stage};
 use engine_dataflow::watermark::{InputTime, Statement, TimePolicy};
 use engine_dataflow::{Cut, Reader, RowStep, Rows, StepOutput, Unmetered};
 use engine_operators::{Render, RenderCx};
@@ -50,6 +53,15 @@ pub(crate) struct GraphShared {
     pub(crate) state_memory: Option<Arc<StateMemory>>,
     /// In a test, what stands for all systems.
     pub(crate) stand: Option<Arc<Stand>>,
+    /// What the run goes on from, and what makes it durable.
+    pub(crate) durable: Option<Durable>,
+}
+
+/// What makes a run durable.
+pub(crate) struct Durable {
+    pub(crate) recovered: Recovered,
+    /// The outboxes of the sinks that deliver exactly once.
+    pub(crate) outboxes: HashMap<StepId, Arc<Outbox>>,
 }
 
 /// What stands for all systems in a test: rows that are given, and ends that remember.
@@ -77,6 +89,8 @@ pub(crate) fn build<'scope>(shared: &GraphShared, scope: Scope<'scope, u64>, wor
     let plan = &*shared.plan;
     let mut streams: Streams<'scope> = HashMap::new();
     let mut done = Vec::new();
+    let mut reached = Vec::new();
+    let participants = Participants::default();
 
     let sources: Vec<&Step> = plan.sources().collect();
     let readers = plan.readers();
@@ -121,13 +135,27 @@ pub(crate) fn build<'scope>(shared: &GraphShared, scope: Scope<'scope, u64>, wor
                     guard.as_ref().map(|handle| handle.writer(worker, waker)).ok_or_else(|| "it is closed".to_owned())
                 });
                 let meter = shared.meters[step.id.0 as usize].clone();
-                let out = deliver(input, &step.name, open, meter, &shared.sinks);
-                done.push(out.done);
+                let durable = shared.durable.as_ref();
+                let outbox = durable.and_then(|durable| durable.outboxes.get(&step.id));
+                let errors = match (durable, outbox) {
+                    (Some(durable), Some(outbox)) => {
+                        let failed = durable.recovered.failed.get(&step.name).cloned().unwrap_or_default();
+                        let out = stage(input, &step.name, outbox.clone(), open, failed, meter, &shared.sinks);
+                        done.push(out.done);
+                        reached.push(out.reached);
+                        out.errors
+                    }
+                    _ => {
+                        let out = deliver(input, &step.name, open, meter, &shared.sinks);
+                        done.push(out.done);
+                        out.errors
+                    }
+                };
                 if let Some(port) = step.error_port() {
-                    streams.insert(Edge { from: step.id, port }, out.errors);
+                    streams.insert(Edge { from: step.id, port }, errors);
                 } else {
                     // A sink that can't fail a row still has its error stream; nothing ever comes.
-                    done.push(out.errors);
+                    done.push(errors);
                 }
             }
             Role::Operator => {
@@ -135,7 +163,7 @@ pub(crate) fn build<'scope>(shared: &GraphShared, scope: Scope<'scope, u64>, wor
                 } else if let Some(chain) = chains.get(&step.id) {
                     add_chain(shared, chain, worker, &readers, &mut streams);
                 } else if !step.is_row_wise() {
-                    add_step(shared, scope, step, worker, &readers, &statements, &mut streams);
+                    add_step(shared, scope, step, worker, &readers, &statements, &participants, &mut streams);
                 }
             }
         }
@@ -166,7 +194,7 @@ pub(crate) fn build<'scope>(shared: &GraphShared, scope: Scope<'scope, u64>, wor
             .filter(|(edge, _)| readers[edge.from.0 as usize][edge.port].is_empty())
             .map(|(_, stream)| stream),
     );
-    Built { done, flight, activator }
+    Built { done, reached, participants, flight, activator }
 }
 
 /// How a source tells its watermark. Of one without event time only its end is stated.
@@ -223,6 +251,8 @@ fn source_input(
         clock: shared.clock.clone(),
         finite_from_start: false,
     };
+    let reached_ns =
+        shared.durable.as_ref().map(|durable| durable.recovered.reached_ns(&step.name)).unwrap_or_default();
     let (kind, planned) = (step.kind, step.planned.clone());
     let stand = shared.stand.clone();
     let open = Box::new(move |waker| {
@@ -233,7 +263,7 @@ fn source_input(
         let entry = engine_connectors::find_source(kind).ok_or_else(|| format!("no source of type `{kind}`"))?;
         (entry.start)(&*planned, SourceStart { waker, ..start })
     });
-    SourceInput { name, id, open, meter: shared.meters[step.id.0 as usize].clone(), steps, time }
+    SourceInput { name, id, open, meter: shared.meters[step.id.0 as usize].clone(), steps, time, reached_ns }
 }
 
 /// A row-wise step. One that could not be rendered fails the run, and stands there all the same: the graph must have the same
@@ -322,6 +352,7 @@ pub(crate) fn entry_row_step(plan: &Plan, step: &Step) -> Result<Box<dyn RowStep
     }
 }
 
+#[allow(clippy::too_many_arguments)] // what a graph is built of
 fn add_step<'scope>(
     shared: &GraphShared,
     scope: Scope<'scope, u64>,
@@ -329,6 +360,7 @@ fn add_step<'scope>(
     worker: usize,
     readers: &[Vec<Vec<(StepId, usize)>>],
     statements: &StreamVec<'scope, u64, Statement>,
+    participants: &Participants,
     streams: &mut Streams<'scope>,
 ) {
     let inputs = input_schemas(shared, step);
@@ -358,10 +390,14 @@ fn add_step<'scope>(
         }
         Some(Render::Epochs(render)) => {
             let cx = render_cx(shared, step, worker, &inputs, &read);
-            let rendered = render(&*step.planned, &cx).unwrap_or_else(|reason| {
+            let mut rendered = render(&*step.planned, &cx).unwrap_or_else(|reason| {
                 fail(reason);
                 Box::new(BrokenEpochs)
             });
+            let recovered = shared.durable.as_ref().map(|durable| &durable.recovered);
+            if let (Some(recovered), Some(state)) = (recovered, rendered.state()) {
+                recovered.restore(&step.name, worker, shared.workers, state).unwrap_or_else(&fail);
+            }
             let keys = step.exchange.clone().unwrap_or_default();
             let keyed_inputs = sources
                 .into_iter()
@@ -373,8 +409,10 @@ fn add_step<'scope>(
                 statements: statements.clone(),
                 sources: shared.plan.sources().count(),
                 inputs: step.inputs.iter().map(|edge| input_time(shared.plan.output(*edge))).collect(),
+                reached: recovered.map(|recovered| recovered.watermarks_ns(&step.name)).unwrap_or_default(),
             });
-            let built = keyed(scope, &step.name, keyed_inputs, time, ports, rendered, meter, &shared.steps);
+            let built =
+                keyed(scope, &step.name, keyed_inputs, time, ports, rendered, meter, &shared.steps, participants);
             for (port, stream) in built.ports.into_iter().enumerate() {
                 streams.insert(Edge { from: step.id, port }, stream);
             }
@@ -388,7 +426,14 @@ fn add_step<'scope>(
                 fail(reason);
                 broken_region(sources.len())
             });
-            let built = region(&step.name, sources, rendered, meter, &shared.steps);
+            let recovered = shared.durable.as_ref().map(|durable| &durable.recovered);
+            let inputs = recovered.map(|recovered| recovered.inputs(&step.name, sources.len(), worker, shared.workers));
+            let inputs = inputs.transpose().unwrap_or_else(|reason| {
+                fail(reason);
+                None
+            });
+            let inputs = inputs.unwrap_or_default();
+            let built = region(&step.name, sources, rendered, meter, &shared.steps, inputs, participants);
             streams.insert(Edge { from: step.id, port: 0 }, built.changes);
             let errors = scope.concatenate(built.errors);
             if let Some(port) = step.error_port() {
@@ -458,6 +503,6 @@ fn render_cx<'a>(
         clock: shared.clock.clone(),
         waiting_for_time: shared.ingest.waiting_for_time.clone(),
         state_memory: shared.state_memory.clone(),
-        durable: false,
+        durable: shared.durable.is_some(),
     }
 }

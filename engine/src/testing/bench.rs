@@ -13,6 +13,7 @@ use engine_dataflow::ingest::{Committed, IngestShared};
 use engine_dataflow::operate::Room;
 use engine_dataflow::operate::StepShared;
 use engine_dataflow::rows::RowPosition;
+use engine_dataflow::run;
 use engine_dataflow::{Budget, Control, Cut, CutBoard, Meter, Rows, SourceNames, Unmetered};
 use engine_plan::Plan;
 use engine_state::StateMemory;
@@ -144,6 +145,9 @@ fn flow(
             budget: Budget { bytes: u64::MAX, age_ns: u64::MAX },
             in_flight: Arc::default(),
             follow: Some(follow),
+            then_live: false,
+            first: 0,
+            snapshots: None,
             names: names.clone(),
             committed: Arc::new(Committed::default()),
             pulse: Arc::new(Unmetered),
@@ -154,11 +158,11 @@ fn flow(
         steps: StepShared {
             clock: clock.clone(),
             names: names.clone(),
-            board: board.clone(),
             control: control.clone(),
             room: state_memory.clone().map(|memory| Room(Arc::new(move |bytes| memory.charge_fixed(bytes)))),
+            snapshots: None,
         },
-        sinks: SinkShared { control: control.clone(), clock: clock.clone(), names, resume: Arc::new(Cut::new()) },
+        sinks: SinkShared { control: control.clone(), clock: clock.clone(), names, acknowledged: None },
         handles: HashMap::new(),
         errors: ErrorsFile::new(PathBuf::new(), false),
         from: Cut::new(),
@@ -168,8 +172,7 @@ fn flow(
         clock,
         plan: plan.clone(),
         stand: Some(Arc::new(stand)),
+        durable: None,
     };
-    engine_dataflow::run::run(workers, &control, &board, Arc::new(|_| ()), move |scope, worker| {
-        build(&shared, scope, worker)
-    })
+    run::run(workers, &control, Arc::new(run::Unwatched), None, move |scope, worker| build(&shared, scope, worker))
 }

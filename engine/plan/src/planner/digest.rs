@@ -11,12 +11,7 @@ use std::fmt::Write;
 pub(super) fn digest(pipeline: &Pipeline, steps: &[Step], models: &ModelSet) -> String {
     let mut text = String::from("plan 1\n");
     section(&mut text, "name", &pipeline.name);
-    for parameter in pipeline.parameters.values() {
-        section(&mut text, "parameter", &parameter.name);
-        if let Some(value) = &parameter.value {
-            canonical(value, &mut text);
-        }
-    }
+    parameters(pipeline, &mut text);
     for (name, instance) in &pipeline.instances {
         section(&mut text, "instance", name);
         for parameter in instance.parameters.values() {
@@ -33,18 +28,70 @@ pub(super) fn digest(pipeline: &Pipeline, steps: &[Step], models: &ModelSet) -> 
         section(&mut text, "type", kind);
         canonical(node, &mut text);
     }
-    for step in steps {
-        section(&mut text, "step", &step.name);
-        for output in &step.outputs {
-            section(&mut text, "output", &output.port);
-            for field in output.stream.schema.fields() {
-                section(&mut text, field.name(), &types::column_text(field));
-            }
-        }
-    }
+    steps.iter().for_each(|step| outputs(step, &mut text));
     for model in models.values() {
         section(&mut text, model.name(), model.digest());
     }
+    hex(&text)
+}
+
+/// A digest over what bears on what the rows come to, whatever systems they come from and go to: a tail of the input that is
+/// replayed comes to the same only if this is the same.
+pub(super) fn logic(pipeline: &Pipeline, steps: &[Step], models: &ModelSet) -> String {
+    let mut text = String::from("logic 1\n");
+    parameters(pipeline, &mut text);
+    for Component { name, kind, node, .. } in pipeline.operators.values() {
+        section(&mut text, "component", name);
+        section(&mut text, "type", kind);
+        canonical(node, &mut text);
+    }
+    steps.iter().for_each(|step| outputs(step, &mut text));
+    for model in models.values() {
+        section(&mut text, model.name(), model.digest());
+    }
+    hex(&text)
+}
+
+/// A digest of each step, over what bears on what it keeps: its keys, and the rows that it takes and gives.
+pub(super) fn of_steps(pipeline: &Pipeline, steps: &[Step]) -> Vec<String> {
+    let of = |step: &Step| {
+        let mut text = String::from("step 1\n");
+        parameters(pipeline, &mut text);
+        section(&mut text, "type", step.kind);
+        if let Some(component) = pipeline.operators.get(&step.name) {
+            canonical(&component.node, &mut text);
+        }
+        for input in &step.inputs {
+            if let Some(step) = steps.get(input.from.0 as usize) {
+                outputs(step, &mut text);
+            }
+        }
+        outputs(step, &mut text);
+        hex(&text)
+    };
+    steps.iter().map(of).collect()
+}
+
+fn parameters(pipeline: &Pipeline, text: &mut String) {
+    for parameter in pipeline.parameters.values() {
+        section(text, "parameter", &parameter.name);
+        if let Some(value) = &parameter.value {
+            canonical(value, text);
+        }
+    }
+}
+
+fn outputs(step: &Step, text: &mut String) {
+    section(text, "step", &step.name);
+    for output in &step.outputs {
+        section(text, "output", &output.port);
+        for field in output.stream.schema.fields() {
+            section(text, field.name(), &types::column_text(field));
+        }
+    }
+}
+
+fn hex(text: &str) -> String {
     Sha256::digest(text.as_bytes()).iter().fold(String::new(), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");
         hex

@@ -4,6 +4,7 @@ use super::{Random, Row, SOURCE, rows_of, step_of};
 use crate::payload;
 use crate::testing::{Given, check_problems};
 use engine_base::Epoch;
+use engine_dataflow::StepState as _;
 use engine_dataflow::{EpochStep, Moment, StepOutput};
 use engine_state::Change;
 use std::collections::BTreeMap;

@@ -1,0 +1,395 @@
+//! The thread that writes checkpoints: it asks for a snapshot every so often, writes its parts as they come, and publishes a
+//! manifest once all of them are there and what came before is committed and delivered.
+
+use super::Sources;
+use super::ledger::{Chunks, Kept, Ledger};
+use engine_dataflow::snapshot::{LAST, Part, Snapshots, changes};
+use engine_dataflow::{Control, KeyGroups};
+use engine_state::checkpoint::{
+    Before, Checkpoints, Draft, EntryKey, Held, Manifest, Publication, Space, StepAbout, StepId, Writer,
+};
+use engine_state::{Change, StateError};
+use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// How often it is looked whether what a checkpoint needs is committed.
+const PATIENCE: Duration = Duration::from_millis(2);
+/// How many changes are written at once.
+const PORTION: usize = 4_096;
+/// Rows that a chunk of a logged input holds, about.
+const CHUNK_ROWS: usize = 4_096;
+/// A logged input is written anew when it holds so many times the rows that are left of it, and so many more.
+const LOG_FACTOR: u64 = 3;
+const LOG_ROWS: u64 = 50_000;
+/// Store entries that are looked at in one sweep.
+const SWEEP_ENTRIES: usize = 100_000;
+/// The store is written anew when so many attempts were interrupted.
+const LEFTOVERS_MAX: usize = 64;
+
+/// What the checkpointer hears.
+pub(crate) enum Message {
+    /// A piece of a snapshot of this number.
+    Part(u64, Part),
+    /// A worker has given all its pieces of it.
+    Through(u64),
+    /// The run is over.
+    End,
+}
+
+/// What there is of entries in the store, by a hash of their places.
+pub(crate) type HeldEntries = HashMap<u64, Held>;
+
+/// The checkpointer.
+pub(crate) struct Checkpointer {
+    pub(super) checkpoints: Checkpoints,
+    pub(super) ledger: Arc<Mutex<Ledger>>,
+    pub(super) snapshots: Arc<Snapshots>,
+    pub(super) control: Arc<Control>,
+    pub(super) sources: Sources,
+    pub(super) workers: usize,
+    pub(super) every: Duration,
+    pub(super) journal_id: u64,
+    pub(super) plan: String,
+    /// What the steps with state are, by their names.
+    pub(super) abouts: BTreeMap<String, StepAbout>,
+    /// Filled while state is restored.
+    pub(super) held: Arc<Mutex<HeldEntries>>,
+    /// What the last manifest kept.
+    pub(super) kept: Kept,
+    pub(super) clock: Arc<dyn engine_base::Clock>,
+}
+
+/// A checkpoint under way.
+struct Open {
+    number: u64,
+    epoch: u64,
+    draft: Draft,
+    writer: Writer,
+    through: usize,
+    begun: Instant,
+}
+
+impl Checkpointer {
+    /// Runs until the run is over. The sentence with which it failed.
+    pub(crate) fn run(mut self, messages: &Receiver<Message>) -> Result<(), String> {
+        let result = self.work(messages);
+        if let Err(reason) = &result {
+            self.control.fail(reason.clone());
+        }
+        result
+    }
+
+    fn work(&mut self, messages: &Receiver<Message>) -> Result<(), String> {
+        let mut last = Instant::now();
+        let mut open: Option<Open> = None;
+        let mut last_epoch = self.ledger().committed;
+        loop {
+            let wait = self.every.saturating_sub(last.elapsed());
+            let message = match &open {
+                Some(_) => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                None => messages.recv_timeout(wait.max(PATIENCE)),
+            };
+            match message {
+                Ok(Message::Part(number, part)) => {
+                    if number == LAST {
+                        // All there is: with what a snapshot under way has of it already.
+                        self.last(&mut open)?;
+                    }
+                    if let Some(open) = &mut open {
+                        self.write(open, part)?;
+                    }
+                }
+                Ok(Message::Through(LAST)) => self.last(&mut open)?,
+                Ok(Message::Through(number)) => {
+                    if let Some(mut under_way) = open.take_if(|open| open.number == number) {
+                        under_way.through += 1;
+                        if under_way.through == self.workers {
+                            last_epoch = under_way.epoch;
+                            self.publish(under_way)?;
+                        } else {
+                            open = Some(under_way);
+                        }
+                    }
+                }
+                Ok(Message::End) | Err(RecvTimeoutError::Disconnected) => {
+                    if let Some(mut open) = open.filter(|_| !self.control.failed()) {
+                        open.epoch = self.ledger().committed;
+                        self.publish(open)?;
+                    }
+                    return Ok(());
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if open.is_none() && last.elapsed() >= self.every && !self.control.failed() {
+                last = Instant::now();
+                // Without anything new there is nothing to write.
+                if self.ledger().committed > last_epoch
+                    && let Some((number, epoch)) = self.snapshots.ask()
+                {
+                    open = Some(self.begin(number, epoch)?);
+                    self.control.wake();
+                }
+            }
+        }
+    }
+
+    fn ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, number: u64, epoch: u64) -> Result<Open, String> {
+        let mut draft = self.checkpoints.begin().map_err(told)?;
+        for (name, about) in &self.abouts {
+            draft.step(name, about.clone());
+        }
+        let writer = draft.writer();
+        Ok(Open { number, epoch, draft, writer, through: 0, begun: Instant::now() })
+    }
+
+    fn last(&self, open: &mut Option<Open>) -> Result<(), String> {
+        if open.is_none() {
+            *open = Some(self.begin(LAST, 0)?);
+        }
+        Ok(())
+    }
+
+    fn step(&self, open: &mut Open, name: &str) -> Result<StepId, String> {
+        let about = self.abouts.get(name).cloned().ok_or_else(|| format!("`{name}` has state, and no plan of it"))?;
+        Ok(open.draft.step(name, about))
+    }
+
+    fn write(&mut self, open: &mut Open, part: Part) -> Result<(), String> {
+        match part {
+            Part::Slots { step, changes: bytes, groups } => {
+                let id = self.step(open, &step)?;
+                let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut all = changes(&bytes).peekable();
+                while all.peek().is_some() {
+                    let portion: Vec<Change<'_>> = all.by_ref().take(PORTION).collect();
+                    put(id, &portion, &groups, &mut open.writer, &mut held)?;
+                }
+            }
+            Part::Input { step, input, rows } => {
+                let id = self.step(open, &step)?;
+                let chunks = self.kept.inputs.entry(input_name(&step, input)).or_default();
+                write_chunks(id, input, rows, chunks, &mut open.writer)?;
+            }
+            Part::Reached { step, watermarks_ns } => {
+                self.kept.watermarks_ns.insert(step.to_string(), watermarks_ns);
+            }
+            Part::Times { source, reached_ns } => {
+                let name = self.sources.name(source).to_owned();
+                self.kept.reached_ns.entry(name).or_default().extend(reached_ns);
+            }
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, mut open: Open) -> Result<(), String> {
+        // What is delivered is committed, but the committer may not have noted it yet.
+        while self.ledger().committed < open.epoch {
+            if self.control.failed() || self.ledger().failed {
+                return Ok(());
+            }
+            std::thread::sleep(PATIENCE);
+        }
+        self.shorten_logs(&mut open)?;
+        open.writer.finish().map_err(told)?;
+        let (place, epoch) = (self.ledger().place(open.epoch), open.epoch);
+        let kept = self.ledger().kept(&place);
+        self.kept = Kept {
+            plan: self.plan.clone(),
+            reached_ns: std::mem::take(&mut self.kept.reached_ns),
+            watermarks_ns: std::mem::take(&mut self.kept.watermarks_ns),
+            inputs: std::mem::take(&mut self.kept.inputs),
+            ..kept
+        };
+        let publication = Publication {
+            journal_id: self.journal_id,
+            journal_sequence: place.record.0,
+            epoch,
+            time_ns: self.clock.now_ns(),
+            blobs: BTreeMap::new(),
+            extra: serde_json::to_value(&self.kept).map_err(|error| error.to_string())?,
+        };
+        let manifest = open.draft.publish(publication).map_err(told)?;
+        self.ledger().checkpointed(epoch, place);
+        let contents = manifest.contents();
+        tracing::debug!(
+            checkpoint = manifest.checkpoint,
+            epoch,
+            entries = contents.entries,
+            bytes = contents.bytes,
+            took_ms = open.begun.elapsed().as_millis() as u64,
+            "checkpoint"
+        );
+        if open.number == LAST {
+            return Ok(());
+        }
+        self.checkpoints.sweep(SWEEP_ENTRIES).map_err(told)?;
+        if self.checkpoints.leftovers() > LEFTOVERS_MAX {
+            self.checkpoints.compact().map_err(told)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the logged inputs anew that hold much more than what is left of them.
+    fn shorten_logs(&mut self, open: &mut Open) -> Result<(), String> {
+        let Some(manifest) = self.checkpoints.newest() else { return Ok(()) };
+        let names: Vec<String> = self.kept.inputs.keys().cloned().collect();
+        for name in names {
+            let Some(chunks) = self.kept.inputs.get(&name).copied() else { continue };
+            let left = u64::try_from(chunks.net).unwrap_or(0);
+            let published = published_chunks(&manifest, &name);
+            if chunks.rows < left * LOG_FACTOR + LOG_ROWS || published.next <= published.first {
+                continue;
+            }
+            let Some((step, input)) = named_input(&name) else { continue };
+            let id = self.step(open, step)?;
+            // What the last checkpoint has; the chunks of this one stay behind it.
+            let mut rows: HashMap<Vec<u8>, i64> = HashMap::new();
+            let mut held = Vec::new();
+            let mut problem = None;
+            let visit = &mut |key: EntryKey<'_>, value: &[u8]| {
+                if key.slice != i64::from(input) {
+                    return ControlFlow::Continue(());
+                }
+                if let Err(reason) = read_chunk(value, &mut |row, diff| *rows.entry(row.to_vec()).or_default() += diff)
+                {
+                    problem = Some(reason);
+                    return ControlFlow::Break(());
+                }
+                held.push((key.group, key.key.to_vec(), Checkpoints::held(&key, value)));
+                ControlFlow::Continue(())
+            };
+            let Some(stored) = manifest.step(step) else { continue };
+            self.checkpoints.load(&manifest, Space::INPUTS, stored, 0..=u16::MAX, visit).map_err(told)?;
+            if let Some(problem) = problem {
+                return Err(problem);
+            }
+            let before = held.len();
+            for (group, key, held) in held {
+                let key = EntryKey { space: Space::INPUTS, step: id, group, key: &key, slice: i64::from(input) };
+                open.writer.delete(&key, Before::Held(held.map_err(told)?)).map_err(told)?;
+            }
+            let rows: Vec<(Vec<u8>, i64)> = rows.into_iter().filter(|(_, diff)| *diff != 0).collect();
+            let chunks = self.kept.inputs.entry(name.clone()).or_default();
+            chunks.first = published.next;
+            (chunks.rows, chunks.net) = (chunks.rows - published.rows, chunks.net - published.net);
+            tracing::debug!(step, input, before, rows = rows.len(), "a logged input is written anew");
+            write_chunks(id, input, rows, chunks, &mut open.writer)?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes changed slots.
+fn put(
+    step: StepId,
+    portion: &[Change<'_>],
+    groups: &KeyGroups,
+    writer: &mut Writer,
+    held: &mut HeldEntries,
+) -> Result<(), String> {
+    let keys: Vec<&[u8]> = portion.iter().map(key_of).collect();
+    for (change, group) in portion.iter().zip(groups(&keys)?) {
+        let place = |key, slice| EntryKey { space: Space::SLOTS, step, group, key, slice };
+        match *change {
+            Change::Put { key, slice, state } => {
+                let key = place(key, slice);
+                let hash = hash_of(&key);
+                let before = held.get(&hash).map_or(Before::Absent, |held| Before::Held(*held));
+                held.insert(hash, writer.put(&key, state, before).map_err(told)?);
+            }
+            Change::Delete { key, slice } => {
+                let key = place(key, slice);
+                // One that came and went between two checkpoints was never there.
+                if let Some(before) = held.remove(&hash_of(&key)) {
+                    writer.delete(&key, Before::Held(before)).map_err(told)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn key_of<'a>(change: &Change<'a>) -> &'a [u8] {
+    match *change {
+        Change::Put { key, .. } | Change::Delete { key, .. } => key,
+    }
+}
+
+/// Tells the places of entries apart.
+pub(super) fn hash_of(key: &EntryKey<'_>) -> u64 {
+    let mut bytes = Vec::with_capacity(16 + key.key.len());
+    bytes.extend_from_slice(&key.step.0.to_le_bytes());
+    bytes.extend_from_slice(&key.slice.to_le_bytes());
+    bytes.extend_from_slice(key.key);
+    xxh3_64(&bytes)
+}
+
+/// The name by which the chunks of an input are kept.
+pub(super) fn input_name(step: &str, input: u16) -> String {
+    format!("{step}/{input}")
+}
+
+fn named_input(name: &str) -> Option<(&str, u16)> {
+    let (step, input) = name.rsplit_once('/')?;
+    Some((step, input.parse().ok()?))
+}
+
+fn published_chunks(manifest: &Manifest, name: &str) -> Chunks {
+    let kept: Option<Kept> = serde_json::from_value(manifest.extra.clone()).ok();
+    kept.and_then(|kept| kept.inputs.get(name).copied()).unwrap_or_default()
+}
+
+/// Adds rows to a logged input, as chunks: `length of the row u32 │ by how many there are more i64 │ row`, again and again.
+fn write_chunks(
+    step: StepId,
+    input: u16,
+    rows: Vec<(Vec<u8>, i64)>,
+    chunks: &mut Chunks,
+    writer: &mut Writer,
+) -> Result<(), String> {
+    for rows in rows.chunks(CHUNK_ROWS) {
+        let mut value = Vec::new();
+        for (row, diff) in rows {
+            value.extend_from_slice(&(row.len() as u32).to_le_bytes());
+            value.extend_from_slice(&diff.to_le_bytes());
+            value.extend_from_slice(row);
+            chunks.rows += 1;
+            chunks.net += diff;
+        }
+        let number = chunks.next.to_be_bytes();
+        // Workers share them by their numbers.
+        let group = (chunks.next % u64::from(engine_dataflow::exchange::GROUPS)) as u16;
+        let key = EntryKey { space: Space::INPUTS, step, group, key: &number, slice: i64::from(input) };
+        writer.put(&key, &value, Before::Absent).map_err(told)?;
+        chunks.next += 1;
+    }
+    Ok(())
+}
+
+/// Visits the rows of a chunk.
+pub(super) fn read_chunk(mut value: &[u8], visit: &mut dyn FnMut(&[u8], i64)) -> Result<(), String> {
+    while !value.is_empty() {
+        let row = value.split_at_checked(12).and_then(|(head, rest)| {
+            let length = u32::from_le_bytes(head[..4].try_into().ok()?);
+            let diff = i64::from_le_bytes(head[4..].try_into().ok()?);
+            let (row, rest) = rest.split_at_checked(length as usize)?;
+            Some((row, diff, rest))
+        });
+        let Some((row, diff, rest)) = row else { return Err("a chunk of logged rows is cut short".to_owned()) };
+        visit(row, diff);
+        value = rest;
+    }
+    Ok(())
+}
+
+pub(super) fn told(error: StateError) -> String {
+    error.to_string()
+}

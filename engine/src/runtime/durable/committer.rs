@@ -1,0 +1,216 @@
+//! The thread that makes commits durable, and has what is committed brought out.
+
+use super::ledger::Ledger;
+use super::record::{EpochRecord, Failed, Record, Staged};
+use super::{Sources, move_on};
+use engine_dataflow::cuts::Together;
+use engine_dataflow::ingest::Committed;
+use engine_dataflow::run::Progress;
+use engine_dataflow::stage::{Batch, Delivered, Outbox};
+use engine_dataflow::{Control, Cut, CutBoard, wire};
+use engine_state::journal::{Journal, Sequence};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What the committer hears.
+pub(crate) enum Event {
+    /// The run went on.
+    Progress(Progress),
+    /// A sink, by its place, has brought out a batch.
+    Delivered(usize, Delivered),
+    /// The run is over, or has failed.
+    End,
+}
+
+/// The committer.
+pub(crate) struct Committer {
+    pub(super) journal: Journal,
+    pub(super) ledger: Arc<Mutex<Ledger>>,
+    pub(super) sources: Sources,
+    pub(super) board: Arc<CutBoard>,
+    pub(super) control: Arc<Control>,
+    pub(super) committed: Arc<Committed>,
+    /// The sinks that deliver exactly once.
+    pub(super) outboxes: Vec<(String, Arc<Outbox>)>,
+    pub(super) every: Duration,
+    pub(super) together: Together,
+    /// The digest of the plan's logic.
+    pub(super) plan: Option<String>,
+    /// The last epoch that is committed.
+    pub(super) upto: u64,
+    /// The last epoch that all sinks have acknowledged, and the cut at its close.
+    pub(super) done: u64,
+    pub(super) done_cut: Cut,
+    /// Cuts of epochs that are not done yet.
+    pub(super) not_done: VecDeque<(u64, Cut)>,
+    /// What was delivered, and waits for an epoch to be committed.
+    pub(super) waiting: Vec<(usize, Delivered)>,
+}
+
+impl Committer {
+    /// Runs until the run is over. The sentence with which it failed.
+    pub(crate) fn run(mut self, events: &Receiver<Event>) -> Result<(), String> {
+        let result = self.work(events);
+        if let Err(reason) = &result {
+            self.ledger().failed = true;
+            self.control.fail(reason.clone());
+        }
+        result
+    }
+
+    fn ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&mut self, events: &Receiver<Event>) -> Result<(), String> {
+        let mut last: Option<Instant> = None;
+        let mut progress: Option<Progress> = None;
+        loop {
+            // While something waits, until the next commit is due.
+            let due_in = last.map_or(Duration::ZERO, |last| self.every.saturating_sub(last.elapsed()));
+            let event = match progress.is_some() || !self.waiting.is_empty() {
+                true => events.recv_timeout(due_in),
+                false => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match event {
+                Ok(Event::Progress(reached)) => progress = Some(reached),
+                Ok(Event::Delivered(sink, delivered)) => self.waiting.push((sink, delivered)),
+                Ok(Event::End) | Err(RecvTimeoutError::Disconnected) => {
+                    if !self.control.failed() {
+                        self.commit(progress)?;
+                    }
+                    return Ok(());
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if self.control.failed() {
+                continue;
+            }
+            if last.is_none_or(|last| last.elapsed() >= self.every) {
+                self.commit(progress.take())?;
+                last = Some(Instant::now());
+            }
+        }
+    }
+
+    /// Commits what there is. Nothing is written where there is nothing new.
+    fn commit(&mut self, progress: Option<Progress>) -> Result<(), String> {
+        let mut record = Record::default();
+        let mut batches: Vec<(usize, Batch)> = Vec::new();
+        let mut epochs = Vec::new();
+        let mut upto = self.upto;
+        if let Some(progress) = progress {
+            let frontier = progress.reached;
+            upto = upto.max(frontier.unwrap_or(0).saturating_sub(1));
+            for closed in self.board.take(frontier) {
+                let times = self.together.close(&closed.statements);
+                if closed.epoch <= self.upto {
+                    // It was replayed.
+                    continue;
+                }
+                upto = upto.max(closed.epoch);
+                let mut cut: BTreeMap<String, BTreeMap<u32, (u64, i64)>> = BTreeMap::new();
+                for (source, marks) in &closed.cut {
+                    let of = cut.entry(self.sources.name(*source).to_owned()).or_default();
+                    for (partition, mark) in marks {
+                        let read_ns = closed.read_ns.get(&(*source, *partition)).copied().unwrap_or(0);
+                        of.insert(*partition, (mark.next, read_ns));
+                    }
+                }
+                let named = times.iter().map(|said| {
+                    let source = engine_base::SourceId(said.source);
+                    (self.sources.name(source).to_owned(), said.standing, said.clock_ns)
+                });
+                record.epochs.push(EpochRecord { epoch: closed.epoch, cut, times: named.collect() });
+                self.not_done.push_back((closed.epoch, closed.cut.clone()));
+                epochs.push((closed.epoch, closed.cut, times));
+            }
+            let sequences = self.ledger().sequences.clone();
+            for (at, (sink, outbox)) in self.outboxes.iter().enumerate() {
+                if let Some((epoch, rows)) = outbox.take_staged(frontier) {
+                    let sequence = sequences.get(sink).copied().unwrap_or(0) + 1;
+                    record.staged.push(Staged::new(sink.clone(), sequence, epoch, wire::to_bytes(&rows)));
+                    batches.push((at, Batch { sequence, epoch, rows }));
+                    upto = upto.max(epoch);
+                }
+                for (epoch, failed) in outbox.take_failed(frontier) {
+                    upto = upto.max(epoch);
+                    let all = failed.iter().map(|rows| Failed::new(sink.clone(), epoch, wire::to_bytes(rows)));
+                    record.failed.extend(all);
+                }
+            }
+            let done = progress.done.map_or(upto, |frontier| frontier.saturating_sub(1)).min(upto);
+            if done > self.done {
+                self.done = done;
+                record.done = Some(done);
+            }
+        }
+        let starts = self.board.take_starts();
+        record.starts = self.sources.named(&starts);
+        let ready = |(_, delivered): &(usize, Delivered)| delivered.failed_in.is_none_or(|epoch| epoch <= upto);
+        let (ready, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting).into_iter().partition(ready);
+        self.waiting = later;
+        for (sink, delivered) in ready {
+            let note = delivered.note.clone().unwrap_or_default();
+            let delivered = engine_connectors::Delivered { sequence: delivered.sequence, note };
+            record.delivered.insert(self.outboxes[sink].0.clone(), delivered);
+        }
+        let is_empty = record.epochs.is_empty()
+            && record.staged.is_empty()
+            && record.failed.is_empty()
+            && record.delivered.is_empty()
+            && record.starts.is_empty()
+            && record.done.is_none();
+        if is_empty {
+            self.upto = upto;
+            self.ledger().committed = upto;
+            return Ok(());
+        }
+        record.upto = upto;
+        record.plan = self.plan.clone();
+        let sequence = self.write(&mut record)?;
+        let mut ledger = self.ledger();
+        ledger.starts(&starts);
+        for (epoch, cut, times) in epochs {
+            ledger.closes(epoch, cut, times);
+        }
+        for staged in &record.staged {
+            ledger.sequences.insert(staged.sink.clone(), staged.sequence);
+        }
+        ledger.delivered.append(&mut record.delivered);
+        ledger.records(sequence, upto);
+        ledger.committed = upto;
+        let needless = ledger.needless.take();
+        drop(ledger);
+        self.upto = upto;
+        for (sink, batch) in batches {
+            self.outboxes[sink].1.deliver(batch);
+        }
+        self.tell_done();
+        if let Some(needless) = needless {
+            self.journal.truncate_before(needless).map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, record: &mut Record) -> Result<Sequence, String> {
+        let bytes = record.encode()?;
+        let written = self.journal.append(&bytes).and_then(|sequence| self.journal.sync().map(|()| sequence));
+        written.map_err(|error| format!("the commit of epochs up to {} can't be made durable: {error}", record.upto))
+    }
+
+    /// What every sink has, and is durable, may be told to the sources.
+    fn tell_done(&mut self) {
+        let mut moved = false;
+        while self.not_done.front().is_some_and(|(epoch, _)| *epoch <= self.done) {
+            let Some((_, cut)) = self.not_done.pop_front() else { break };
+            move_on(&mut self.done_cut, &cut);
+            moved = true;
+        }
+        if moved {
+            self.committed.set(self.done_cut.clone());
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! What the committer knows and a checkpoint needs: which epochs are committed, and what each brought.
+
+use super::{NamedCut, Sources, move_on};
+use engine_base::SourceId;
+use engine_connectors::Delivered;
+use engine_dataflow::Cut;
+use engine_dataflow::watermark::{Standing, Statement};
+use engine_state::journal::Sequence;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+
+/// What a manifest keeps beside the contents of the store.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    /// The digest of the plan that wrote it.
+    pub(crate) plan: String,
+    /// Where each partition stands.
+    pub(crate) marks: NamedCut,
+    /// Where each source stands in event time, and the clock.
+    pub(crate) standings: BTreeMap<String, (Standing, i64)>,
+    /// The event time that each partition has reached, nanoseconds since 1970 UTC.
+    pub(crate) reached_ns: BTreeMap<String, BTreeMap<u32, i64>>,
+    /// The watermarks that the inputs of each step have reached.
+    pub(crate) watermarks_ns: BTreeMap<String, Vec<Option<i64>>>,
+    /// The last batch that each sink has delivered.
+    pub(crate) delivered: BTreeMap<String, Delivered>,
+    /// The number of the last batch of each sink.
+    pub(crate) sequences: BTreeMap<String, u64>,
+    /// The chunks of the logged inputs of steps on differential dataflow.
+    pub(crate) inputs: BTreeMap<String, Chunks>,
+}
+
+/// The chunks of a logged input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Chunks {
+    /// The number of the first.
+    pub(crate) first: u64,
+    /// The number that the next one gets.
+    pub(crate) next: u64,
+    /// How many rows they hold, those that take others back too.
+    pub(crate) rows: u64,
+    /// How many are left of them.
+    pub(crate) net: i64,
+}
+
+/// An epoch that is committed, and not in a checkpoint.
+struct Epoch {
+    number: u64,
+    cut: Cut,
+    times: Vec<Statement>,
+}
+
+/// Shared by the committer, which writes it, and the checkpointer.
+pub(super) struct Ledger {
+    sources: Sources,
+    /// At the last checkpoint.
+    marks: Cut,
+    standings: BTreeMap<SourceId, (Standing, i64)>,
+    epochs: VecDeque<Epoch>,
+    /// The records since, each with the last epoch that it commits.
+    records: VecDeque<(Sequence, u64)>,
+    /// The number of the next record.
+    pub(super) next_record: Sequence,
+    pub(super) committed: u64,
+    pub(super) delivered: BTreeMap<String, Delivered>,
+    pub(super) sequences: BTreeMap<String, u64>,
+    /// Records before this one are not needed any more.
+    pub(super) needless: Option<Sequence>,
+    /// The committer has failed.
+    pub(super) failed: bool,
+}
+
+/// Where a checkpoint stands.
+pub(super) struct Place {
+    pub(super) record: Sequence,
+    marks: Cut,
+    standings: BTreeMap<SourceId, (Standing, i64)>,
+}
+
+impl Ledger {
+    pub(super) fn new(sources: Sources, marks: Cut, committed: u64, next_record: Sequence) -> Ledger {
+        Ledger {
+            sources,
+            marks,
+            standings: BTreeMap::new(),
+            epochs: VecDeque::new(),
+            records: VecDeque::new(),
+            next_record,
+            committed,
+            delivered: BTreeMap::new(),
+            sequences: BTreeMap::new(),
+            needless: None,
+            failed: false,
+        }
+    }
+
+    /// Partitions are seen for the first time.
+    pub(super) fn starts(&mut self, starts: &Cut) {
+        for (source, marks) in starts {
+            let known = self.marks.entry(*source).or_default();
+            for (partition, mark) in marks {
+                known.entry(*partition).or_insert_with(|| mark.clone());
+            }
+        }
+    }
+
+    /// An epoch has closed.
+    pub(super) fn closes(&mut self, number: u64, cut: Cut, times: Vec<Statement>) {
+        self.epochs.push_back(Epoch { number, cut, times });
+    }
+
+    /// A record is durable.
+    pub(super) fn records(&mut self, record: Sequence, upto: u64) {
+        self.records.push_back((record, upto));
+        self.next_record = Sequence(record.0 + 1);
+    }
+
+    /// Where a checkpoint after an epoch stands.
+    pub(super) fn place(&self, epoch: u64) -> Place {
+        let mut place = Place {
+            record: self.records.iter().find(|(_, upto)| *upto > epoch).map_or(self.next_record, |(record, _)| *record),
+            marks: self.marks.clone(),
+            standings: self.standings.clone(),
+        };
+        for passed in self.epochs.iter().take_while(|passed| passed.number <= epoch) {
+            move_on(&mut place.marks, &passed.cut);
+            for said in &passed.times {
+                place.standings.insert(SourceId(said.source), (said.standing, said.clock_ns));
+            }
+        }
+        place
+    }
+
+    /// A checkpoint stands there: what was before is not needed.
+    pub(super) fn checkpointed(&mut self, epoch: u64, place: Place) {
+        self.epochs.retain(|passed| passed.number > epoch);
+        self.records.retain(|(_, upto)| *upto > epoch);
+        self.needless = Some(place.record);
+        (self.marks, self.standings) = (place.marks, place.standings);
+    }
+
+    /// What the manifest of a checkpoint there keeps.
+    pub(super) fn kept(&self, place: &Place) -> Kept {
+        let named =
+            |(source, standing): (&SourceId, &(Standing, i64))| (self.sources.name(*source).to_owned(), *standing);
+        Kept {
+            marks: self.sources.named(&place.marks),
+            standings: place.standings.iter().map(named).collect(),
+            delivered: self.delivered.clone(),
+            sequences: self.sequences.clone(),
+            ..Kept::default()
+        }
+    }
+
+    /// Records from this one on are replayed.
+    pub(super) fn replayed(&mut self, record: Sequence, upto: u64) {
+        self.records.push_back((record, upto));
+    }
+
+    pub(super) fn stands(&mut self, standings: BTreeMap<SourceId, (Standing, i64)>) {
+        self.standings = standings;
+    }
+}

@@ -1,0 +1,598 @@
+//! Opening the folder of a state, and what a run that goes on needs of it.
+
+use super::checkpointer::{Checkpointer, HeldEntries, hash_of, input_name, read_chunk, told};
+use super::committer::Committer;
+use super::ledger::{Kept, Ledger};
+use super::record::Record;
+use super::{Message, Sources, move_on};
+use engine_base::{Clock, Epoch, SourceId};
+use engine_connectors::{Delivered, Exact};
+use engine_dataflow::changes::KeptInputs;
+use engine_dataflow::cuts::{Offsets, Together};
+use engine_dataflow::exchange::groups_of;
+use engine_dataflow::ingest::Committed;
+use engine_dataflow::snapshot::Snapshots;
+use engine_dataflow::stage::{Batch, OnDelivered, Outbox};
+use engine_dataflow::watermark::{Standing, Statement};
+use engine_dataflow::{Control, Cut, CutBoard, RecordedCuts, Rows, StepState, wire};
+use engine_plan::{Plan, Role};
+use engine_state::checkpoint::{CheckpointConfig, Checkpoints, EntryKey, LsmEntries, Manifest, Space, StepAbout};
+use engine_state::disk::{Disk, RealDisk};
+use engine_state::journal::{Journal, JournalConfig, Sequence};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// The format of the folder.
+const FORMAT: u32 = 3;
+
+/// `pipeline.json`
+#[derive(Debug, Serialize, Deserialize)]
+struct Whose {
+    format: u32,
+    pipeline: String,
+}
+
+/// An open state directory.
+pub(crate) struct StateDir {
+    path: PathBuf,
+    /// Locked while it is open.
+    _lock: File,
+    journal: Journal,
+    journal_id: u64,
+    checkpoints: Checkpoints,
+    manifest: Option<Arc<Manifest>>,
+    kept: Kept,
+    held: Arc<Mutex<HeldEntries>>,
+    begun: bool,
+}
+
+/// What a run goes on from.
+#[derive(Default)]
+pub(crate) struct Recovered {
+    /// Where sources start.
+    pub(crate) from: Cut,
+    /// The cuts of the tail that is replayed.
+    pub(crate) tail: RecordedCuts,
+    /// The last epoch that is committed.
+    pub(crate) committed: Option<u64>,
+    /// The last epoch that every sink has acknowledged.
+    pub(crate) done: Option<u64>,
+    /// The first epoch of what is new.
+    pub(crate) first: u64,
+    /// What each sink that delivers exactly once goes on from.
+    pub(crate) exact: HashMap<String, Exact>,
+    /// Batches that are committed and perhaps not delivered.
+    outstanding: HashMap<String, Vec<Batch>>,
+    /// Rows that came out of the error outputs of sinks in the tail.
+    pub(crate) failed: HashMap<String, Vec<(u64, Rows)>>,
+    /// Event times and watermarks at the checkpoint.
+    kept: Kept,
+    standings: BTreeMap<SourceId, (Standing, i64)>,
+    state: Option<(Checkpoints, Arc<Manifest>, Arc<Mutex<HeldEntries>>)>,
+    /// Whether there was a run before.
+    pub(crate) resumed: bool,
+}
+
+impl StateDir {
+    /// Opens or makes the directory and takes its lock.
+    pub(crate) fn open(path: &Path, plan: &Plan) -> Result<StateDir, String> {
+        let shown = path.display();
+        fs::create_dir_all(path).map_err(|error| format!("the state directory {shown} can't be made: {error}"))?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join("lock"))
+            .map_err(|error| format!("the state directory {shown} can't be locked: {error}"))?;
+        // SAFETY: `flock` reads nothing but the descriptor, which `lock` keeps open.
+        if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+            return Err(format!(
+                "another engine runs on the state directory {shown}; stop it, or give another --state"
+            ));
+        }
+        let begun = check_whose(path, plan)?;
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let id = rand::random::<u64>() >> 1;
+        let config = JournalConfig { id, ..JournalConfig::default() };
+        let (journal, opened) = Journal::open(disk.clone(), &path.join("journal"), config).map_err(told)?;
+        if let Some(torn) = &opened.torn {
+            tracing::info!("the end of the journal was half written when the last run ended, and is cut off: {torn:?}");
+        }
+        let folder = path.join("checkpoint");
+        fs::create_dir_all(&folder).map_err(|error| format!("{} can't be made: {error}", folder.display()))?;
+        let entries = Arc::new(LsmEntries::open(&folder.join("entries")).map_err(told)?);
+        let (checkpoints, report) =
+            Checkpoints::open(disk, &folder, entries, CheckpointConfig::default()).map_err(told)?;
+        for refused in &report.refused {
+            tracing::warn!("the checkpoint {} is not used: {}", refused.path.display(), refused.why);
+        }
+        let manifest = checkpoints.newest();
+        let kept = match &manifest {
+            Some(manifest) => serde_json::from_value(manifest.extra.clone())
+                .map_err(|error| format!("checkpoint {} of {shown} can't be read: {error}", manifest.checkpoint))?,
+            None => Kept::default(),
+        };
+        let journal_id = journal.id();
+        if let Some(manifest) = manifest.as_ref().filter(|manifest| manifest.journal_id != journal_id) {
+            return Err(format!(
+                "the journal in {shown} is not the one that checkpoint {} was made with: one of the two was replaced; \
+                 put both back from the same copy, or give another --state",
+                manifest.checkpoint
+            ));
+        }
+        let held = Arc::default();
+        Ok(StateDir {
+            path: path.to_owned(),
+            _lock: lock,
+            journal,
+            journal_id,
+            checkpoints,
+            manifest,
+            kept,
+            held,
+            begun,
+        })
+    }
+
+    /// Whether a former run has begun with it.
+    pub(crate) fn begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Where error rows go.
+    pub(crate) fn errors_path(&self) -> PathBuf {
+        self.path.join("errors.jsonl")
+    }
+
+    /// Notes that a run has begun, and the notes of sinks before their first batch. Called when the sinks are open and nothing is
+    /// written yet.
+    pub(crate) fn begin(&mut self, plan: &Plan, first: &BTreeMap<String, Delivered>) -> Result<(), String> {
+        let path = self.path.clone();
+        let failed = |error: String| format!("the state directory {} can't be written: {error}", path.display());
+        if !first.is_empty() {
+            let mut record = Record { delivered: first.clone(), ..Record::default() };
+            let bytes = record.encode().map_err(failed)?;
+            let written = self.journal.append(&bytes).and_then(|_| self.journal.sync());
+            written.map_err(|error| failed(error.to_string()))?;
+        }
+        if self.begun {
+            return Ok(());
+        }
+        let whose = Whose { format: FORMAT, pipeline: plan.name.clone() };
+        let text = serde_json::to_vec(&whose).map_err(|error| failed(error.to_string()))?;
+        let path = self.path.join("pipeline.json");
+        engine_state::disk::write_atomically(&RealDisk, &path, &text).map_err(|error| failed(error.to_string()))
+    }
+
+    /// What a run goes on from.
+    pub(crate) fn recover(&self, plan: &Plan) -> Result<Recovered, String> {
+        let shown = self.path.display();
+        let sources = Sources::of(plan);
+        check_sources(&self.kept, &sources).map_err(|problem| format!("the state directory {shown} {problem}"))?;
+        let (mut base, mut from_record) = (0, self.journal.first());
+        let mut recovered = Recovered { resumed: self.begun, first: 1, ..Recovered::default() };
+        let mut delivered = self.kept.delivered.clone();
+        let mut sequences = self.kept.sequences.clone();
+        if let Some(manifest) = &self.manifest {
+            base = manifest.epoch;
+            from_record = Sequence(manifest.journal_sequence);
+            recovered.from = sources.numbered(&self.kept.marks);
+            recovered.committed = Some(base);
+            recovered.done = Some(base);
+            recovered.first = base + 1;
+            recovered.state = Some((self.checkpoints.clone(), manifest.clone(), self.held.clone()));
+        }
+        let mut changed = self.manifest.is_some() && self.kept.plan != plan.logic;
+        let mut staged = Vec::new();
+        for record in self.journal.replay(from_record).map_err(told)? {
+            let record = record.map_err(told)?;
+            let number = record.sequence.0;
+            let record = Record::decode(&record.payload)
+                .map_err(|reason| format!("record {number} of the journal in {shown} can't be read: {reason}"))?;
+            for (source, marks) in sources.numbered(&record.starts) {
+                let known = recovered.from.entry(source).or_default();
+                for (partition, mark) in marks {
+                    known.entry(partition).or_insert(mark);
+                }
+            }
+            for epoch in &record.epochs {
+                if epoch.epoch > base {
+                    add_epoch(&mut recovered.tail, epoch, &sources);
+                }
+            }
+            if record.upto > base {
+                recovered.committed = recovered.committed.max(Some(record.upto));
+            }
+            if record.done.is_some_and(|done| done > base) {
+                recovered.done = recovered.done.max(record.done);
+            }
+            for staged in &record.staged {
+                sequences.insert(staged.sink.clone(), staged.sequence);
+            }
+            for failed in &record.failed {
+                if failed.epoch > base {
+                    let rows = wire::from_bytes(&failed.rows)?;
+                    recovered.failed.entry(failed.sink.clone()).or_default().push((failed.epoch, rows));
+                }
+            }
+            staged.extend(record.staged);
+            delivered.extend(record.delivered);
+            changed |= record.plan.as_ref().is_some_and(|digest| *digest != plan.logic);
+        }
+        for staged in staged {
+            if delivered.get(&staged.sink).is_none_or(|last| last.sequence < staged.sequence) {
+                let rows = wire::from_bytes(&staged.rows)?;
+                let batch = Batch { sequence: staged.sequence, epoch: staged.epoch, rows };
+                recovered.outstanding.entry(staged.sink).or_default().push(batch);
+            }
+        }
+        if changed {
+            self.check_changed(plan, &recovered)?;
+        }
+        recovered.first = recovered.first.max(recovered.committed.map_or(1, |committed| committed + 1));
+        for step in plan.sinks().filter(|step| matches!(step.role, Role::Sink { exact: Some(_), .. })) {
+            let exact = Exact {
+                pipeline: plan.name.as_str().into(),
+                delivered: delivered.get(&step.name).cloned(),
+                last: sequences.get(&step.name).copied().unwrap_or(0),
+                reset: false,
+            };
+            recovered.exact.insert(step.name.clone(), exact);
+        }
+        if let Some(sink) = recovered.outstanding.keys().find(|sink| !recovered.exact.contains_key(*sink)) {
+            return Err(format!(
+                "the state directory {shown} has output that is committed and not delivered for the sink `{sink}`, which the \
+                 pipeline no longer has, or no longer with `delivery: exactly_once`: run the pipeline as it was until that is out"
+            ));
+        }
+        for (name, standing) in &self.kept.standings {
+            if let Some(source) = sources.id(name) {
+                recovered.standings.insert(source, *standing);
+            }
+        }
+        // The first epoch that is replayed hears of all that was stated before.
+        if let Some((first, _)) = recovered.tail.epochs.first() {
+            let times = recovered.tail.times.entry(first.0).or_default();
+            for (source, (standing, clock_ns)) in &recovered.standings {
+                if !times.iter().any(|said| said.source == source.0) {
+                    times.push(Statement { worker: 0, source: source.0, standing: *standing, clock_ns: *clock_ns });
+                }
+            }
+        }
+        recovered.kept = self.kept.clone();
+        Ok(recovered)
+    }
+
+    /// Whether a pipeline that changed can go on from here.
+    fn check_changed(&self, plan: &Plan, recovered: &Recovered) -> Result<(), String> {
+        if !recovered.tail.epochs.is_empty() {
+            return Err(format!(
+                "the pipeline changed, and {} epochs since the last checkpoint in {} are to be replayed with what wrote them: \
+                 run it once more as it was, and stop it with a signal; then start the changed one",
+                recovered.tail.epochs.len(),
+                self.path.display()
+            ));
+        }
+        let abouts = abouts(plan);
+        for (name, stored) in self.manifest.iter().flat_map(|manifest| &manifest.steps) {
+            let of = |what: &str| {
+                Err(format!(
+                    "the state directory {} has state of the step `{name}`, {what}: give the changed pipeline another --state, \
+                     or change it back",
+                    self.path.display()
+                ))
+            };
+            if stored.contents.entries == 0 {
+                continue;
+            }
+            match abouts.get(name) {
+                None => return of("which the pipeline no longer has"),
+                Some(about) if *about != stored.about => return of("which is another one now"),
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The threads that make the run durable: their work, to be run on them.
+    pub(crate) fn threads(self, parts: Threads<'_>, recovered: &mut Recovered) -> (Committer, Checkpointer, Closing) {
+        let sources = Sources::of(parts.plan);
+        let committed = recovered.committed.unwrap_or(0);
+        let mut ledger =
+            Ledger::new(sources.clone(), sources.numbered(&self.kept.marks), committed, self.journal.next());
+        ledger.stands(recovered.standings.clone());
+        // The tail is not in the checkpoint.
+        let mut done_cut = recovered.from.clone();
+        let mut not_done = VecDeque::new();
+        let base = self.manifest.as_ref().map_or(0, |manifest| manifest.epoch);
+        let first_record = self.manifest.as_ref().map_or(self.journal.first(), |m| Sequence(m.journal_sequence));
+        ledger.starts(&recovered.from);
+        for (epoch, offsets) in &recovered.tail.epochs {
+            let cut = cut_of(offsets);
+            let times = recovered.tail.times.get(&epoch.0).cloned().unwrap_or_default();
+            if recovered.done >= Some(epoch.0) {
+                move_on(&mut done_cut, &cut);
+            } else {
+                not_done.push_back((epoch.0, cut.clone()));
+            }
+            ledger.closes(epoch.0, cut, times);
+        }
+        if committed > base {
+            ledger.replayed(first_record, committed);
+        }
+        ledger.delivered =
+            recovered.exact.iter().filter_map(|(n, e)| Some((n.clone(), e.delivered.clone()?))).collect();
+        ledger.sequences = recovered.exact.iter().map(|(name, exact)| (name.clone(), exact.last)).collect();
+        let ledger = Arc::new(Mutex::new(ledger));
+        let checkpointer = Checkpointer {
+            checkpoints: self.checkpoints,
+            ledger: ledger.clone(),
+            snapshots: parts.snapshots,
+            control: parts.control.clone(),
+            sources: sources.clone(),
+            workers: parts.workers,
+            every: Duration::from_nanos(parts.plan.checkpoint_ns.max(1) as u64),
+            journal_id: self.journal_id,
+            plan: parts.plan.logic.clone(),
+            abouts: abouts(parts.plan),
+            held: self.held,
+            kept: self.kept,
+            clock: parts.clock,
+        };
+        let together = Together::new(sources.len(), parts.workers);
+        let committer = Committer {
+            journal: self.journal,
+            ledger,
+            sources,
+            board: parts.board,
+            control: parts.control,
+            committed: parts.committed,
+            outboxes: parts.outboxes,
+            every: Duration::from_nanos(parts.plan.commit_ns.max(1) as u64),
+            together,
+            plan: Some(parts.plan.logic.clone()),
+            upto: committed,
+            done: recovered.done.unwrap_or(0),
+            done_cut,
+            not_done,
+            waiting: Vec::new(),
+        };
+        (committer, checkpointer, Closing { _lock: self._lock })
+    }
+}
+
+/// Held until the threads are done.
+pub(crate) struct Closing {
+    _lock: File,
+}
+
+/// What the threads share with the dataflow.
+pub(crate) struct Threads<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) workers: usize,
+    pub(crate) board: Arc<CutBoard>,
+    pub(crate) control: Arc<Control>,
+    pub(crate) committed: Arc<Committed>,
+    pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) outboxes: Vec<(String, Arc<Outbox>)>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Recovered {
+    /// The outbox of a sink that delivers exactly once, with what is still to be brought out.
+    pub(crate) fn outbox(&mut self, sink: &str, delivered: OnDelivered) -> Arc<Outbox> {
+        let outbox = Outbox::new(self.committed, delivered);
+        for batch in self.outstanding.remove(sink).unwrap_or_default() {
+            outbox.deliver(batch);
+        }
+        Arc::new(outbox)
+    }
+
+    /// How many rows are committed and perhaps not delivered.
+    pub(crate) fn outstanding(&self) -> usize {
+        self.outstanding.values().flatten().map(|batch| batch.rows.num_rows()).sum()
+    }
+
+    /// The event times that the partitions of a source had reached.
+    pub(crate) fn reached_ns(&self, source: &str) -> BTreeMap<u32, i64> {
+        self.kept.reached_ns.get(source).cloned().unwrap_or_default()
+    }
+
+    /// The watermarks that the inputs of a step had reached.
+    pub(crate) fn watermarks_ns(&self, step: &str) -> Vec<Option<i64>> {
+        self.kept.watermarks_ns.get(step).cloned().unwrap_or_default()
+    }
+
+    /// Puts back the state of a step on a worker.
+    pub(crate) fn restore(
+        &self,
+        step: &str,
+        worker: usize,
+        workers: usize,
+        state: &mut dyn StepState,
+    ) -> Result<(), String> {
+        let Some((checkpoints, manifest, all_held)) = &self.state else { return Ok(()) };
+        let Some(id) = manifest.step(step) else { return Ok(()) };
+        let groups = groups_of(worker, workers);
+        if groups.is_empty() {
+            return Ok(());
+        }
+        let mut held = Vec::new();
+        let mut problem = None;
+        let visit = &mut |key: EntryKey<'_>, value: &[u8]| {
+            let put = state.restore(key.key, key.slice, value);
+            match put.and_then(|()| Checkpoints::held(&key, value).map_err(told)) {
+                Ok(of) => held.push((hash_of(&key), of)),
+                Err(reason) => {
+                    problem = Some(reason);
+                    return ControlFlow::Break(());
+                }
+            }
+            ControlFlow::Continue(())
+        };
+        checkpoints.load(manifest, Space::SLOTS, id, groups.start..=groups.end - 1, visit).map_err(told)?;
+        all_held.lock().unwrap_or_else(PoisonError::into_inner).extend(held);
+        problem.map_or(Ok(()), |reason| {
+            Err(format!("its state in checkpoint {} can't be read: {reason}", manifest.checkpoint))
+        })
+    }
+
+    /// The rows that a worker puts back into the inputs of a step on differential dataflow.
+    pub(crate) fn inputs(
+        &self,
+        step: &str,
+        inputs: usize,
+        worker: usize,
+        workers: usize,
+    ) -> Result<KeptInputs, String> {
+        let mut all: KeptInputs = vec![Vec::new(); inputs];
+        let Some((checkpoints, manifest, _)) = &self.state else { return Ok(all) };
+        let Some(id) = manifest.step(step) else { return Ok(all) };
+        let groups = groups_of(worker, workers);
+        if groups.is_empty() || !(0..inputs).any(|at| self.kept.inputs.contains_key(&input_name(step, at as u16))) {
+            return Ok(all);
+        }
+        let mut problem = None;
+        let visit = &mut |key: EntryKey<'_>, value: &[u8]| {
+            let input = usize::try_from(key.slice).ok().and_then(|at| all.get_mut(at));
+            let read = match input {
+                Some(rows) => read_chunk(value, &mut |row, diff| rows.push((row.to_vec(), diff))),
+                None => Err(format!("it has no input {}", key.slice)),
+            };
+            match read {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(reason) => {
+                    problem = Some(reason);
+                    ControlFlow::Break(())
+                }
+            }
+        };
+        checkpoints.load(manifest, Space::INPUTS, id, groups.start..=groups.end - 1, visit).map_err(told)?;
+        problem.map_or(Ok(all), Err)
+    }
+}
+
+/// Whether a former run has begun with the folder. Refuses one of another pipeline, or of another engine.
+fn check_whose(path: &Path, plan: &Plan) -> Result<bool, String> {
+    let shown = path.display();
+    if path.join("cut.json").exists() {
+        return Err(format!(
+            "the state directory {shown} was made by an earlier version of the engine, which kept no checkpoints; give another \
+             --state, or move its files away to start from the beginning"
+        ));
+    }
+    let found = match fs::read(path.join("pipeline.json")) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(format!("{shown}/pipeline.json can't be read: {error}")),
+    };
+    let whose: Whose = serde_json::from_slice(&found).map_err(|error| {
+        format!("{shown}/pipeline.json can't be read: {error}; put it back from a copy, or give another --state")
+    })?;
+    if whose.format != FORMAT {
+        return Err(format!(
+            "the state directory {shown} has format {}, this engine reads format {FORMAT}; give another --state",
+            whose.format
+        ));
+    }
+    if whose.pipeline != plan.name {
+        return Err(format!(
+            "the state directory {shown} is that of pipeline `{}`, not of `{}`; give another --state",
+            whose.pipeline, plan.name
+        ));
+    }
+    Ok(true)
+}
+
+/// What the steps with state are.
+fn abouts(plan: &Plan) -> BTreeMap<String, StepAbout> {
+    let of = |step: &engine_plan::Step| {
+        let about = StepAbout {
+            kind: step.kind.to_owned(),
+            format: 1,
+            config_digest: plan.step_digests[step.id.0 as usize].clone(),
+            schema: String::new(),
+        };
+        (step.name.clone(), about)
+    };
+    plan.steps.iter().filter(|step| !step.is_row_wise() && matches!(step.role, Role::Operator)).map(of).collect()
+}
+
+fn add_epoch(tail: &mut RecordedCuts, epoch: &super::record::EpochRecord, sources: &Sources) {
+    let mut offsets = Offsets::new();
+    for (name, partitions) in &epoch.cut {
+        let Some(source) = sources.id(name) else { continue };
+        for (partition, (next, read_ns)) in partitions {
+            offsets.insert((source, *partition), *next);
+            tail.read_ns.entry(epoch.epoch).or_default().insert((source, *partition), *read_ns);
+        }
+    }
+    let statement = |(name, standing, clock_ns): &(String, Standing, i64)| {
+        let source = sources.id(name)?;
+        Some(Statement { worker: 0, source: source.0, standing: *standing, clock_ns: *clock_ns })
+    };
+    let times: Vec<Statement> = epoch.times.iter().filter_map(statement).collect();
+    if !times.is_empty() {
+        tail.times.insert(epoch.epoch, times);
+    }
+    tail.epochs.push((Epoch(epoch.epoch), offsets));
+}
+
+/// Marks of offsets; what connectors need to seek there is not known.
+fn cut_of(offsets: &Offsets) -> Cut {
+    let mut cut = Cut::new();
+    for ((source, partition), next) in offsets {
+        let mark = engine_dataflow::Mark { next: *next, detail: String::new() };
+        cut.entry(*source).or_default().insert(*partition, mark);
+    }
+    cut
+}
+
+/// Refuses a source that may be one of the state's under another name: it would start from the beginning, and everything
+/// would come twice. One that is gone, and in whose place nothing came, is only told of.
+fn check_sources(kept: &Kept, sources: &Sources) -> Result<(), String> {
+    let known: Vec<&String> =
+        kept.marks.iter().filter(|(_, marks)| marks.values().any(|mark| mark.next > 0)).map(|(name, _)| name).collect();
+    let gone: Vec<&String> = known.iter().copied().filter(|known| sources.id(known).is_none()).collect();
+    let new: Vec<&String> = sources.0.iter().filter(|name| !kept.marks.contains_key(*name)).collect();
+    let listed = |names: &[&String]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    if gone.is_empty() {
+        return Ok(());
+    }
+    if new.is_empty() {
+        tracing::warn!("the state directory holds marks of {}, which the pipeline no longer has", listed(&gone));
+        return Ok(());
+    }
+    Err(format!(
+        "holds marks of the sources {}; the pipeline has no {}, and {} would start from the beginning: if it was renamed, \
+         give it its old name back; if all is to start from the beginning, give another --state or delete this one",
+        listed(&known),
+        listed(&gone),
+        listed(&new)
+    ))
+}
+
+/// Sources that can't be read again: what a restart would lose of them.
+pub(crate) fn lossy_sources(plan: &Plan) -> Vec<&str> {
+    plan.sources()
+        .filter(|step| matches!(step.role, Role::Source { replayable: false, .. }))
+        .map(|step| step.name.as_str())
+        .collect()
+}
+
+/// For the channel of the checkpointer.
+pub(crate) fn giver(to: Sender<Message>) -> Box<dyn Fn(u64, engine_dataflow::snapshot::Part) + Send + Sync> {
+    let to = Mutex::new(to);
+    Box::new(move |number, part| {
+        // When it is gone the run is failing.
+        let _ = to.lock().unwrap_or_else(PoisonError::into_inner).send(Message::Part(number, part));
+    })
+}
