@@ -23,8 +23,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The number of the last snapshot of a run: of all there is when the dataflow has come to its end.
 pub const LAST: u64 = u64::MAX;
 
-/// The open epoch of a worker that has none to tell of: it replays, or its sources have ended.
+/// In the place of the open epoch of a worker that replays.
 const NONE: u64 = u64::MAX;
+/// In the place of the open epoch of a worker whose sources have ended.
+const ENDED: u64 = u64::MAX - 1;
 
 /// A piece of a snapshot.
 pub enum Part {
@@ -103,32 +105,32 @@ impl Snapshots {
         Snapshots { due: AtomicU64::new(NONE), number: AtomicU64::new(0), open: Mutex::new(vec![NONE; workers]), give }
     }
 
-    /// A worker opens an epoch. Called before it gives up the capabilities of the one before.
+    /// A worker opens an epoch, the first that is not replayed; `None` where its sources have ended.
     pub fn opens(&self, worker: usize, epoch: Option<u64>) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open[worker] = epoch.unwrap_or(NONE);
+        open[worker] = epoch.unwrap_or(ENDED);
     }
 
     /// A worker that has an open epoch goes on to another. The number of the snapshot that stands between the two.
     pub fn moves(&self, worker: usize, epoch: u64) -> Option<u64> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(open.get_mut(worker)?, epoch);
-        if before == NONE {
-            open[worker] = NONE;
+        if before == NONE || before == ENDED {
+            open[worker] = before;
             return None;
         }
         let (number, due) = self.latest();
         (number > 0 && before <= due && due < epoch).then_some(number)
     }
 
-    /// Asks for one, of everything up to the epoch that is returned; `None` while a worker has no open epoch. Those who close
-    /// epochs are to be woken.
+    /// Asks for one, of everything up to the epoch that is returned; `None` while a worker replays, and when all sources have
+    /// ended. Those who close epochs are to be woken.
     pub fn ask(&self) -> Option<(u64, u64)> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.contains(&NONE) {
             return None;
         }
-        let epoch = open.iter().copied().max()?;
+        let epoch = open.iter().copied().filter(|epoch| *epoch != ENDED).max()?;
         // In this order: who sees the number sees the epoch.
         self.due.store(epoch, Ordering::SeqCst);
         let number = self.number.fetch_add(1, Ordering::SeqCst) + 1;
@@ -216,7 +218,10 @@ mod tests {
         snapshots.opens(1, Some(5));
         assert_eq!(snapshots.ask(), Some((1, 5)));
         assert_eq!((snapshots.before(5), snapshots.before(6), snapshots.due()), (None, Some(1), Some(5)));
+        assert_eq!((snapshots.moves(0, 4), snapshots.moves(1, 6), snapshots.moves(0, 7)), (None, Some(1), Some(1)));
         snapshots.opens(1, None);
-        assert_eq!(snapshots.ask(), None, "it has ended");
+        assert_eq!(snapshots.ask(), Some((2, 7)), "one that has ended holds nobody back");
+        snapshots.opens(0, None);
+        assert_eq!(snapshots.ask(), None, "all have ended");
     }
 }

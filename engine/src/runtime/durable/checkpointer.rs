@@ -94,6 +94,7 @@ impl Checkpointer {
                 None => messages.recv_timeout(wait.max(PATIENCE)),
             };
             match message {
+                Ok(Message::Part(_, part @ (Part::Reached { .. } | Part::Times { .. }))) => self.note(part),
                 Ok(Message::Part(number, part)) => {
                     if number == LAST {
                         // All there is: with what a snapshot under way has of it already.
@@ -178,6 +179,14 @@ impl Checkpointer {
                 let chunks = self.kept.inputs.entry(input_name(&step, input)).or_default();
                 write_chunks(id, input, rows, chunks, &mut open.writer)?;
             }
+            Part::Reached { .. } | Part::Times { .. } => self.note(part),
+        }
+        Ok(())
+    }
+
+    /// Notes how far event time is.
+    fn note(&mut self, part: Part) {
+        match part {
             Part::Reached { step, watermarks_ns } => {
                 self.kept.watermarks_ns.insert(step.to_string(), watermarks_ns);
             }
@@ -185,8 +194,8 @@ impl Checkpointer {
                 let name = self.sources.name(source).to_owned();
                 self.kept.reached_ns.entry(name).or_default().extend(reached_ns);
             }
+            Part::Slots { .. } | Part::Input { .. } => {}
         }
-        Ok(())
     }
 
     fn publish(&mut self, mut open: Open) -> Result<(), String> {

@@ -408,7 +408,9 @@ impl Recovered {
 
     /// The watermarks that the inputs of a step had reached.
     pub(crate) fn watermarks_ns(&self, step: &str) -> Vec<Option<i64>> {
-        self.kept.watermarks_ns.get(step).cloned().unwrap_or_default()
+        let reached = self.kept.watermarks_ns.get(step).into_iter().flatten();
+        // An input that had ended may have more now: a file that grew. Its rows are not late for that.
+        reached.map(|reached_ns| reached_ns.filter(|reached_ns| *reached_ns < i64::MAX)).collect()
     }
 
     /// Puts back the state of a step on a worker.
