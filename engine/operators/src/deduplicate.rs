@@ -83,13 +83,12 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         cx.error(codes::EMPTY_WINDOW, &["within"], "`within` must be longer than nothing");
         sound = false;
     }
-    let (Some(event_time), true) = (&input.event_time, sound) else { return Some(PlannedOperator::wrong(outputs)) };
+    let (Some(_), true) = (&input.event_time, sound) else { return Some(PlannedOperator::wrong(outputs)) };
     Some(PlannedOperator {
         outputs,
         can_fail: false,
         state: Some(format!("the times of each {} within {}", key.join(", "), TimeSpan(within_ns))),
         exchange: Some(vec![key.clone()]),
-        look_back_ns: within_ns.saturating_add(event_time.max_delay_ns),
         timed: true,
         planned: Arc::new(DeduplicatePlan { key, within_ns }),
     })

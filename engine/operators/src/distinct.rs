@@ -85,7 +85,6 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         can_fail: false,
         exchange: Some(vec![hashed]),
         state: (!at_once).then(|| "each different row".to_owned()),
-        look_back_ns: if at_once { 0 } else { i64::MAX },
         timed: false,
         planned: Arc::new(DistinctPlan { columns, at_once }),
     })

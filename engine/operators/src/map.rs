@@ -110,7 +110,6 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         can_fail: columns.iter().any(|(_, value)| value.as_column().is_none()),
         exchange: None,
         state: None,
-        look_back_ns: 0,
         timed: false,
         planned: Arc::new(MapPlan { columns }),
     })

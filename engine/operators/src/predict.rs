@@ -341,7 +341,6 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         can_fail: !falls_back && !stops,
         exchange: None,
         state: None,
-        look_back_ns: 0,
         timed: false,
         planned: Arc::new(PredictPlan {
             model,

@@ -123,7 +123,6 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         can_fail: true,
         exchange: None,
         state: None,
-        look_back_ns: 0,
         timed: false,
         planned: Arc::new(RoutePlan { cases, otherwise: config.otherwise }),
     })

@@ -209,7 +209,6 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         can_fail: by.iter().any(|by| by.value.as_column().is_none()),
         exchange: Some(vec![key.clone()]),
         state: (!at_once).then_some(of),
-        look_back_ns: if at_once { 0 } else { i64::MAX },
         timed: false,
         planned: Arc::new(TopPlan {
             key,

@@ -64,7 +64,6 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         can_fail: false,
         exchange: None,
         state: None,
-        look_back_ns: 0,
         timed: false,
         planned: Arc::new(UnionPlan { inputs: inputs.len(), schema }),
     })

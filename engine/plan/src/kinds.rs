@@ -195,12 +195,6 @@ pub trait Planned: Any + Send + Sync + Debug {
         Vec::new()
     }
 
-    /// Whether its state comes back when what it looks back on is read again, although it acts on watermarks: they only free what
-    /// can't matter any more.
-    fn rebuilds(&self) -> bool {
-        false
-    }
-
     /// At the multiples of how many nanoseconds of the clock it puts something out, though no row comes; none where it goes by rows
     /// and watermarks alone.
     fn ticks_ns(&self) -> Option<i64> {
@@ -526,8 +520,6 @@ pub struct PlannedOperator {
     pub exchange: Option<Vec<Vec<String>>>,
     /// What it keeps, in words for the dry-run ("recent rows by card, 30d"), where it has state.
     pub state: Option<String>,
-    /// How far back in event time its state reaches, nanoseconds: what a restart without checkpoints must read again.
-    pub look_back_ns: i64,
     /// Whether it acts on watermarks.
     pub timed: bool,
     /// Its planned form.
@@ -555,7 +547,6 @@ impl PlannedOperator {
             can_fail: true,
             exchange: None,
             state: None,
-            look_back_ns: 0,
             timed: false,
             planned: Arc::new(Unplanned),
         }

@@ -74,8 +74,6 @@ pub struct Step {
     pub exchange: Option<Vec<Vec<String>>>,
     /// What it keeps, in words.
     pub state: Option<String>,
-    /// How far back in event time its state reaches, nanoseconds.
-    pub look_back_ns: i64,
     /// Whether it acts on watermarks.
     pub timed: bool,
     /// Its planned form.

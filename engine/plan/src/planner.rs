@@ -327,7 +327,6 @@ impl Planner<'_> {
             can_fail: new.can_fail,
             exchange: None,
             state: None,
-            look_back_ns: 0,
             timed: false,
             planned: new.planned,
             facts,

@@ -128,7 +128,6 @@ fn pass_plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> 
         can_fail: true,
         exchange: None,
         state: None,
-        look_back_ns: 0,
         timed: false,
         planned: Arc::new(Fake { inputs: inputs.len(), columns: config.reads }),
     })
@@ -191,7 +190,6 @@ static KEYED: OperatorKind = OperatorKind {
             can_fail: false,
             exchange: Some(vec![vec![config.key.clone()]]),
             state: Some(format!("the last row by {}", config.key)),
-            look_back_ns: 0,
             timed: false,
             planned: Arc::new(Fake { inputs: 1, columns: vec![config.key, crate::hidden::EVENT_TIME.into()] }),
         })

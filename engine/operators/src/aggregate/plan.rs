@@ -171,7 +171,6 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         can_fail: true,
         exchange: Some(vec![key]),
         state: (!at_once).then_some(state),
-        look_back_ns: if at_once { 0 } else { i64::MAX },
         timed: expire_ns.is_some(),
         planned: Arc::new(planned),
     })

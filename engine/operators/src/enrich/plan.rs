@@ -231,7 +231,6 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         can_fail: config.missing == Missing::Error,
         exchange: Some(vec![of_rows.clone(), of_table.clone()]),
         state: Some(state),
-        look_back_ns: i64::MAX,
         timed: wait_ns.is_some() || config.as_of == AsOf::EventTime,
         planned: Arc::new(EnrichPlan {
             keys,

@@ -358,17 +358,15 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         return Some(PlannedOperator::wrong(outputs));
     };
     let by = key.columns[LEFT].join(", ");
-    let delay_ns = delay(LEFT).max(delay(RIGHT));
-    let (state, span_ns) = match &form {
+    let state = match &form {
         Form::Interval(Reach { before, after, .. }) => {
-            let span_ns = before.saturating_add(*after);
-            (format!("the rows of both sides by {by}, each at most {}", TimeSpan(*before.max(after))), span_ns)
+            format!("the rows of both sides by {by}, each at most {}", TimeSpan(*before.max(after)))
         }
         Form::Window(windows) => {
-            let span = windows.longest_ns();
-            (format!("the rows of both sides by {by} in open windows, each at most {}", TimeSpan(span)), span)
+            let span = TimeSpan(windows.longest_ns());
+            format!("the rows of both sides by {by} in open windows, each at most {span}")
         }
-        Form::Changelog => (format!("all rows of both sides by {by}"), i64::MAX),
+        Form::Changelog => format!("all rows of both sides by {by}"),
     };
     let can_fail = filter.is_some() || columns.iter().any(|column| column.value.can_fail());
     let [left_key, right_key] = &key.columns;
@@ -377,7 +375,6 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         can_fail,
         state: Some(state),
         exchange: Some(vec![left_key.clone(), right_key.clone()]),
-        look_back_ns: span_ns.saturating_add(delay_ns),
         timed: !unbounded,
         planned: Arc::new(JoinPlan { kind, form, keys: key.columns, key_types: key.types, filter, columns, can_fail }),
     })

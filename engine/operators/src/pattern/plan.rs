@@ -175,11 +175,9 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     let output = stream.schema.clone();
     let late = Output { port: "late".to_owned(), stream: input.clone() };
     let outputs = vec![Output { port: String::new(), stream }, late];
-    let (Some(event_time), Some(conditions), false) = (&input.event_time, conditions, cx.diagnostics.has_errors())
-    else {
+    let (Some(_), Some(conditions), false) = (&input.event_time, conditions, cx.diagnostics.has_errors()) else {
         return Some(PlannedOperator::wrong(outputs));
     };
-    let max_delay_ns = event_time.max_delay_ns;
     let elements: Vec<Named> = names
         .iter()
         .zip(conditions)
@@ -210,8 +208,6 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
             TimeSpan(within_ns)
         )),
         exchange: Some(vec![key]),
-        // Where matches don't overlap, one begins where the one before ends, and so on from the first row.
-        look_back_ns: if overlap { within_ns.saturating_add(max_delay_ns) } else { i64::MAX },
         timed: true,
         planned: Arc::new(planned),
     })

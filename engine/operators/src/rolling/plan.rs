@@ -206,10 +206,6 @@ impl Planned for RollingPlan {
         facts
     }
 
-    fn rebuilds(&self) -> bool {
-        self.order == Order::Arrival
-    }
-
     fn endless(&self) -> Option<Caution> {
         self.reach.silent_ns.is_none().then(|| Caution {
             message: format!("the last rows of each {} are kept for ever", self.key.join(", ")),
@@ -311,11 +307,6 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         );
     }
     let planned = RollingPlan { input: input.schema.clone(), output, key: key.clone(), columns, reach, order };
-    let look_back_ns = match reach.time_ns {
-        Some(time_ns) if reach.rows == 0 => time_ns.saturating_add(expected_ns),
-        // The last rows of a key may be of any time.
-        _ => i64::MAX,
-    };
     Some(PlannedOperator {
         // Rows in order leave in the epoch in which the watermark passes them: none is behind the one before, by which rows
         // are late in that epoch, so that nothing is held.
@@ -326,7 +317,6 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         can_fail: true,
         state: Some(reach.text(&key.join(", "))),
         exchange: Some(vec![key]),
-        look_back_ns,
         timed: order == Order::EventTime || reach.silent_ns.is_some(),
         planned: Arc::new(planned),
     })

@@ -288,8 +288,6 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         can_fail: true,
         state: Some(format!("a record of each {}{until}", key.join(", "))),
         exchange: Some(vec![key]),
-        // A record stands on every row that its key ever had.
-        look_back_ns: i64::MAX,
         timed: planned.timed(),
         planned: Arc::new(planned),
     })

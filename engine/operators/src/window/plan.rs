@@ -261,20 +261,18 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
     let output = stream.schema.clone();
     let outputs =
         vec![Output { port: String::new(), stream }, Output { port: "late".to_owned(), stream: input.clone() }];
-    let (Some(form), Some(event_time), true) = (form, &input.event_time, cx.diagnostics.len() == before) else {
+    let (Some(form), Some(_), true) = (form, &input.event_time, cx.diagnostics.len() == before) else {
         return Some(PlannedOperator::wrong(outputs));
     };
-    let (state, look_back_ns) = match &form {
-        WindowForm::Fixed(windows) => (
-            format!("the open windows of {}, each at most {}", of(&key), TimeSpan(windows.longest_ns())),
-            windows.longest_ns().saturating_add(lateness_ns).saturating_add(event_time.max_delay_ns),
-        ),
-        // A session may go on for ever: nothing bounds what it stands on.
-        WindowForm::Session { gap_ns } => {
-            (format!("the open sessions of {}, with a gap of {}", of(&key), TimeSpan(*gap_ns)), i64::MAX)
+    let state = match &form {
+        WindowForm::Fixed(windows) => {
+            format!("the open windows of {}, each at most {}", of(&key), TimeSpan(windows.longest_ns()))
         }
-        WindowForm::Count { rows } => (format!("the window of {}, up to {rows} rows", of(&key)), i64::MAX),
-        WindowForm::Global => (format!("the window of {} until the input ends", of(&key)), i64::MAX),
+        WindowForm::Session { gap_ns } => {
+            format!("the open sessions of {}, with a gap of {}", of(&key), TimeSpan(*gap_ns))
+        }
+        WindowForm::Count { rows } => format!("the window of {}, up to {rows} rows", of(&key)),
+        WindowForm::Global => format!("the window of {} until the input ends", of(&key)),
     };
     let planned = WindowPlan { output, key: key.clone(), form, lateness_ns, when, bounds, columns };
     Some(PlannedOperator {
@@ -282,7 +280,6 @@ fn plan(cx: &mut Cx<'_>, inputs: &[StreamType]) -> Option<PlannedOperator> {
         can_fail: true,
         state: Some(state),
         exchange: Some(vec![key]),
-        look_back_ns,
         timed: true,
         planned: Arc::new(planned),
     })

@@ -213,7 +213,6 @@ impl Planner<'_> {
         let step = &mut self.steps[id.0 as usize];
         step.exchange = planned.exchange;
         step.state = planned.state;
-        step.look_back_ns = planned.look_back_ns;
         step.timed = planned.timed;
         sound
     }
