@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Graph(Graph),
     /// Print the JSON Schema of the pipeline language, for editors
     Schema,
+    /// What a state directory holds: checkpoints, the journal, and whether both are sound
+    State(State),
     /// Explain an error code in full
     Explain(Explain),
 }
@@ -131,6 +133,37 @@ pub(crate) enum Drawing {
     Text,
     /// A flowchart for Mermaid
     Mermaid,
+}
+
+/// `engine state`.
+#[derive(Args, Debug)]
+pub(crate) struct State {
+    #[command(subcommand)]
+    pub(crate) command: StateCommand,
+}
+
+/// What is done with a state directory.
+#[derive(clap::Subcommand, Debug)]
+pub(crate) enum StateCommand {
+    /// The checkpoints that are kept, and the journal behind them; an engine may run on it meanwhile
+    List {
+        /// The state directory
+        dir: PathBuf,
+    },
+    /// What a checkpoint holds: places of the input, what steps keep, batches of sinks; an engine may run on it meanwhile
+    Inspect {
+        /// The state directory
+        dir: PathBuf,
+        /// The number of the checkpoint; the newest unless said
+        checkpoint: Option<u64>,
+    },
+    /// Reads all checkpoints and the journal, and compares them with their checksums; no engine may run on it
+    ///
+    /// Exit codes: 0 (as written), 1 (something is damaged), 2 (usage).
+    Verify {
+        /// The state directory
+        dir: PathBuf,
+    },
 }
 
 /// `engine explain`.

@@ -5,6 +5,7 @@ pub(crate) mod explain;
 pub(crate) mod graph;
 pub(crate) mod run;
 pub(crate) mod schema;
+pub(crate) mod state;
 pub(crate) mod test;
 
 use engine_base::diagnostic::render::{Format, render};

@@ -147,7 +147,8 @@ fn what_is_not_built_is_not_in_the_schema() {
     check("sinks", sink("format", "csv"), true);
     check("sinks", sink("format", "parquet"), false);
     check("sinks", sink("delivery", "at_least_once"), true);
-    check("sinks", sink("delivery", "exactly_once"), false);
+    check("sinks", sink("delivery", "exactly_once"), true);
+    check("sinks", sink("delivery", "once"), false);
     let filter = json!({ "type": "filter", "input": "rows", "where": true });
     for (name, valid) in [("b_2", true), ("a-b", true), ("1f", false), ("a.b", false), ("a b", false)] {
         check_named("operators", name, filter.clone(), valid);

@@ -17,6 +17,7 @@ mod receiver;
 mod running;
 mod runs;
 mod systems;
+mod torture;
 mod windows;
 
 use std::path::{Path, PathBuf};

@@ -489,11 +489,13 @@ pub fn ingest<'scope>(
                             };
                             for mut rows in polled.rows {
                                 if rows.num_rows() > 0 {
-                                    if is_kept || follow.is_some() {
-                                        // One time for all of an epoch: it is written down, and the same in a replay.
-                                        let place = partition_of(rows.positions.source(0).0);
-                                        let recorded = follow.as_ref().and_then(|follow| follow.read_ns(place));
-                                        rows.ingest_ns = Times::One(recorded.unwrap_or(pace.read_ns));
+                                    // One time for all of an epoch: it is written down, and the same in a replay.
+                                    let read_ns = match &follow {
+                                        Some(follow) => follow.read_ns(partition_of(rows.positions.source(0).0)),
+                                        None => is_kept.then_some(pace.read_ns),
+                                    };
+                                    if let Some(read_ns) = read_ns {
+                                        rows.ingest_ns = Times::One(read_ns);
                                     }
                                     through(&mut slot.links, rows, &cap_of, &mut give, &steps);
                                 }

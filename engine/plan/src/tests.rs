@@ -520,7 +520,7 @@ sinks:
         &[
             "E0308 4[amount] `amount` is float64 and can't be a key | use an integer, text, decimal, date or timestamp, or make one before with `map`",
             "E0311 5[keyed] this `keyed` keeps state, so it needs a name | add `name:` to this step",
-            "E0310 9[exactly_once] `y` can't deliver exactly once: that is not built yet | write `delivery: at_least_once`, and make a row that comes twice harmless where it goes",
+            "E0310 9[exactly_once] `y` can't deliver exactly once: it only tests | write `delivery: at_least_once`",
             "E0309 10[out] `z` takes rows that stay, and its input is a changelog | what takes changelogs: `filter`, `map`, `route`, \
              `aggregate`, `distinct`, `top`, a `join` without `within` and `window`, and the sinks `file`, `stdout`, `blackhole`, \
              `postgres` and `sqlite`",

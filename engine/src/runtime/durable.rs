@@ -25,7 +25,8 @@ mod record;
 
 pub(crate) use checkpointer::Message;
 pub(crate) use committer::Event;
-pub(crate) use open::{Closing, Recovered, StateDir, Threads, giver, lossy_sources};
+pub(crate) use ledger::Kept;
+pub(crate) use open::{Closing, Recovered, StateDir, Threads, giver, lock, lossy_sources, read_journal};
 
 use engine_base::SourceId;
 use engine_dataflow::{Cut, Mark};

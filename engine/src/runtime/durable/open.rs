@@ -86,18 +86,7 @@ impl StateDir {
     pub(crate) fn open(path: &Path, plan: &Plan) -> Result<StateDir, String> {
         let shown = path.display();
         fs::create_dir_all(path).map_err(|error| format!("the state directory {shown} can't be made: {error}"))?;
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path.join("lock"))
-            .map_err(|error| format!("the state directory {shown} can't be locked: {error}"))?;
-        // SAFETY: `flock` reads nothing but the descriptor, which `lock` keeps open.
-        if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-            return Err(format!(
-                "another engine runs on the state directory {shown}; stop it, or give another --state"
-            ));
-        }
+        let lock = lock(path)?;
         let begun = check_whose(path, plan)?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let id = rand::random::<u64>() >> 1;
@@ -480,6 +469,36 @@ impl Recovered {
         checkpoints.load(manifest, Space::INPUTS, id, groups.start..=groups.end - 1, visit).map_err(told)?;
         problem.map_or(Ok(all), Err)
     }
+}
+
+/// Takes the lock of a state directory; it is given back when the file is closed, also by a kill.
+pub(crate) fn lock(path: &Path) -> Result<File, String> {
+    let shown = path.display();
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path.join("lock"))
+        .map_err(|error| format!("the state directory {shown} can't be locked: {error}"))?;
+    // SAFETY: `flock` reads nothing but the descriptor, which `lock` keeps open.
+    if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+        return Err(format!("another engine runs on the state directory {shown}; stop it, or give another --state"));
+    }
+    Ok(lock)
+}
+
+/// Reads all records of a journal from one on. How many there are.
+pub(crate) fn read_journal(path: &Path, from: u64) -> Result<u64, String> {
+    let (journal, _) =
+        Journal::open(Arc::new(RealDisk), &path.join("journal"), JournalConfig::default()).map_err(told)?;
+    let mut count = 0;
+    for record in journal.replay(Sequence(from).max(journal.first())).map_err(told)? {
+        let record = record.map_err(told)?;
+        Record::decode(&record.payload)
+            .map_err(|reason| format!("record {} of the journal can't be read: {reason}", record.sequence.0))?;
+        count += 1;
+    }
+    Ok(count)
 }
 
 /// Whether a former run has begun with the folder. Refuses one of another pipeline, or of another engine.
