@@ -371,6 +371,7 @@ fn start_durable(state: StateDir, mut recovered: Recovered, parts: Parts<'_>) ->
     let (events, heard) = channel();
     let (messages, parts_heard) = channel();
     let snapshots = Arc::new(Snapshots::new(parts.workers, giver(messages.clone())));
+    let outstanding = recovered.batches();
     let mut outboxes = HashMap::new();
     let mut by_name = Vec::new();
     for (at, step) in exact_sinks(parts.plan).enumerate() {
@@ -390,6 +391,7 @@ fn start_durable(state: StateDir, mut recovered: Recovered, parts: Parts<'_>) ->
         committed: parts.committed.clone(),
         snapshots: snapshots.clone(),
         outboxes: by_name,
+        outstanding,
         clock: parts.clock.clone(),
     };
     let (committer, checkpointer, closing) = state.threads(threads, &mut recovered);

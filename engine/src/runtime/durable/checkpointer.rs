@@ -8,6 +8,7 @@ use engine_dataflow::{Control, KeyGroups};
 use engine_state::checkpoint::{
     Before, Checkpoints, Draft, EntryKey, Held, Manifest, Publication, Space, StepAbout, StepId, Writer,
 };
+use engine_state::journal::Sequence;
 use engine_state::{Change, StateError};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
@@ -226,7 +227,12 @@ impl Checkpointer {
             extra: serde_json::to_value(&self.kept).map_err(|error| error.to_string())?,
         };
         let manifest = open.draft.publish(publication).map_err(told)?;
-        self.ledger().checkpointed(epoch, place);
+        // The checkpoints before it may be needed too.
+        let needed = self.checkpoints.retained().iter().map(|manifest| manifest.journal_sequence).min();
+        let mut ledger = self.ledger();
+        ledger.checkpointed(epoch, place);
+        ledger.needless = needed.map(Sequence);
+        drop(ledger);
         let contents = manifest.contents();
         tracing::debug!(
             checkpoint = manifest.checkpoint,

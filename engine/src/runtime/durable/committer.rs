@@ -180,7 +180,8 @@ impl Committer {
             ledger.sequences.insert(staged.sink.clone(), staged.sequence);
         }
         ledger.delivered.append(&mut record.delivered);
-        ledger.records(sequence, upto);
+        let staged = record.staged.iter().map(|staged| (staged.sink.clone(), staged.sequence)).collect();
+        ledger.records(sequence, upto, staged);
         ledger.committed = upto;
         let needless = ledger.needless.take();
         drop(ledger);

@@ -50,6 +50,15 @@ struct Epoch {
     times: Vec<Statement>,
 }
 
+/// A record of the journal since the last checkpoint.
+struct Written {
+    record: Sequence,
+    /// The last epoch that it commits.
+    upto: u64,
+    /// The batches that it holds.
+    staged: Vec<(String, u64)>,
+}
+
 /// Shared by the committer, which writes it, and the checkpointer.
 pub(super) struct Ledger {
     sources: Sources,
@@ -57,8 +66,7 @@ pub(super) struct Ledger {
     marks: Cut,
     standings: BTreeMap<SourceId, (Standing, i64)>,
     epochs: VecDeque<Epoch>,
-    /// The records since, each with the last epoch that it commits.
-    records: VecDeque<(Sequence, u64)>,
+    records: VecDeque<Written>,
     /// The number of the next record.
     pub(super) next_record: Sequence,
     pub(super) committed: u64,
@@ -110,15 +118,20 @@ impl Ledger {
     }
 
     /// A record is durable.
-    pub(super) fn records(&mut self, record: Sequence, upto: u64) {
-        self.records.push_back((record, upto));
+    pub(super) fn records(&mut self, record: Sequence, upto: u64, staged: Vec<(String, u64)>) {
+        self.records.push_back(Written { record, upto, staged });
         self.next_record = Sequence(record.0 + 1);
     }
 
     /// Where a checkpoint after an epoch stands.
     pub(super) fn place(&self, epoch: u64) -> Place {
+        // A batch that is delivered is needed until that is noted: the sink must be told where it stands.
+        let is_out = |(sink, sequence): &(String, u64)| {
+            self.delivered.get(sink).is_some_and(|delivered| delivered.sequence >= *sequence)
+        };
+        let is_needed = |written: &&Written| written.upto > epoch || !written.staged.iter().all(is_out);
         let mut place = Place {
-            record: self.records.iter().find(|(_, upto)| *upto > epoch).map_or(self.next_record, |(record, _)| *record),
+            record: self.records.iter().find(is_needed).map_or(self.next_record, |written| written.record),
             marks: self.marks.clone(),
             standings: self.standings.clone(),
         };
@@ -134,8 +147,7 @@ impl Ledger {
     /// A checkpoint stands there: what was before is not needed.
     pub(super) fn checkpointed(&mut self, epoch: u64, place: Place) {
         self.epochs.retain(|passed| passed.number > epoch);
-        self.records.retain(|(_, upto)| *upto > epoch);
-        self.needless = Some(place.record);
+        self.records.retain(|written| written.record >= place.record);
         (self.marks, self.standings) = (place.marks, place.standings);
     }
 
@@ -153,8 +165,8 @@ impl Ledger {
     }
 
     /// Records from this one on are replayed.
-    pub(super) fn replayed(&mut self, record: Sequence, upto: u64) {
-        self.records.push_back((record, upto));
+    pub(super) fn replayed(&mut self, record: Sequence, upto: u64, staged: Vec<(String, u64)>) {
+        self.records.push_back(Written { record, upto, staged });
     }
 
     pub(super) fn stands(&mut self, standings: BTreeMap<SourceId, (Standing, i64)>) {

@@ -314,8 +314,9 @@ impl StateDir {
             }
             ledger.closes(epoch.0, cut, times);
         }
-        if committed > base {
-            ledger.replayed(first_record, committed);
+        let outstanding = parts.outstanding.clone();
+        if committed > base || !outstanding.is_empty() {
+            ledger.replayed(first_record, committed, outstanding);
         }
         ledger.delivered =
             recovered.exact.iter().filter_map(|(n, e)| Some((n.clone(), e.delivered.clone()?))).collect();
@@ -372,6 +373,8 @@ pub(crate) struct Threads<'a> {
     pub(crate) committed: Arc<Committed>,
     pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) outboxes: Vec<(String, Arc<Outbox>)>,
+    /// The batches of a former run that are perhaps not delivered: their sinks and sequences.
+    pub(crate) outstanding: Vec<(String, u64)>,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
@@ -383,6 +386,14 @@ impl Recovered {
             outbox.deliver(batch);
         }
         Arc::new(outbox)
+    }
+
+    /// The batches that are committed and perhaps not delivered: their sinks and sequences.
+    pub(crate) fn batches(&self) -> Vec<(String, u64)> {
+        let of = |(sink, batches): (&String, &Vec<Batch>)| {
+            batches.iter().map(|batch| (sink.clone(), batch.sequence)).collect::<Vec<_>>()
+        };
+        self.outstanding.iter().flat_map(of).collect()
     }
 
     /// How many rows are committed and perhaps not delivered.
