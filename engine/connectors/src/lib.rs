@@ -17,6 +17,7 @@ extern crate self as engine_connectors; // the tests' files that fuzz targets sh
 mod common;
 pub mod database;
 pub mod delivery;
+mod exact;
 pub mod formats;
 pub mod kafka;
 #[cfg(feature = "postgres")]
@@ -146,8 +147,9 @@ pub trait SinkHandle: Send + Sync {
     /// Figures for the metrics, at any time.
     fn stats(&self) -> SinkStats;
 
-    /// Of a sink that delivers exactly once: the note before its first batch, which is kept in the journal before that is
-    /// written ([`Delivered::note`]).
+    /// Of a sink that delivers exactly once: the note of the place where it goes on, asked for after each opening. Where it is
+    /// not the one that the sink was told ([`Delivered::note`]), it is kept in the journal, beside the sequence that was
+    /// delivered (0 for none), before a batch is written.
     fn first_note(&self) -> String {
         String::new()
     }

@@ -11,6 +11,11 @@ pub struct Tickets {
 }
 
 impl Tickets {
+    /// Tickets of which all up to this one are done.
+    pub fn after(up_to: u64) -> Tickets {
+        Tickets { left: VecDeque::new(), up_to }
+    }
+
     /// A writer took rows. Tickets grow by one; the first that is added begins the count.
     pub fn add(&mut self, ticket: u64, rows: usize) {
         if self.left.is_empty() {

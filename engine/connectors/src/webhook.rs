@@ -9,7 +9,9 @@
 //! final for its rows. Several requests are on their way at one time and failed ones come later again, so **rows reach the
 //! receiver in no promised order**, not even those of one key; a receiver that minds sorts by a column of its own, or
 //! `max_in_flight: 1` is said and retried rows still come late. A row may come twice (an answer was lost, the engine was
-//! restarted): `idempotency_key` is how a receiver tells.
+//! restarted): `idempotency_key` is how a receiver tells. With it and a receiver that acts once for each key, rows are delivered
+//! exactly once: the journal sends those again, with the same key and body, that it does not know to be answered, and a
+//! receiver that can't be reached never makes a row fail.
 //!
 //! Redirects are not followed: headers with secrets would go to whoever the answer names.
 
@@ -36,7 +38,7 @@ use reqwest::{Client, Method, StatusCode, Url};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
@@ -192,15 +194,20 @@ fn plan(cx: &mut Cx<'_>, input: &StreamType, common: &SinkCommon) -> Option<Plan
         encoding: encoding?,
         columns: common.columns.clone(),
     };
-    Some(PlannedSink {
-        can_fail,
-        timeout_ns: Some(timeout_ns),
-        exactly_once: ExactlyOnce::No {
-            reason: "that is not built yet for `webhook`",
-            help: "write `delivery: at_least_once`, and make a row that comes twice harmless where it goes",
+    let exactly_once = match (&planned.key, &planned.batch) {
+        (None, _) => ExactlyOnce::No {
+            reason: "without an `idempotency_key` the receiver can't tell that a row comes again",
+            help: "write `idempotency_key:` with what identifies the event, if the receiver acts once for each key",
         },
-        planned: Arc::new(planned),
-    })
+        (_, Some(_)) => ExactlyOnce::No {
+            reason: "with `batch` a row has no key of its own in its request",
+            help: "leave `batch` out",
+        },
+        (Some(_), None) => {
+            ExactlyOnce::By("the same `Idempotency-Key` and body again, if the receiver acts once for each key")
+        }
+    };
+    Some(PlannedSink { can_fail, timeout_ns: Some(timeout_ns), exactly_once, planned: Arc::new(planned) })
 }
 
 fn plan_format(cx: &mut Cx<'_>, common: &SinkCommon) -> Option<Encoding> {
@@ -387,6 +394,7 @@ fn open(planned: &dyn Planned, start: SinkStart) -> Result<Box<dyn SinkHandle>, 
         headers,
         delivery: way,
         on_error: plan.delivery.on_error,
+        exact: start.exact.map(|exact| exact.delivered_sequence()),
         clock: start.clock,
         counts: Counts::default(),
     });
@@ -434,6 +442,8 @@ struct Shared {
     headers: HeaderMap,
     delivery: Delivery,
     on_error: OnError,
+    /// Exactly once: the last batch of which all rows are answered at the start.
+    exact: Option<u64>,
     clock: Arc<dyn Clock>,
     counts: Counts,
 }
@@ -453,7 +463,9 @@ impl SinkHandle for Webhook {
         let (notify, room) = (filled.clone(), waker.clone());
         let events = Events { filled: Box::new(move || notify.notify_one()), room: Box::new(move || room.wake()) };
         let (sender, receiver) = queue::bounded(QUEUE_BYTES, events);
-        let line = Arc::new(Line { shared: self.shared.clone(), answers: Mutex::default(), waker });
+        let tickets = Tickets::after(self.shared.exact.unwrap_or(0));
+        let answers = Mutex::new(Answers { tickets, ..Answers::default() });
+        let line = Arc::new(Line { shared: self.shared.clone(), answers, waker });
         // With batches, rows gather while all requests are on their way; without, rows that wait for their next attempt
         // must not keep others from their first.
         let pending = if self.batch.is_some() { self.max_in_flight } else { 4 * self.max_in_flight };
@@ -688,7 +700,30 @@ impl Line {
         let body = body_of(&rows, array);
         let key = if array { None } else { rows.first().and_then(|row| row.key.clone()) };
         let shared = &self.shared;
-        let result = shared.delivery.deliver(|_| shared.attempt(body.clone(), key.clone())).await;
+        let result = loop {
+            // Stays so where an attempt has no end.
+            let down = &AtomicBool::new(true);
+            let attempt = |_| {
+                down.store(true, Ordering::Relaxed);
+                let attempt = shared.attempt(body.clone(), key.clone());
+                async move {
+                    let outcome = attempt.await;
+                    down.store(matches!(outcome, Outcome::Retryable { health: Health::Down, .. }), Ordering::Relaxed);
+                    outcome
+                }
+            };
+            match shared.delivery.deliver(attempt).await {
+                // A row without an answer may have been taken: exactly once it is asked about until there is one.
+                Err(failure)
+                    if shared.exact.is_some()
+                        && failure.kind != FailureKind::Refused
+                        && down.load(Ordering::Relaxed) =>
+                {
+                    tracing::warn!(name = &*shared.name, reason = failure.reason, "a row is tried again");
+                }
+                result => break result,
+            }
+        };
         let bytes: u64 = rows.iter().map(|row| row.body.len() as u64).sum();
         shared.counts.queued_rows.fetch_sub(rows.len() as u64, Ordering::Relaxed);
         shared.counts.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);

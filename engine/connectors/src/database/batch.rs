@@ -44,6 +44,8 @@ pub struct Batch {
     pub key: Vec<usize>,
     /// If a row is refused, nothing is written.
     pub all_or_nothing: bool,
+    /// Rows that were given up, which are to be known with the marker.
+    pub given_up: Vec<(u32, RowError)>,
     /// The act of the same key before each row's.
     before: HashMap<u32, Act>,
 }
@@ -67,8 +69,14 @@ impl Batch {
         let all = (0..rows.num_rows() as u32).filter(|row| failed.is_empty() || sound(row));
         let all = all.map(|row| Act { row, delete: removed(row as usize) });
         let key = layout.key.clone();
-        let mut batch =
-            Batch { columns, acts: Vec::new(), key, all_or_nothing: layout.all_or_nothing, before: HashMap::new() };
+        let mut batch = Batch {
+            columns,
+            acts: Vec::new(),
+            key,
+            all_or_nothing: layout.all_or_nothing,
+            given_up: Vec::new(),
+            before: HashMap::new(),
+        };
         match layout.key.is_empty() {
             true => batch.acts = all.collect(),
             false => batch.acts_by_key(&layout.key, all)?,
@@ -91,6 +99,17 @@ impl Batch {
         acts.sort_unstable_by_key(|(key, act)| (!act.delete, *key));
         self.acts = acts.into_iter().map(|(_, act)| act).collect();
         Ok(())
+    }
+
+    /// Gives all rows up that are still to be written: nothing but the marker is.
+    pub fn give_up(&mut self, error: &RowError) {
+        if !self.given_up.is_empty() {
+            return;
+        }
+        let mut rows: Vec<u32> = self.acts.iter().flat_map(|act| self.steps(*act)).map(|act| act.row).collect();
+        rows.sort_unstable();
+        self.given_up = rows.into_iter().map(|row| (row, error.clone())).collect();
+        self.acts.clear();
     }
 
     /// All acts of an act's key, in their order; its own is the last.

@@ -1,14 +1,15 @@
 //! The thread that commits the batches of one worker, one after the other.
 
 use super::plan::Table;
-use super::{Batch, Fault, REJECTED, Store, Written};
+use super::{Batch, Fault, Marker, Owner, REJECTED, Store, UNDELIVERED, Written};
 use crate::common::lock;
-use crate::delivery::{Delivery, Failure, OnError, Outcome, Time, TokioTimer, WhileOpen};
+use crate::delivery::{Delivery, Failure, Health, OnError, Outcome, Time, TokioTimer, WhileOpen};
+use crate::exact::writer_name;
 use crate::formats::json::JsonEncoder;
 use crate::formats::{RecordEncoder, Timestamps};
 use crate::queue::{self, Events, Popped, Receiver, Sender};
 use crate::tickets::Tickets;
-use crate::{SinkHandle, SinkStart, SinkStats, runtime};
+use crate::{Exact, SinkHandle, SinkStart, SinkStats, runtime};
 use arrow::array::{Array, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
@@ -18,7 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// How many bytes of rows wait for a worker's thread.
@@ -46,7 +47,33 @@ struct Shared {
     is_changelog: bool,
     delivery: Delivery,
     runtime: &'static tokio::runtime::Runtime,
+    /// For a sink that delivers exactly once.
+    exact: Option<Markers>,
     counts: Counts,
+}
+
+/// What a sink that delivers exactly once needs for its markers.
+struct Markers {
+    exact: Exact,
+    owner: Owner,
+    /// They have been compared with the journal, and are ours.
+    claimed: AtomicBool,
+}
+
+impl Markers {
+    fn new(name: &str, exact: Exact) -> Markers {
+        let owner =
+            Owner { pipeline: exact.pipeline.to_string(), sink: name.to_owned(), shard: 0, writer: writer_name() };
+        Markers { exact, owner, claimed: AtomicBool::new(false) }
+    }
+
+    async fn claim<S: Store>(&self, store: &SharedStore<S>) -> Result<(), Fault> {
+        if !self.claimed.load(Ordering::Acquire) {
+            store.lock().await.claim(&self.owner, &self.exact).await?;
+            self.claimed.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
 }
 
 #[derive(Default)]
@@ -70,6 +97,7 @@ impl<S: Store> TableSink<S> {
         // Replicas that start together must not call together.
         let seed = start.clock.now_ns().unsigned_abs() ^ u64::from(std::process::id());
         let delivery = Delivery::new(start.name.clone(), table.delivery.policy(WhileOpen::Wait), time, seed);
+        let exact = start.exact.map(|exact| Markers::new(&start.name, exact));
         let is_changelog = start.schema.fields().first().is_some_and(|field| field.name() == CHANGE_COLUMN);
         let shared = Shared {
             name: start.name,
@@ -78,9 +106,26 @@ impl<S: Store> TableSink<S> {
             is_changelog,
             delivery,
             runtime,
+            exact,
             counts: Counts::default(),
         };
         Ok(TableSink { shared: Arc::new(shared), store, threads: Mutex::default() })
+    }
+
+    /// Compares the markers with the journal before anything runs. A sentence if they don't fit; a database that can't be
+    /// reached now is asked before the first batch.
+    pub(crate) fn claim(&self, wait: Duration) -> Result<(), String> {
+        let Some(markers) = &self.shared.exact else { return Ok(()) };
+        let store = (self.store)();
+        let claimed = async { tokio::time::timeout(wait, markers.claim(&store)).await };
+        let reason = match self.shared.runtime.block_on(claimed) {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(Fault::Stop(reason))) => return Err(reason),
+            Ok(Err(Fault::Retry { reason, .. })) => reason,
+            Err(_) => "no answer".to_owned(),
+        };
+        tracing::warn!(name = &*self.shared.name, reason, "the markers of the sink can't be read yet: its rows wait");
+        Ok(())
     }
 }
 
@@ -89,8 +134,10 @@ impl<S: Store> SinkHandle for TableSink<S> {
         let room = waker.clone();
         let events = Events { room: Box::new(move || room.wake()), ..Events::default() };
         let (sender, receiver) = queue::bounded(QUEUE_BYTES, events);
+        let delivered = self.shared.exact.as_ref().map_or(0, |markers| markers.exact.delivered_sequence());
+        let answers = Answers { tickets: Tickets::after(delivered), ..Answers::default() };
         let end =
-            Arc::new(End { answers: Mutex::default(), waker, gone: AtomicBool::new(false), leaves: Notify::new() });
+            Arc::new(End { answers: Mutex::new(answers), waker, gone: AtomicBool::new(false), leaves: Notify::new() });
         let line = Line {
             shared: self.shared.clone(),
             end: end.clone(),
@@ -189,7 +236,9 @@ impl Writer for TableWriter {
         }
         let size = |array: &arrow::array::ArrayRef| array.to_data().get_slice_memory_size().unwrap_or(0);
         let bytes: usize = rows.batch.columns().iter().map(size).sum();
-        lock(&self.end.answers).tickets.add(ticket, rows.num_rows());
+        // A batch without rows has its marker too.
+        let parts = if self.shared.exact.is_some() { 1 } else { rows.num_rows() };
+        lock(&self.end.answers).tickets.add(ticket, parts);
         self.shared.counts.queued_rows.fetch_add(rows.num_rows() as u64, Ordering::Relaxed);
         self.shared.counts.queued_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         if !self.queue.force_push(Item { ticket, rows, bytes }, bytes) {
@@ -246,6 +295,12 @@ impl<S: Store> Line<S> {
 
     /// Waits for rows, and for those that go with them. `None` when the writer is gone.
     fn gather(&mut self) -> Option<Vec<Piece>> {
+        if self.shared.exact.is_some() {
+            // What was written together is one batch.
+            let Item { ticket, rows, bytes } = self.queue.pop()?;
+            let count = rows.num_rows();
+            return Some(vec![Piece { ticket, rows, from: 0, count, bytes }]);
+        }
         let mut next = match self.rest.take() {
             Some(rest) => Some(rest),
             None => Some((self.queue.pop()?, 0)),
@@ -291,29 +346,46 @@ impl<S: Store> Line<S> {
             true => all.project(&(1..all.num_columns()).collect::<Vec<_>>()).map_err(|error| error.to_string())?,
             false => all.clone(),
         };
-        let (batch, mut failed) = Batch::new(&shared.table.layout, &values, |row| removed[row])?;
+        let (mut batch, mut failed) = Batch::new(&shared.table.layout, &values, |row| removed[row])?;
         let stops = shared.table.delivery.on_error == OnError::Stop;
         if let Some((_, error)) = failed.first().filter(|_| stops) {
             return Err(format!("a row could not be delivered: {error}"));
         }
-        let (store, end) = (&self.store, &self.end);
-        let result = shared.runtime.block_on(async {
-            tokio::select! {
-                biased;
-                () = end.leaves.notified() => None,
-                result = shared.delivery.deliver(|_| attempt(store, &batch)) => Some(result),
+        let marker = shared.exact.as_ref().zip(pieces.first());
+        let marker =
+            marker.map(|(markers, piece)| Marker { owner: markers.owner.clone(), sequence: piece.ticket as i64 });
+        loop {
+            let (store, end, down) = (&self.store, &self.end, &AtomicBool::new(false));
+            let attempt = |_| attempt(&shared, store, &batch, marker.as_ref(), down);
+            let result = shared.runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    () = end.leaves.notified() => None,
+                    result = shared.delivery.deliver(attempt) => Some(result),
+                }
+            });
+            match result {
+                // The writer is gone, and this thread soon.
+                None => return Ok(()),
+                Some(Ok(Ok(written))) => failed.extend(written.failed),
+                Some(Ok(Err(reason))) => return Err(reason),
+                Some(Err(failure)) if marker.is_some() && down.load(Ordering::Relaxed) => {
+                    // A database that is not there gives no reason to give rows up, which may be written by now.
+                    tracing::warn!(name = &*shared.name, reason = failure.reason, "the batch is tried again");
+                    continue;
+                }
+                Some(Err(failure)) if stops => return Err(format!("rows could not be delivered: {}", failure.reason)),
+                Some(Err(failure)) if marker.is_some() => {
+                    // That the rows are given up stands with the marker; but it may turn out that they are written.
+                    batch.give_up(&given_up(&failure));
+                    continue;
+                }
+                Some(Err(failure)) => {
+                    let error = given_up(&failure);
+                    failed = (0..all.num_rows() as u32).map(|row| (row, error.clone())).collect();
+                }
             }
-        });
-        match result {
-            // The writer is gone, and this thread soon.
-            None => return Ok(()),
-            Some(Ok(Ok(written))) => failed.extend(written.failed),
-            Some(Ok(Err(reason))) => return Err(reason),
-            Some(Err(failure)) if stops => return Err(format!("rows could not be delivered: {}", failure.reason)),
-            Some(Err(failure)) => {
-                let error = given_up(&failure);
-                failed = (0..all.num_rows() as u32).map(|row| (row, error.clone())).collect();
-            }
+            break;
         }
         self.answer(pieces, &all, failed)
     }
@@ -347,7 +419,8 @@ impl<S: Store> Line<S> {
         let mut news = !errors.is_empty();
         answers.failed.extend(errors);
         for piece in pieces {
-            news |= answers.tickets.done(piece.ticket, piece.count);
+            let parts = if self.shared.exact.is_some() { 1 } else { piece.count };
+            news |= answers.tickets.done(piece.ticket, parts);
         }
         drop(answers);
         if news {
@@ -357,9 +430,26 @@ impl<S: Store> Line<S> {
     }
 }
 
-/// One attempt. What stops the pipeline is no failure that a further attempt could mend, so it counts as an answer.
-async fn attempt<S: Store>(store: &SharedStore<S>, batch: &Batch) -> Outcome<Result<Written, String>> {
-    match store.lock().await.write(batch, None).await {
+/// One attempt, with the markers if there are any. What stops the pipeline is no failure that a further attempt could mend,
+/// so it counts as an answer. `down` is whether the database was not there.
+async fn attempt<S: Store>(
+    shared: &Shared,
+    store: &SharedStore<S>,
+    batch: &Batch,
+    marker: Option<&Marker>,
+    down: &AtomicBool,
+) -> Outcome<Result<Written, String>> {
+    // Stays so where the attempt has no end.
+    down.store(true, Ordering::Relaxed);
+    let result = async {
+        if let Some(markers) = &shared.exact {
+            markers.claim(store).await?;
+        }
+        store.lock().await.write(batch, marker).await
+    };
+    let result = result.await;
+    down.store(matches!(result, Err(Fault::Retry { health: Health::Down, .. })), Ordering::Relaxed);
+    match result {
         Ok(written) => Outcome::Ok(Ok(written)),
         Err(Fault::Stop(reason)) => Outcome::Ok(Err(reason)),
         Err(Fault::Retry { reason, health }) => Outcome::Retryable { reason, retry_after: None, health },
@@ -367,7 +457,7 @@ async fn attempt<S: Store>(store: &SharedStore<S>, batch: &Batch) -> Outcome<Res
 }
 
 fn given_up(failure: &Failure) -> RowError {
-    RowError::new("undelivered", format!("given up after {} attempts: {}", failure.attempts, failure.reason))
+    RowError::new(UNDELIVERED, format!("given up after {} attempts: {}", failure.attempts, failure.reason))
 }
 
 /// A row that the database refused.

@@ -18,6 +18,7 @@ pub(crate) mod plan;
 pub use batch::{Act, Batch, Layout};
 pub use columns::{Column, Sent};
 
+use crate::Exact;
 use crate::delivery::Health;
 use engine_base::RowError;
 use std::future::Future;
@@ -25,16 +26,28 @@ use std::future::Future;
 /// The name of the table that holds markers.
 pub const MARKERS: &str = "_engine_commits";
 
-/// What tells a transaction from all others: written in the same transaction as the rows, so that a batch whose commit had
-/// no answer is known again.
+/// How many batches back the rows that failed are known. The runtime is never so far behind with what it notes as delivered.
+pub(crate) const FAILED_KEPT: i64 = 10_000;
+
+/// Whose markers: the row of a writer in the table of markers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Marker {
+pub struct Owner {
     /// The pipeline.
     pub pipeline: String,
     /// The sink in it.
     pub sink: String,
     /// The part of the sink that numbers its batches.
     pub shard: i32,
+    /// Who writes. One who claims the markers ([`Store::claim`]) keeps those from writing that claimed them before.
+    pub writer: String,
+}
+
+/// What tells a transaction from all others: written in the same transaction as the rows, so that a batch whose commit had
+/// no answer is known again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marker {
+    /// Whose it is.
+    pub owner: Owner,
     /// The number of the batch, which grows.
     pub sequence: i64,
 }
@@ -65,19 +78,30 @@ pub enum Fault {
 /// A table that is written to in transactions.
 ///
 /// Contract: `write` commits all rows of a batch but those in [`Written::failed`], or none. Its future may be dropped at any
-/// point, and whatever was not committed by then is undone or ends as if it had an unknown outcome. With a marker, a batch whose sequence is
-/// not above the stored one does nothing, and gives the rows that failed when it was written.
+/// point, and whatever was not committed by then is undone or ends as if it had an unknown outcome. With a marker, a batch whose
+/// sequence is not above the stored one does nothing, and gives the rows that failed when it was written; and one whose writer
+/// is not the last that claimed the markers is refused with [`Fault::Stop`].
 pub trait Store: Send + 'static {
+    /// Makes `owner` the one who writes, once whatever another has begun to commit is committed or undone. Before, the stored
+    /// sequence is compared with the journal ([`Exact`]), or set to what that says if so asked.
+    fn claim(&mut self, owner: &Owner, exact: &Exact) -> impl Future<Output = Result<(), Fault>> + Send;
+
     /// Writes a batch in one transaction.
     fn write(&mut self, batch: &Batch, marker: Option<&Marker>) -> impl Future<Output = Result<Written, Fault>> + Send;
+}
 
-    /// The sequence of the last batch that was committed with a marker.
-    fn committed(
-        &mut self,
-        pipeline: &str,
-        sink: &str,
-        shard: i32,
-    ) -> impl Future<Output = Result<Option<i64>, Fault>> + Send;
+/// What the rows of a batch that is written already failed of, by what stands beside its marker. A sentence where that is no
+/// longer known.
+pub(crate) fn known_again(marker: &Marker, last: i64, text: Option<&str>) -> Result<Written, Fault> {
+    if last - marker.sequence >= FAILED_KEPT {
+        let Marker { owner, sequence } = marker;
+        return Err(Fault::Stop(format!(
+            "`{}`: batch {sequence} was written before batch {last}, too long ago to know which of its rows failed; start once \
+             with `--reset-sink {}`: then its rows come again",
+            owner.sink, owner.sink
+        )));
+    }
+    Ok(Written { failed: failed_from_text(text), skipped: true })
 }
 
 /// The rows that failed, as they stand beside a marker: a restart gives the same error rows.
@@ -90,12 +114,15 @@ pub(crate) fn failed_to_text(failed: &[(u32, RowError)]) -> Option<String> {
 /// What [`failed_to_text`] wrote.
 pub(crate) fn failed_from_text(text: Option<&str>) -> Vec<(u32, RowError)> {
     let all: Option<Vec<(u32, String, String)>> = text.and_then(|text| serde_json::from_str(text).ok());
-    let code = |code: &str| [OVERFLOW, REJECTED].into_iter().find(|known| *known == code).unwrap_or(REJECTED);
+    let code =
+        |code: &str| [OVERFLOW, REJECTED, UNDELIVERED].into_iter().find(|known| *known == code).unwrap_or(REJECTED);
     all.into_iter().flatten().map(|(row, kind, reason)| (row, RowError::new(code(&kind), reason))).collect()
 }
 
 /// The code of a row that the database refused.
 pub const REJECTED: &str = "rejected";
+/// The code of a row that was given up.
+pub const UNDELIVERED: &str = "undelivered";
 /// The code of a row with a value that the database has no room for.
 pub const OVERFLOW: &str = "overflow";
 

@@ -7,7 +7,7 @@ use arrow::datatypes::{Field, SchemaRef};
 use engine_base::codes::{connector, plan as codes, spec, system};
 use engine_base::{Diagnostic, SourceMap, Span};
 use engine_plan::types::{column_text, unhashable};
-use engine_plan::{Columns, Cx, StreamKind, StreamType};
+use engine_plan::{Columns, Cx, ExactlyOnce, StreamKind, StreamType};
 use engine_spec::TimeSpan;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
@@ -113,6 +113,8 @@ pub(crate) struct Table {
     pub(crate) kinds: Vec<Kind>,
     pub(crate) max_rows: usize,
     pub(crate) max_wait: Duration,
+    /// `batch` was said, not left to its defaults.
+    pub(crate) batch_said: bool,
     pub(crate) delivery: DeliveryKeys,
 }
 
@@ -149,6 +151,17 @@ impl Table {
         }
         facts.push(("batch".to_owned(), format!("up to {} rows", self.max_rows)));
         facts
+    }
+
+    /// Whether and by what it delivers exactly once.
+    pub(crate) fn exactly_once(&self) -> ExactlyOnce {
+        match self.batch_said {
+            true => ExactlyOnce::No {
+                reason: "a transaction has the rows of one commit of the pipeline then, and `batch` would cut them otherwise",
+                help: "leave `batch` out",
+            },
+            false => ExactlyOnce::By("rows and a marker in one transaction"),
+        }
     }
 
     /// Whether a row can fail, and how long it may take to.
@@ -197,7 +210,8 @@ pub(crate) fn plan(
     };
     let place = place(cx.sources, cx.span(&["table"]));
     let (max_rows, max_wait) = (keys.batch.max_rows, keys.batch.max_wait.duration());
-    Some(Table { name, place, create: keys.create, key, layout, kinds, max_rows, max_wait, delivery })
+    let batch_said = cx.component.node.get("batch").is_some();
+    Some(Table { name, place, create: keys.create, key, layout, kinds, max_rows, max_wait, batch_said, delivery })
 }
 
 /// `file:line` of a span.

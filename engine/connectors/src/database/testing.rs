@@ -1,8 +1,11 @@
 //! What the tests of all databases share: a database to write to, and random changelogs with the table that they come to.
 
 use super::{Batch, Layout};
+use crate::Exact;
+use crate::exact::testing::{self as exact, Crashing, Outcome, fresh};
 use crate::testing::{Bell, open_with, plan, rows as rows_of, sink_schema, write_all};
-use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::Int64Type;
 use engine_base::CHANGE_COLUMN;
 use engine_dataflow::{ErrorRow, Rows};
 use engine_plan::Plan;
@@ -230,6 +233,127 @@ pub(crate) fn bad_rows_fail_alone(database: &impl Database, append: bool) {
             assert_eq!(database.query(&format!("SELECT count(*) FROM {table}"))[0][0].as_deref(), Some("0"));
         }
     }
+}
+
+/// Opens the sink of a plan for exactly once.
+pub(crate) fn open_exact(plan: &Plan, exact: Exact) -> crate::Opened {
+    open_with(plan, "out", |start| start.exact = Some(exact))
+}
+
+/// The rows of batch `number`: some are refused by a table with `CHECK (n % 7 <> 3)`.
+pub(crate) fn exact_batch(plan: &Plan, number: u64) -> Rows {
+    // Every fifth has no rows.
+    let count = if number.is_multiple_of(5) { 0 } else { 1 + number as i64 * 7 % 11 };
+    let first = number as i64 * 100;
+    let changes: Vec<Change> = (first..first + count).map(|id| (false, id, None, id)).collect();
+    row_batch(plan, &changes, first as u64)
+}
+
+fn exact_table(database: &impl Database, keys: &str) -> (String, Plan) {
+    let table = unique("exact");
+    database.execute(&format!(
+        "CREATE TABLE {table} (id bigint NOT NULL, name varchar(30), n bigint NOT NULL CHECK (n % 7 <> 3))"
+    ));
+    let plan = database.pipeline(SCHEMA, &table, &format!("    delivery: exactly_once\n{keys}"));
+    (table, plan)
+}
+
+/// The ids that batches come to, in a table and in failed rows.
+fn exact_result(plan: &Plan, batches: impl Iterator<Item = u64>) -> (Vec<i64>, Vec<u64>) {
+    let (mut kept, mut failed) = (Vec::new(), Vec::new());
+    for number in batches {
+        for id in exact_batch(plan, number).batch.column(0).as_primitive::<Int64Type>().values() {
+            match id % 7 == 3 {
+                true => failed.push(*id as u64),
+                false => kept.push(*id),
+            }
+        }
+    }
+    (kept, failed)
+}
+
+fn ids(database: &impl Database, table: &str) -> Vec<i64> {
+    let found = database.query(&format!("SELECT id FROM {table} ORDER BY id"));
+    found.iter().map(|row| row[0].as_ref().unwrap().parse().unwrap()).collect()
+}
+
+/// Batches that come again are known again, with the rows that failed.
+pub(crate) fn batches_act_once(database: &impl Database) {
+    let (table, plan) = exact_table(database, "");
+    let pipeline = &*unique("p");
+    let batches = |numbers: std::ops::RangeInclusive<u64>| numbers.map(|n| exact_batch(&plan, n)).collect::<Vec<_>>();
+    let open = |exact| open_exact(&plan, exact);
+    let offsets = |outcome: &Outcome| outcome.failed.iter().map(|(row, _)| *row).collect::<Vec<_>>();
+    let first = exact::deliver(open(fresh(pipeline, 8)).unwrap(), 0, batches(1..=8)).unwrap();
+    let (kept, failed) = exact_result(&plan, 1..=8);
+    assert_eq!((ids(database, &table), offsets(&first)), (kept.clone(), failed));
+    for delivered in [0, 3, 7, 8] {
+        let exact = exact::after(pipeline, delivered, "", 8);
+        let again = exact::deliver(open(exact).unwrap(), delivered, batches(delivered + 1..=8)).unwrap();
+        assert_eq!(ids(database, &table), kept, "each once");
+        let expected: Vec<_> = first.failed.iter().filter(|(row, _)| *row >= (delivered + 1) * 100).cloned().collect();
+        assert_eq!(again.failed, expected, "the same rows fail again");
+    }
+    // Some were there, some were not; then other sinks and pipelines are of no concern.
+    exact::deliver(open(exact::after(pipeline, 6, "", 10)).unwrap(), 6, batches(7..=10)).unwrap();
+    assert_eq!(ids(database, &table), exact_result(&plan, 1..=10).0);
+    assert!(open(fresh(&unique("p"), 0)).is_ok());
+
+    // Another or an older state.
+    let refused = |exact: Exact| open(exact).err().unwrap_or_else(|| panic!("it opens"));
+    for exact in [fresh(pipeline, 0), fresh(pipeline, 9), exact::after(pipeline, 4, "", 9)] {
+        let reason = refused(exact);
+        assert!(reason.contains("`out`: ") && reason.contains("has batch 10 of this sink"), "{reason}");
+        assert!(reason.contains("another state") && reason.contains("--reset-sink out"), "{reason}");
+    }
+    // Markers are lost.
+    let reason = refused(exact::after(pipeline, 11, "", 12));
+    assert!(reason.contains("has batch 10 of this sink as the last, and this state says that batch 11"), "{reason}");
+    let reason = refused(exact::after(&unique("p"), 3, "", 12));
+    assert!(reason.contains("knows of no batch") && reason.contains("--reset-sink out"), "{reason}");
+    // What the state says counts when it is asked for, and rows come twice.
+    let exact = Exact { reset: true, ..exact::after(pipeline, 7, "", 9) };
+    let outcome = exact::deliver(open(exact).unwrap(), 7, batches(8..=9)).unwrap();
+    assert_eq!(offsets(&outcome), exact_result(&plan, 8..=9).1);
+    let mut twice = exact_result(&plan, (1..=10).chain(8..=9)).0;
+    twice.sort_unstable();
+    assert_eq!(ids(database, &table), twice);
+    exact::deliver(open(exact::after(pipeline, 9, "", 9)).unwrap(), 9, vec![]).unwrap();
+}
+
+/// A second engine takes the sink over, and the first one stops.
+pub(crate) fn the_older_writer_stops(database: &impl Database) {
+    let (table, plan) = exact_table(database, "");
+    let pipeline = &*unique("p");
+    let batch = |number| vec![exact_batch(&plan, number)];
+    let first = open_exact(&plan, fresh(pipeline, 9)).unwrap();
+    let bell = Bell::default();
+    let mut writer = first.writer(0, bell.waker());
+    exact::write_after(&mut *writer, &bell, 0, batch(1)).unwrap();
+    let second = open_exact(&plan, exact::after(pipeline, 1, "", 9)).unwrap();
+    exact::deliver(second, 1, batch(2)).unwrap();
+    let reason = exact::write_after(&mut *writer, &bell, 1, batch(2)).unwrap_err();
+    assert!(reason.starts_with("`out`: another engine has taken over: the table `_engine_commits`"), "{reason}");
+    drop(writer);
+    first.close().unwrap();
+    assert_eq!(ids(database, &table), exact_result(&plan, 1..=2).0);
+}
+
+/// However often it crashes, the table is that of a sink that never did.
+pub(crate) fn crashes_leave_no_trace(database: &impl Database, seed: u64, crashes: usize, life_ms: u64, keys: &str) {
+    let (table, plan) = exact_table(database, keys);
+    let run = unique("p");
+    let sink = Crashing {
+        open: &|exact| open_exact(&plan, Exact { pipeline: run.as_str().into(), ..exact }),
+        batch: &|number| exact_batch(&plan, number),
+        batch_of: &|row| row / 100,
+        life: std::time::Duration::from_millis(life_ms),
+    };
+    let (last, failed) = exact::crash(seed, crashes, &sink);
+    let (kept, expected) = exact_result(&plan, 1..=last);
+    assert!(last > crashes as u64 && !expected.is_empty());
+    assert_eq!(ids(database, &table), kept, "seed {seed}");
+    assert_eq!(failed.iter().map(|(row, _)| *row).collect::<Vec<_>>(), expected, "seed {seed}");
 }
 
 /// What `run` says of a table that does not fit.

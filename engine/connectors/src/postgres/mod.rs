@@ -14,7 +14,7 @@ use crate::database::plan::{Table, own_keys, plan as plan_table, schema};
 use crate::database::{Fault, Sent, columns::Kind};
 use crate::{SinkEntry, SinkHandle, SinkStart, runtime};
 use connection::Connection;
-use engine_plan::{Columns, Cx, ExactlyOnce, Planned, PlannedSink, SinkCommon, SinkKind, StreamType};
+use engine_plan::{Columns, Cx, Planned, PlannedSink, SinkCommon, SinkKind, StreamType};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use session::{PostgresStore, Target};
@@ -83,10 +83,7 @@ fn plan(cx: &mut Cx<'_>, input: &StreamType, _common: &SinkCommon) -> Option<Pla
     Some(PlannedSink {
         can_fail,
         timeout_ns,
-        exactly_once: ExactlyOnce::No {
-            reason: "that is not built yet for `postgres`",
-            help: "write `delivery: at_least_once`, and make a row that comes twice harmless where it goes",
-        },
+        exactly_once: table.exactly_once(),
         planned: Arc::new(PostgresSink { connection, table }),
     })
 }
@@ -107,7 +104,9 @@ fn open(planned: &dyn Planned, start: SinkStart) -> Result<Box<dyn SinkHandle>, 
         tracing::warn!(name = &*name, reason, "the database can't be reached yet: its rows wait");
     }
     let store = move || Arc::new(tokio::sync::Mutex::new(PostgresStore::new(target.clone())));
-    Ok(Box::new(TableSink::new(plan.table.clone(), start, Box::new(store))?))
+    let sink = TableSink::new(plan.table.clone(), start, Box::new(store))?;
+    sink.claim(OPEN_WAIT)?;
+    Ok(Box::new(sink))
 }
 
 #[cfg(test)]

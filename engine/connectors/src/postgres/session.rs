@@ -14,11 +14,15 @@
 use super::connection::{Connection, Trouble, fault};
 use super::table::{Statements, prepare};
 use super::values::Many;
+use crate::Exact;
 use crate::database::batch::parted;
 use crate::database::line::rejected;
 use crate::database::plan::{Table, quote};
-use crate::database::{Act, Batch, Fault, MARKERS, Marker, Store, Written, failed_from_text, failed_to_text};
+use crate::database::{
+    Act, Batch, FAILED_KEPT, Fault, MARKERS, Marker, Owner, Store, Written, failed_to_text, known_again,
+};
 use crate::delivery::Health;
+use crate::exact::{agree, taken_over};
 use engine_base::RowError;
 use std::sync::Arc;
 use tokio_postgres::types::ToSql;
@@ -88,6 +92,14 @@ impl PostgresStore {
 }
 
 impl Store for PostgresStore {
+    async fn claim(&mut self, owner: &Owner, exact: &Exact) -> Result<(), Fault> {
+        let mut session = self.session().await?;
+        let marking = session.find_markers(&self.target).await?;
+        session.claim(&marking, owner, exact).await?;
+        self.session = Some(session);
+        Ok(())
+    }
+
     async fn write(&mut self, batch: &Batch, marker: Option<&Marker>) -> Result<Written, Fault> {
         let mut session = self.session().await?;
         if marker.is_some() {
@@ -99,15 +111,6 @@ impl Store for PostgresStore {
         };
         self.session = Some(session);
         Ok(written)
-    }
-
-    async fn committed(&mut self, pipeline: &str, sink: &str, shard: i32) -> Result<Option<i64>, Fault> {
-        let mut session = self.session().await?;
-        let marking = session.find_markers(&self.target).await?;
-        let row = session.client.query_opt(&marking.get, &[&pipeline, &sink, &shard]).await;
-        let row = row.map_err(|error| fault(&error).about("the marker can't be read"))?;
-        self.session = Some(session);
-        Ok(row.map(|row| row.get(0)))
     }
 }
 
@@ -131,10 +134,19 @@ pub(super) struct Session {
 
 #[derive(Clone, Debug)]
 struct Marking {
-    get: Statement,
+    /// Makes a marker where there is none, and locks it.
+    make: Statement,
+    lock: Statement,
+    /// Makes the marker one's own.
+    claim: Statement,
+    /// Forgets failed rows.
+    forget: Statement,
     set: Statement,
+    get: Statement,
     /// Keeps the rows that failed.
     keep: Statement,
+    /// Where the markers stand, for messages.
+    place: String,
 }
 
 impl Session {
@@ -149,46 +161,92 @@ impl Session {
             Trouble::Refused(reason) => Fault::Retry { reason, health: Health::Busy },
             trouble => trouble.about(&format!("the table `{MARKERS}`, which exactly once needs")),
         };
-        let key = "pipeline text, sink text, shard int, sequence bigint NOT NULL, failed text";
-        let make = format!("CREATE TABLE IF NOT EXISTS {name} ({key}, PRIMARY KEY (pipeline, sink, shard))");
+        // A sink's marker stands in `batch` 0; the others are batches of which rows failed.
+        let columns =
+            "pipeline text, sink text, shard int, batch bigint, sequence bigint NOT NULL, failed text, writer text";
+        let make = format!("CREATE TABLE IF NOT EXISTS {name} ({columns}, PRIMARY KEY (pipeline, sink, shard, batch))");
         let is_there = self.client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&name]).await.map_err(about)?;
         if !is_there.get::<_, bool>(0) {
             self.client.batch_execute(&make).await.map_err(about)?;
         }
-        let this = "pipeline = $1 AND sink = $2 AND shard = $3";
-        let get = format!("SELECT sequence, failed FROM {name} WHERE {this}");
-        // The row is locked until the end of the transaction, whether it is changed or not.
-        let set = format!(
-            "INSERT INTO {name} AS m VALUES ($1, $2, $3, $4, NULL) ON CONFLICT (pipeline, sink, shard) DO UPDATE SET \
-             sequence = EXCLUDED.sequence, failed = NULL WHERE m.sequence < EXCLUDED.sequence"
-        );
-        let keep = format!("UPDATE {name} SET failed = $4 WHERE {this}");
+        let ours = "pipeline = $1 AND sink = $2 AND shard = $3";
+        let prepare = async |sql: String| self.client.prepare(&sql).await.map_err(about);
+        // An insert waits for another of the same key, and an update for whoever has changed the row: until those are committed or
+        // undone.
         let marking = Marking {
-            get: self.client.prepare(&get).await.map_err(about)?,
-            set: self.client.prepare(&set).await.map_err(about)?,
-            keep: self.client.prepare(&keep).await.map_err(about)?,
+            make: prepare(format!("INSERT INTO {name} VALUES ($1, $2, $3, 0, 0, NULL, NULL) ON CONFLICT DO NOTHING")).await?,
+            lock: prepare(format!("SELECT sequence FROM {name} WHERE {ours} AND batch = 0 FOR UPDATE")).await?,
+            claim: prepare(format!("UPDATE {name} SET sequence = $4, writer = $5 WHERE {ours} AND batch = 0")).await?,
+            forget: prepare(format!("DELETE FROM {name} WHERE {ours} AND batch BETWEEN 1 AND $4")).await?,
+            set: prepare(format!(
+                "UPDATE {name} SET sequence = $4 WHERE {ours} AND batch = 0 AND writer = $5 AND sequence < $4"
+            ))
+            .await?,
+            get: prepare(format!(
+                "SELECT m.sequence, m.writer, f.failed FROM {name} m LEFT JOIN {name} f ON (f.pipeline, f.sink, f.shard, \
+                 f.batch) = (m.pipeline, m.sink, m.shard, $4) WHERE m.pipeline = $1 AND m.sink = $2 AND m.shard = $3 AND \
+                 m.batch = 0"
+            ))
+            .await?,
+            keep: prepare(format!("INSERT INTO {name} VALUES ($1, $2, $3, $4, $4, $5, NULL)")).await?,
+            place: format!("the table `{MARKERS}` of {}", target.connection.shown),
         };
         self.marking = Some(marking.clone());
         Ok(marking)
     }
 
+    /// Makes the markers ours.
+    async fn claim(&self, marking: &Marking, owner: &Owner, exact: &Exact) -> Result<(), Fault> {
+        let Owner { pipeline, sink, shard, writer } = owner;
+        let failed = |error: tokio_postgres::Error| about_marker(&error);
+        self.plain(BEGIN).await?;
+        self.client.execute(&marking.make, &[pipeline, sink, shard]).await.map_err(failed)?;
+        let row = self.client.query_one(&marking.lock, &[pipeline, sink, shard]).await.map_err(failed)?;
+        let found: i64 = row.get(0);
+        let delivered = exact.delivered_sequence() as i64;
+        let (sequence, gone) = match exact.reset {
+            true => (delivered, i64::MAX),
+            false => {
+                let known = u64::try_from(found).unwrap_or(0);
+                if let Err(sentence) = agree(sink, &marking.place, exact, Some(known)) {
+                    self.plain("ROLLBACK").await?;
+                    return Err(Fault::Stop(sentence));
+                }
+                (found, delivered)
+            }
+        };
+        self.client.execute(&marking.claim, &[pipeline, sink, shard, &sequence, writer]).await.map_err(failed)?;
+        self.client.execute(&marking.forget, &[pipeline, sink, shard, &gone]).await.map_err(failed)?;
+        self.plain("COMMIT").await
+    }
+
+    /// Writes the marker. What is known of the batch, if it is in already.
+    async fn mark(&self, marking: &Marking, marker: &Marker) -> Result<Option<Written>, Fault> {
+        let Marker { owner: Owner { pipeline, sink, shard, writer }, sequence } = marker;
+        let set = self.client.execute(&marking.set, &[pipeline, sink, shard, sequence, writer]).await;
+        if set.map_err(|error| about_marker(&error))? > 0 {
+            return Ok(None);
+        }
+        let row = self.client.query_opt(&marking.get, &[pipeline, sink, shard, sequence]).await;
+        let row = row.map_err(|error| about_marker(&error))?;
+        self.plain("ROLLBACK").await?;
+        match row {
+            Some(row) if row.get::<_, Option<&str>>(1) == Some(writer) && row.get::<_, i64>(0) >= *sequence => {
+                known_again(marker, row.get(0), row.get(2)).map(Some)
+            }
+            _ => Err(Fault::Stop(taken_over(sink, &marking.place))),
+        }
+    }
+
     /// Writes a batch in one transaction. `None` if a row was refused and the way is [`Way::Whole`]; nothing is written then.
     async fn transact(&self, batch: &Batch, marker: Option<&Marker>, way: Way) -> Result<Option<Written>, Fault> {
         self.plain(BEGIN).await?;
-        if let (Some(marker), Some(marking)) = (marker, &self.marking) {
-            let Marker { pipeline, sink, shard, sequence } = marker;
-            let set = self.client.execute(&marking.set, &[pipeline, sink, shard, sequence]).await;
-            if set.map_err(|error| about_marker(&error))? == 0 {
-                let row = self.client.query_one(&marking.get, &[pipeline, sink, shard]).await;
-                let row = row.map_err(|error| about_marker(&error))?;
-                self.plain("ROLLBACK").await?;
-                // Of an older batch it is no longer known.
-                let known = row.get::<_, i64>(0) == *sequence;
-                let failed = if known { failed_from_text(row.get(1)) } else { Vec::new() };
-                return Ok(Some(Written { failed, skipped: true }));
-            }
+        if let (Some(marker), Some(marking)) = (marker, &self.marking)
+            && let Some(written) = self.mark(marking, marker).await?
+        {
+            return Ok(Some(written));
         }
-        let failed = match way {
+        let mut failed = match way {
             Way::Whole => match self.apply(batch, &batch.acts).await {
                 Ok(()) => Vec::new(),
                 Err(Trouble::Refused(_)) => {
@@ -199,14 +257,18 @@ impl Session {
             },
             Way::Apart => self.apart(batch).await?,
         };
+        failed.extend_from_slice(&batch.given_up);
         if let Some((_, error)) = failed.first().filter(|_| batch.all_or_nothing) {
             self.plain("ROLLBACK").await?;
             return Err(Fault::Stop(format!("a row could not be delivered: {error}")));
         }
         if let (Some(marker), Some(marking), Some(text)) = (marker, &self.marking, failed_to_text(&failed)) {
-            let Marker { pipeline, sink, shard, .. } = marker;
-            let kept = self.client.execute(&marking.keep, &[pipeline, sink, shard, &text]).await;
+            let Marker { owner: Owner { pipeline, sink, shard, .. }, sequence } = marker;
+            let kept = self.client.execute(&marking.keep, &[pipeline, sink, shard, sequence, &text]).await;
             kept.map_err(|error| about_marker(&error))?;
+            let gone = sequence - FAILED_KEPT;
+            let forgotten = self.client.execute(&marking.forget, &[pipeline, sink, shard, &gone]).await;
+            forgotten.map_err(|error| about_marker(&error))?;
         }
         self.plain("COMMIT").await?;
         Ok(Some(Written { failed, skipped: false }))

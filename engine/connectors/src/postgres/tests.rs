@@ -5,7 +5,8 @@ use crate::database::testing::{
     Database, SCHEMA, bad_rows_fail_alone, complaint, inserts, measure, random_changelogs, row_batch, send,
     store_batch, unique,
 };
-use crate::database::{Marker, Store, Written};
+use crate::database::{Marker, Owner, Store, Written, testing};
+use crate::exact::testing::{after, fresh, write_after};
 use crate::testing::{plan, rows, sink_schema, step};
 use arrow::array::{
     ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, ListArray,
@@ -384,10 +385,11 @@ fn a_batch_with_a_marker_acts_once() {
     let plan = server.pipeline(SCHEMA, &table, "");
     let (mut first, planned) = store(&plan);
     let (mut second, _) = store(&plan);
-    let marker = |sequence| Marker { pipeline: pipeline.clone(), sink: "out".into(), shard: 3, sequence };
+    let owner = Owner { pipeline: pipeline.clone(), sink: "out".into(), shard: 3, writer: "w".into() };
+    let marker = |sequence| Marker { owner: owner.clone(), sequence };
     let batch = |ids| store_batch(&planned.layout, &plan, &inserts(ids));
     crate::runtime::shared().unwrap().block_on(async {
-        assert_eq!(first.committed(&pipeline, "out", 3).await, Ok(None));
+        first.claim(&owner, &fresh(&pipeline, 9)).await.unwrap();
         assert_eq!(first.write(&batch(10..20), Some(&marker(1))).await, Ok(Written::default()));
         assert!(first.write(&batch(10..20), Some(&marker(1))).await.unwrap().skipped);
         assert!(second.write(&batch(10..20), Some(&marker(1))).await.unwrap().skipped);
@@ -400,8 +402,6 @@ fn a_batch_with_a_marker_acts_once() {
         assert_eq!(one.failed.iter().map(|(row, _)| *row).collect::<Vec<_>>(), [3]);
         assert_eq!(one.failed, other.failed);
         assert!(second.write(&batch(50..60), Some(&marker(1))).await.unwrap().skipped, "an older one");
-        assert_eq!(second.committed(&pipeline, "out", 3).await, Ok(Some(2)));
-        assert_eq!(second.committed(&pipeline, "out", 4).await, Ok(None));
     });
     assert_eq!(server.count(&table), "18");
 }
@@ -416,20 +416,112 @@ fn a_commit_without_an_answer_acts_once_with_a_marker() {
     let plan = through.pipeline(SCHEMA, &table, "");
     let (mut store, planned) = store(&plan);
     crate::runtime::shared().unwrap().block_on(async {
+        let owner = Owner { pipeline: pipeline.clone(), sink: "out".into(), shard: 0, writer: "w".into() };
+        store.claim(&owner, &fresh(&pipeline, 9)).await.unwrap();
         for sequence in 1..=5 {
-            let marker = Marker { pipeline: pipeline.clone(), sink: "out".into(), shard: 0, sequence };
+            let marker = Marker { owner: owner.clone(), sequence };
             let batch = store_batch(&planned.layout, &plan, &inserts(sequence * 10..sequence * 10 + 10));
             proxy.cut_commit.store(0, Ordering::SeqCst);
             let cut = store.write(&batch, Some(&marker)).await;
             assert!(matches!(cut, Err(Fault::Retry { .. })), "{cut:?}");
             assert_eq!(store.write(&batch, Some(&marker)).await, Ok(Written { failed: vec![], skipped: true }));
-            assert_eq!(store.committed(&pipeline, "out", 0).await, Ok(Some(sequence)));
         }
     });
     assert_eq!(
         server.query(&format!("SELECT count(*), count(DISTINCT id) FROM {table}"))[0],
         [Some("50".into()), Some("50".into())]
     );
+}
+
+#[test]
+fn batches_act_once() {
+    let Some(server) = Server::find() else { return };
+    testing::batches_act_once(&server);
+}
+
+#[test]
+fn the_older_writer_stops() {
+    let Some(server) = Server::find() else { return };
+    testing::the_older_writer_stops(&server);
+}
+
+#[test]
+fn crashes_leave_no_trace() {
+    let Some(server) = Server::find() else { return };
+    testing::crashes_leave_no_trace(&server, 1, 20, 40, "");
+}
+
+/// Crashes, and connections that are cut everywhere, after COMMIT too.
+#[test]
+fn crashes_and_cuts_leave_no_trace() {
+    let Some(server) = Server::find() else { return };
+    let (proxy, through) = Proxy::start(&server.url);
+    let over = Arc::new(AtomicBool::new(false));
+    let stop = over.clone();
+    let cutter = std::thread::spawn(move || {
+        let mut at = 0;
+        while !stop.load(Ordering::SeqCst) {
+            at += 1;
+            match at % 3 {
+                0 => proxy.cut_commit.store(at % 4, Ordering::SeqCst),
+                1 => proxy.cut_bytes.store(5_000 + at * 500, Ordering::SeqCst),
+                _ => proxy.closed.store(true, Ordering::SeqCst),
+            }
+            std::thread::sleep(Duration::from_millis(30));
+            proxy.cut_bytes.store(-1, Ordering::SeqCst);
+            proxy.closed.store(false, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(70));
+        }
+    });
+    let retry = "    retry: { attempts: 3, first: 5ms, max: 20ms }\n    breaker: { failures: 3, pause: 50ms }\n    timeout: 1s\n";
+    testing::crashes_leave_no_trace(&through, 2, 20, 400, retry);
+    over.store(true, Ordering::SeqCst);
+    cutter.join().unwrap();
+}
+
+/// A transaction that another session holds open at the start is waited for: it may commit yet.
+#[test]
+fn what_is_committed_late_is_seen() {
+    let Some(server) = Server::find() else { return };
+    let table = unique("late");
+    server.execute(&format!("CREATE TABLE {table} (id bigint, name text, n bigint)"));
+    let plan = server.pipeline(SCHEMA, &table, "    delivery: exactly_once\n");
+    let pipeline = unique("p");
+    drop(testing::open_exact(&plan, fresh(&pipeline, 5)).unwrap());
+    let url = server.url.clone();
+    let (begun, wait) = std::sync::mpsc::channel();
+    let ours = pipeline.clone();
+    let other = std::thread::spawn(move || {
+        crate::runtime::shared().unwrap().block_on(async {
+            let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+            tokio::spawn(connection);
+            let set = format!("BEGIN; UPDATE _engine_commits SET sequence = 1 WHERE pipeline = '{ours}'");
+            client.batch_execute(&set).await.unwrap();
+            begun.send(()).unwrap();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            client.batch_execute("COMMIT").await.unwrap();
+        });
+    });
+    wait.recv().unwrap();
+    let sink = testing::open_exact(&plan, fresh(&pipeline, 5)).unwrap();
+    other.join().unwrap();
+    let bell = crate::testing::Bell::default();
+    let mut writer = sink.writer(0, bell.waker());
+    let batches = vec![testing::exact_batch(&plan, 1), testing::exact_batch(&plan, 2)];
+    write_after(&mut *writer, &bell, 0, batches).unwrap();
+    assert_eq!(server.count(&table), testing::exact_batch(&plan, 2).num_rows().to_string());
+    drop(writer);
+    sink.close().unwrap();
+    // A server that is not there yet is waited for, and then the markers are compared.
+    let (proxy, through) = Proxy::start(&server.url);
+    proxy.closed.store(true, Ordering::SeqCst);
+    let keys = "    delivery: exactly_once\n    breaker: { failures: 1, pause: 50ms }\n";
+    let plan = through.pipeline(SCHEMA, &table, keys);
+    let sink = testing::open_exact(&plan, after(&pipeline, 1, "", 1)).unwrap();
+    proxy.closed.store(false, Ordering::SeqCst);
+    let mut writer = sink.writer(0, bell.waker());
+    let reason = write_after(&mut *writer, &bell, 1, vec![testing::exact_batch(&plan, 2)]).unwrap_err();
+    assert!(reason.contains("has batch 2 of this sink, and this state knows of 1 as the last"), "{reason}");
 }
 
 /// Without a marker rows come again, and none is missing; `upsert` makes that harmless.

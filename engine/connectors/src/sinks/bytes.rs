@@ -48,6 +48,16 @@ pub trait Target: Send {
 
     /// The sentence with which the pipeline stops when a write or sync fails.
     fn problem(&self, error: &io::Error) -> String;
+
+    /// Of a target that delivers exactly once: where it stands.
+    fn place(&self) -> Option<u64> {
+        None
+    }
+
+    /// What is to be told again to go on from a place.
+    fn note(&self, _place: u64) -> String {
+        String::new()
+    }
 }
 
 /// Some encoded rows.
@@ -68,6 +78,8 @@ struct End {
 #[derive(Default)]
 struct EndState {
     up_to: u64,
+    /// What goes with `up_to` where it is delivered exactly once.
+    note: Option<String>,
     fatal: Option<String>,
 }
 
@@ -126,6 +138,9 @@ pub struct StreamSink {
     sender: Sender<Piece>,
     shared: Arc<Shared>,
     thread: JoinHandle<Result<(), String>>,
+    /// The batch up to which the target has them at the start, and the note of that place.
+    delivered: u64,
+    first_note: String,
 }
 
 impl StreamSink {
@@ -140,6 +155,11 @@ impl StreamSink {
             let header = encoding.encoder(&start.schema).header();
             target.write(&header).map_err(|error| target.problem(&error))?;
         }
+        let first_note = match target.place() {
+            // What was made before the first batch is to be there when that comes again.
+            Some(place) => target.sync().map(|()| target.note(place)).map_err(|error| target.problem(&error))?,
+            None => String::new(),
+        };
         let shared = Arc::new(Shared::default());
         let room = shared.clone();
         let events = Events {
@@ -156,13 +176,16 @@ impl StreamSink {
             .name(format!("write:{}", start.name))
             .spawn(move || thread.run())
             .map_err(|error| format!("can't start a thread: {error}"))?;
-        Ok(StreamSink { schema: start.schema, encoding: encoding.clone(), sender, shared, thread })
+        let delivered = start.exact.map_or(0, |exact| exact.delivered_sequence());
+        let (schema, encoding) = (start.schema, encoding.clone());
+        Ok(StreamSink { schema, encoding, sender, shared, thread, delivered, first_note })
     }
 }
 
 impl SinkHandle for StreamSink {
     fn writer(&self, _worker: usize, waker: Waker) -> Box<dyn Writer> {
-        let end = Arc::new(End { state: Mutex::default(), waker });
+        let state = EndState { up_to: self.delivered, ..EndState::default() };
+        let end = Arc::new(End { state: Mutex::new(state), waker });
         self.shared.ends.lock().unwrap_or_else(PoisonError::into_inner).push(end.clone());
         Box::new(StreamWriter {
             encoder: self.encoding.encoder(&self.schema),
@@ -182,6 +205,10 @@ impl SinkHandle for StreamSink {
 
     fn stats(&self) -> SinkStats {
         SinkStats { queued_bytes: self.sender.level().1 as u64, ..self.shared.stats() }
+    }
+
+    fn first_note(&self) -> String {
+        self.first_note.clone()
     }
 }
 
@@ -230,7 +257,8 @@ impl Writer for StreamWriter {
 
     fn acknowledged(&mut self) -> Acknowledged {
         let state = self.end.lock();
-        Acknowledged { up_to: state.up_to, fatal: state.fatal.clone(), ..Acknowledged::default() }
+        let EndState { up_to, note, fatal } = &*state;
+        Acknowledged { up_to: *up_to, note: note.clone(), fatal: fatal.clone(), ..Acknowledged::default() }
     }
 
     /// Nothing is held back.
@@ -244,7 +272,15 @@ struct WriteThread {
     shared: Arc<Shared>,
     clock: Arc<dyn Clock>,
     /// Pieces that are written and wait for a sync, without their bytes.
-    written: VecDeque<(Arc<End>, u64)>,
+    written: VecDeque<Done>,
+}
+
+/// The last piece of a ticket.
+struct Done {
+    end: Arc<End>,
+    ticket: u64,
+    /// Where the target stood behind it, if that matters.
+    place: Option<u64>,
 }
 
 impl WriteThread {
@@ -283,14 +319,16 @@ impl WriteThread {
                 size += piece.bytes.len();
                 pieces.push(piece);
             }
+            let mut place = self.target.place();
             self.write(&pieces, &mut gathered)?;
             let rows = pieces.iter().map(|piece| piece.rows).sum::<u64>();
             self.shared.rows.fetch_add(rows, Ordering::Relaxed);
             self.shared.bytes.fetch_add(size as u64, Ordering::Relaxed);
             self.shared.queued_rows.fetch_sub(rows, Ordering::Relaxed);
             for piece in pieces.drain(..) {
+                place = place.map(|place| place + piece.bytes.len() as u64);
                 if let Some(ticket) = piece.ticket {
-                    self.written.push_back((piece.end, ticket));
+                    self.written.push_back(Done { end: piece.end, ticket, place });
                 }
                 self.shared.give_buffer(piece.bytes);
             }
@@ -333,8 +371,15 @@ impl WriteThread {
 
     fn acknowledge(&mut self) {
         let mut last: Option<Arc<End>> = None;
-        while let Some((end, ticket)) = self.written.pop_front() {
-            end.lock().up_to = ticket;
+        while let Some(Done { end, ticket, place }) = self.written.pop_front() {
+            let note = match place {
+                // There is one writer then, and only the last ticket counts.
+                Some(_) if !self.written.is_empty() => continue,
+                place => place.map(|place| self.target.note(place)),
+            };
+            let mut state = end.lock();
+            (state.up_to, state.note) = (ticket, note);
+            drop(state);
             // A worker's tickets mostly stand together, and one wake does for them.
             if let Some(last) = last.replace(end.clone())
                 && !Arc::ptr_eq(&last, &end)

@@ -14,6 +14,8 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+mod exact;
+
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, false), Field::new("b", DataType::Utf8, true)]))
 }
@@ -43,15 +45,25 @@ fn start(resumed: bool) -> SinkStart {
     }
 }
 
-/// Opens the file sink that these keys describe.
-fn open_file(path: &Path, keys: &str, resumed: bool) -> Result<Box<dyn SinkHandle>, String> {
-    let text = format!(
+fn file_pipeline(path: &Path, keys: &str) -> String {
+    format!(
         "sources:\n  s: {{ type: file, path: x.jsonl, follow: true, schema: {{ a: int64, b: string | null }} }}\n\
          sinks:\n  out: {{ type: file, input: s, path: \"{}\"{keys} }}\n",
         path.display()
-    );
+    )
+}
+
+/// Opens the file sink that these keys describe, with something of its start changed.
+fn open_with(path: &Path, keys: &str, change: impl FnOnce(&mut SinkStart)) -> Result<Box<dyn SinkHandle>, String> {
+    let text = file_pipeline(path, keys);
     let plan = plan(&text).unwrap_or_else(|problems| panic!("{problems:?}\n{text}"));
-    (find_sink("file").unwrap().open)(&*step(&plan, "out").planned, start(resumed))
+    let mut start = start(false);
+    change(&mut start);
+    (find_sink("file").unwrap().open)(&*step(&plan, "out").planned, start)
+}
+
+fn open_file(path: &Path, keys: &str, resumed: bool) -> Result<Box<dyn SinkHandle>, String> {
+    open_with(path, keys, |changed| *changed = start(resumed))
 }
 
 fn write(sink: &dyn SinkHandle, batches: Vec<Rows>) {

@@ -12,11 +12,12 @@ use crate::database::{Fault, Sent, columns::Kind};
 use crate::{SinkEntry, SinkHandle, SinkStart};
 use engine_base::Diagnostic;
 use engine_base::codes::connector as codes;
-use engine_plan::{Claim, Columns, Cx, ExactlyOnce, Planned, PlannedSink, SinkCommon, SinkKind, StreamType, Use};
+use engine_plan::{Claim, Columns, Cx, Planned, PlannedSink, SinkCommon, SinkKind, StreamType, Use};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 pub use store::SqliteStore;
 
 /// The registry line.
@@ -32,6 +33,9 @@ pub const ENTRY: SinkEntry = SinkEntry {
     },
     open: |planned, start| open(planned, start),
 };
+
+/// How long a sink that is opened waits for another's lock before the pipeline begins without it.
+const OPEN_WAIT: Duration = Duration::from_secs(10);
 
 /// The keys of a `sqlite` sink, beside those of every sink, of tables and of delivery.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -92,10 +96,7 @@ fn plan(cx: &mut Cx<'_>, input: &StreamType, _common: &SinkCommon) -> Option<Pla
     Some(PlannedSink {
         can_fail,
         timeout_ns,
-        exactly_once: ExactlyOnce::No {
-            reason: "that is not built yet for `sqlite`",
-            help: "write `delivery: at_least_once`, and make a row that comes twice harmless where it goes",
-        },
+        exactly_once: table.exactly_once(),
         planned: Arc::new(SqliteSink { written: path, base_dir, table }),
     })
 }
@@ -112,7 +113,9 @@ fn open(planned: &dyn Planned, start: SinkStart) -> Result<Box<dyn SinkHandle>, 
         }
     }
     let store = Arc::new(tokio::sync::Mutex::new(store));
-    Ok(Box::new(TableSink::new(plan.table.clone(), start, Box::new(move || store.clone()))?))
+    let sink = TableSink::new(plan.table.clone(), start, Box::new(move || store.clone()))?;
+    sink.claim(OPEN_WAIT)?;
+    Ok(Box::new(sink))
 }
 
 #[cfg(test)]

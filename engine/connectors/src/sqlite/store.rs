@@ -1,10 +1,14 @@
 //! Transactions of the sink `sqlite`.
 
 use super::table::{Statements, prepare};
+use crate::Exact;
 use crate::database::line::rejected;
 use crate::database::plan::Table;
-use crate::database::{Act, Batch, Column, Fault, MARKERS, Marker, Store, Written, failed_from_text, failed_to_text};
+use crate::database::{
+    Act, Batch, Column, FAILED_KEPT, Fault, MARKERS, Marker, Owner, Store, Written, failed_to_text, known_again,
+};
 use crate::delivery::Health;
+use crate::exact::{agree, taken_over};
 use engine_base::RowError;
 use rusqlite::types::ToSqlOutput;
 use rusqlite::types::ValueRef;
@@ -14,6 +18,9 @@ use std::time::Duration;
 
 /// How long another writer's lock is waited for before the attempt counts as failed.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
+
+/// The rows of a sink in the table of markers.
+const OURS: &str = "pipeline = ?1 AND sink = ?2 AND shard = ?3";
 
 /// A table of an SQLite file.
 #[derive(Debug)]
@@ -68,6 +75,11 @@ impl SqliteStore {
         Ok(())
     }
 
+    /// Where the markers stand, for messages.
+    fn place(&self) -> String {
+        format!("the table `{MARKERS}` in `{}`", self.path.display())
+    }
+
     fn opened(&mut self) -> Result<&mut Open, Fault> {
         self.open()?;
         self.open.as_mut().ok_or_else(|| Fault::Stop("the file is not open".to_owned()))
@@ -75,30 +87,34 @@ impl SqliteStore {
 }
 
 impl Store for SqliteStore {
+    async fn claim(&mut self, owner: &Owner, exact: &Exact) -> Result<(), Fault> {
+        let place = self.place();
+        let result = self.opened()?.claim(owner, exact, &place);
+        if result.is_err() {
+            self.open = None;
+        }
+        result
+    }
+
     async fn write(&mut self, batch: &Batch, marker: Option<&Marker>) -> Result<Written, Fault> {
-        let result = self.opened()?.write(batch, marker);
+        let place = self.place();
+        let result = self.opened()?.write(batch, marker, &place);
         if result.is_err() {
             // Closing undoes what is not committed.
             self.open = None;
         }
         result
     }
-
-    async fn committed(&mut self, pipeline: &str, sink: &str, shard: i32) -> Result<Option<i64>, Fault> {
-        let open = self.opened()?;
-        open.find_markers()?;
-        let get = format!("SELECT sequence FROM {MARKERS} WHERE pipeline = ?1 AND sink = ?2 AND shard = ?3");
-        let found = open.connection.query_row(&get, (pipeline, sink, shard), |row| row.get(0)).optional();
-        found.map_err(|error| plain(&error))
-    }
 }
 
 impl Open {
+    /// Makes the table of markers where it is not there. A sink's marker stands in `batch` 0; the others are batches of which
+    /// rows failed.
     fn find_markers(&mut self) -> Result<(), Fault> {
         if !self.has_markers {
             let make = format!(
-                "CREATE TABLE IF NOT EXISTS {MARKERS} (pipeline TEXT, sink TEXT, shard INTEGER, sequence INTEGER NOT \
-                 NULL, failed TEXT, PRIMARY KEY (pipeline, sink, shard))"
+                "CREATE TABLE IF NOT EXISTS {MARKERS} (pipeline TEXT, sink TEXT, shard INTEGER, batch INTEGER, sequence \
+                 INTEGER NOT NULL, failed TEXT, writer TEXT, PRIMARY KEY (pipeline, sink, shard, batch))"
             );
             self.connection.execute(&make, ()).map_err(|error| plain(&error))?;
             self.has_markers = true;
@@ -106,45 +122,83 @@ impl Open {
         Ok(())
     }
 
-    fn write(&mut self, batch: &Batch, marker: Option<&Marker>) -> Result<Written, Fault> {
+    fn claim(&mut self, owner: &Owner, exact: &Exact, place: &str) -> Result<(), Fault> {
+        self.find_markers()?;
+        self.plain("BEGIN IMMEDIATE")?;
+        let Owner { pipeline, sink, shard, writer } = owner;
+        let get = format!("SELECT sequence FROM {MARKERS} WHERE {OURS} AND batch = 0");
+        let found = self.connection.query_row(&get, (pipeline, sink, shard), |row| row.get(0)).optional();
+        let found: Option<i64> = found.map_err(|error| plain(&error))?;
+        let delivered = exact.delivered_sequence() as i64;
+        let (sequence, gone) = match exact.reset {
+            true => (delivered, i64::MAX),
+            false => {
+                let known = found.map(|sequence| u64::try_from(sequence).unwrap_or(0));
+                agree(sink, place, exact, known).map_err(Fault::Stop)?;
+                (found.unwrap_or(0), delivered)
+            }
+        };
+        let clear = format!("DELETE FROM {MARKERS} WHERE {OURS} AND batch <= ?4");
+        let set = format!("INSERT INTO {MARKERS} VALUES (?1, ?2, ?3, 0, ?4, NULL, ?5)");
+        let cleared = self.connection.execute(&clear, (pipeline, sink, shard, gone));
+        let done = cleared.and_then(|_| self.connection.execute(&set, (pipeline, sink, shard, sequence, writer)));
+        done.map_err(|error| plain(&error))?;
+        self.plain("COMMIT")
+    }
+
+    fn write(&mut self, batch: &Batch, marker: Option<&Marker>, place: &str) -> Result<Written, Fault> {
         if marker.is_some() {
             self.find_markers()?;
         }
         self.plain("BEGIN IMMEDIATE")?;
-        if let Some(written) = marker.map_or(Ok(None), |marker| self.mark(marker))? {
+        if let Some(written) = marker.map_or(Ok(None), |marker| self.mark(marker, place))? {
             self.plain("ROLLBACK")?;
             return Ok(written);
         }
-        let failed = self.apply(batch)?;
+        let mut failed = self.apply(batch)?;
+        failed.extend_from_slice(&batch.given_up);
         if let Some((_, error)) = failed.first().filter(|_| batch.all_or_nothing) {
             self.plain("ROLLBACK")?;
             return Err(Fault::Stop(format!("a row could not be delivered: {error}")));
         }
         if let (Some(marker), Some(text)) = (marker, failed_to_text(&failed)) {
-            let keep = format!("UPDATE {MARKERS} SET failed = ?4 WHERE pipeline = ?1 AND sink = ?2 AND shard = ?3");
-            let Marker { pipeline, sink, shard, .. } = marker;
-            self.connection.execute(&keep, (pipeline, sink, shard, text)).map_err(|error| plain(&error))?;
+            self.keep(marker, &text).map_err(|error| plain(&error))?;
         }
         self.plain("COMMIT")?;
         Ok(Written { failed, skipped: false })
     }
 
     /// Writes the marker. What is known of the batch, if it is in already.
-    fn mark(&self, marker: &Marker) -> Result<Option<Written>, Fault> {
-        let Marker { pipeline, sink, shard, sequence } = marker;
-        let set = format!(
-            "INSERT INTO {MARKERS} VALUES (?1, ?2, ?3, ?4, NULL) ON CONFLICT (pipeline, sink, shard) DO UPDATE SET \
-             sequence = excluded.sequence, failed = NULL WHERE sequence < excluded.sequence"
-        );
-        let set = self.connection.execute(&set, (pipeline, sink, shard, sequence));
+    fn mark(&self, marker: &Marker, place: &str) -> Result<Option<Written>, Fault> {
+        let Marker { owner: Owner { pipeline, sink, shard, writer }, sequence } = marker;
+        let set =
+            format!("UPDATE {MARKERS} SET sequence = ?4 WHERE {OURS} AND batch = 0 AND writer = ?5 AND sequence < ?4");
+        let set = self.connection.prepare_cached(&set);
+        let set = set.and_then(|mut set| set.execute((pipeline, sink, shard, sequence, writer)));
         if set.map_err(|error| plain(&error))? > 0 {
             return Ok(None);
         }
-        let get =
-            format!("SELECT failed FROM {MARKERS} WHERE pipeline = ?1 AND sink = ?2 AND shard = ?3 AND sequence = ?4");
+        let get = format!("SELECT sequence, writer FROM {MARKERS} WHERE {OURS} AND batch = 0");
+        let found = self.connection.query_row(&get, (pipeline, sink, shard), |row| Ok((row.get(0)?, row.get(1)?)));
+        let found: Option<(i64, String)> = found.optional().map_err(|error| plain(&error))?;
+        let last = match found {
+            Some((last, found)) if found == *writer && last >= *sequence => last,
+            _ => return Err(Fault::Stop(taken_over(sink, place))),
+        };
+        let get = format!("SELECT failed FROM {MARKERS} WHERE {OURS} AND batch = ?4");
         let text = self.connection.query_row(&get, (pipeline, sink, shard, sequence), |row| row.get(0)).optional();
         let text: Option<Option<String>> = text.map_err(|error| plain(&error))?;
-        Ok(Some(Written { failed: failed_from_text(text.flatten().as_deref()), skipped: true }))
+        known_again(marker, last, text.flatten().as_deref()).map(Some)
+    }
+
+    /// Keeps the rows that failed, and forgets those of long ago.
+    fn keep(&self, marker: &Marker, text: &str) -> rusqlite::Result<()> {
+        let Marker { owner: Owner { pipeline, sink, shard, .. }, sequence } = marker;
+        let keep = format!("INSERT INTO {MARKERS} VALUES (?1, ?2, ?3, ?4, ?4, ?5, NULL)");
+        let forget = format!("DELETE FROM {MARKERS} WHERE {OURS} AND batch BETWEEN 1 AND ?4");
+        self.connection.prepare_cached(&keep)?.execute((pipeline, sink, shard, sequence, text))?;
+        self.connection.prepare_cached(&forget)?.execute((pipeline, sink, shard, sequence - FAILED_KEPT))?;
+        Ok(())
     }
 
     /// Does all acts that the table takes, and gives the rows that it does not.

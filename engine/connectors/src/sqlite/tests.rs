@@ -4,12 +4,14 @@ use super::*;
 use crate::database::testing::{
     Database, SCHEMA, bad_rows_fail_alone, complaint, inserts, measure, random_changelogs, row_batch, send, store_batch,
 };
-use crate::database::{Marker, Store, Written};
+use crate::database::{Marker, Owner, Store, UNDELIVERED, Written, testing};
+use crate::exact::testing::fresh;
 use crate::testing::{plan, rows, sink_schema, step};
 use arrow::array::{
     ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float64Array, RecordBatch, StringArray,
     TimestampNanosecondArray, UInt64Array,
 };
+use engine_base::RowError;
 use engine_plan::Plan;
 use rusqlite::Connection;
 use rusqlite::types::Value;
@@ -165,6 +167,14 @@ fn what_goes_together_and_what_does_not() {
     check(SCHEMA, "    mode: upsert\n    key: name\n", &["E0461 a key must not be null, and `name` is string | null"]);
     check("{ id: float64 }", "    mode: upsert\n    key: id\n", &["E0308 `id` is float64 and can't be a key"]);
     check("{ id: json }", "    mode: upsert\n    key: id\n", &["E0308 `id` is json and can't be a key"]);
+    check(
+        SCHEMA,
+        "    delivery: exactly_once\n    batch: { max_rows: 5 }\n",
+        &[
+            "E0310 `out` can't deliver exactly once: a transaction has the rows of one commit of the pipeline then, and \
+           `batch` would cut them otherwise",
+        ],
+    );
     check("{ id: duration }", "", &["E0405 the column `id` is duration, which a table can't hold"]);
     check(SCHEMA, "    batch: { max_rows: 0 }\n", &["E0142 `max_rows` is from 1 to 100000"]);
     check(SCHEMA, "    timeout: 0s\n", &["E0142 a `timeout` of nothing leaves no time to deliver"]);
@@ -177,28 +187,32 @@ fn store(plan: &Plan) -> (SqliteStore, Table) {
     (SqliteStore::new(sink.base_dir.join(&sink.written), sink.table.clone()), sink.table.clone())
 }
 
+fn marker(sequence: i64) -> Marker {
+    let owner = Owner { pipeline: "p".into(), sink: "out".into(), shard: 3, writer: "w".into() };
+    Marker { owner, sequence }
+}
+
 #[test]
 fn a_batch_with_a_marker_acts_once() {
     let file = File::new();
     let plan = file.pipeline(SCHEMA, "t", "    create: true\n");
     let (mut first, table) = store(&plan);
     let runtime = crate::runtime::shared().unwrap();
-    let marker = |sequence| Marker { pipeline: "p".into(), sink: "out".into(), shard: 3, sequence };
     let count = || file.query("SELECT count(*) FROM t")[0][0].clone().unwrap();
     let batch = |ids| store_batch(&table.layout, &plan, &inserts(ids));
     runtime.block_on(async {
-        assert_eq!(first.committed("p", "out", 3).await, Ok(None));
+        let unclaimed = first.write(&batch(0..10), Some(&marker(1))).await;
+        assert!(matches!(unclaimed, Err(Fault::Stop(_))), "{unclaimed:?}");
+        first.claim(&marker(0).owner, &fresh("p", 9)).await.unwrap();
         assert_eq!(first.write(&batch(0..10), Some(&marker(1))).await, Ok(Written::default()));
-        assert_eq!(first.committed("p", "out", 3).await, Ok(Some(1)));
         // The same again, also by one who does not know of it.
         assert!(first.write(&batch(0..10), Some(&marker(1))).await.unwrap().skipped);
         let (mut second, _) = store(&plan);
         assert!(second.write(&batch(0..10), Some(&marker(1))).await.unwrap().skipped);
         assert_eq!(count(), "10");
-        assert!(!second.write(&batch(10..15), Some(&marker(5))).await.unwrap().skipped);
-        assert!(first.write(&batch(15..20), Some(&marker(4))).await.unwrap().skipped, "an older one");
-        assert_eq!((count().as_str(), first.committed("p", "out", 3).await), ("15", Ok(Some(5))));
-        assert_eq!(first.committed("p", "out", 4).await, Ok(None));
+        assert!(!second.write(&batch(10..15), Some(&marker(2))).await.unwrap().skipped);
+        assert!(first.write(&batch(15..20), Some(&marker(1))).await.unwrap().skipped, "an older one");
+        assert_eq!(count(), "15");
         // Without a marker the same rows come again.
         assert!(!first.write(&batch(0..10), None).await.unwrap().skipped);
         assert_eq!(count(), "25");
@@ -206,19 +220,63 @@ fn a_batch_with_a_marker_acts_once() {
 }
 
 #[test]
-fn the_rows_that_failed_are_known_again_with_their_marker() {
+fn rows_that_are_given_up_are_known_with_their_marker() {
     let file = File::new();
-    file.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, name TEXT, n INTEGER CHECK (n <> 20))");
-    let plan = file.pipeline(SCHEMA, "t", "");
+    let plan = file.pipeline(SCHEMA, "t", "    create: true\n");
     let (mut store, table) = store(&plan);
-    let marker = Marker { pipeline: "p".into(), sink: "out".into(), shard: 0, sequence: 1 };
-    let batch = store_batch(&table.layout, &plan, &inserts(0..5));
+    let mut batch = store_batch(&table.layout, &plan, &inserts(0..3));
+    batch.give_up(&RowError::new(UNDELIVERED, "it took too long"));
     crate::runtime::shared().unwrap().block_on(async {
-        let written = store.write(&batch, Some(&marker)).await.unwrap();
-        assert_eq!(written.failed.iter().map(|(row, _)| *row).collect::<Vec<_>>(), [2]);
-        let again = store.write(&batch, Some(&marker)).await.unwrap();
-        assert_eq!((again.failed, again.skipped), (written.failed, true));
+        store.claim(&marker(0).owner, &fresh("p", 9)).await.unwrap();
+        for skipped in [false, true] {
+            let written = store.write(&batch, Some(&marker(1))).await.unwrap();
+            assert_eq!((written.skipped, written.failed.len()), (skipped, 3));
+            assert_eq!(written.failed[2], (2, RowError::new(UNDELIVERED, "it took too long")));
+        }
+        // Far behind the last marker nobody knows any more.
+        let empty = store_batch(&table.layout, &plan, &[]);
+        assert!(!store.write(&empty, Some(&marker(10_001))).await.unwrap().skipped);
+        assert!(store.write(&batch, Some(&marker(2))).await.unwrap().skipped);
+        let lost = store.write(&batch, Some(&marker(1))).await;
+        assert!(matches!(&lost, Err(Fault::Stop(reason)) if reason.contains("--reset-sink out")), "{lost:?}");
     });
+    assert_eq!(file.query("SELECT count(*) FROM t")[0], [Some("0".into())]);
+}
+
+#[test]
+fn batches_act_once() {
+    testing::batches_act_once(&File::new());
+}
+
+#[test]
+fn the_older_writer_stops() {
+    testing::the_older_writer_stops(&File::new());
+}
+
+#[test]
+fn crashes_leave_no_trace() {
+    testing::crashes_leave_no_trace(&File::new(), 1, 100, 40, "");
+}
+
+/// Rows of an outage are not given up, even where a few attempts are all there may be.
+#[test]
+fn an_outage_costs_no_row_exactly_once() {
+    let file = File::new();
+    file.execute("CREATE TABLE t (id INTEGER, name TEXT, n INTEGER)");
+    let keys = "    delivery: exactly_once\n    retry: { attempts: 1, first: 5ms, max: 10ms }\n    timeout: 100ms\n";
+    let plan = file.pipeline(SCHEMA, "t", keys);
+    let other = file.connection();
+    let sink = testing::open_exact(&plan, fresh("p", 20)).unwrap();
+    other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let freed = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(5));
+        other.execute_batch("COMMIT").unwrap();
+    });
+    let batches = (1..=20).map(|number| testing::exact_batch(&plan, number)).collect();
+    assert_eq!(crate::exact::testing::deliver(sink, 0, batches).unwrap().failed, []);
+    freed.join().unwrap();
+    let batches = (1..=20).map(|number| testing::exact_batch(&plan, number).num_rows());
+    assert_eq!(file.query("SELECT count(*) FROM t")[0][0], Some(batches.sum::<usize>().to_string()));
 }
 
 /// Another program holds the file for a while: rows wait, and none is lost.

@@ -493,3 +493,95 @@ fn bad_keys_are_told() {
     check(&with("    retry: { first: 1m }\n"), &["E0142 the `first` pause is longer than the longest, `max`"]);
     check(&with("    batch: { max_rows: 0 }\n"), &["E0142 `max_rows` is from 1 to 100000"]);
 }
+
+const EXACT: &str = "    delivery: exactly_once\n    idempotency_key: id\n    attempt_timeout: 300ms\n    \
+                     retry: { first: 5ms, max: 50ms }\n    breaker: { failures: 3, pause: 100ms }\n";
+
+fn exact_batch(plan: &Plan, number: u64) -> Rows {
+    let first = number as i64 * 100;
+    batch(plan, first..first + number as i64 * 7 % 11)
+}
+
+/// What a receiver has that acts once for each key: the body of each, and how many requests it answered.
+#[derive(Default)]
+struct Once {
+    taken: BTreeMap<u64, String>,
+    again: usize,
+}
+
+fn receiver(cuts: bool) -> (Server, Arc<Mutex<Once>>) {
+    let once: Arc<Mutex<Once>> = Arc::default();
+    let held = once.clone();
+    let server = Server::start(move |request, number| {
+        let key: u64 = request.headers["idempotency-key"].parse().unwrap();
+        if key % 13 == 5 {
+            return Reply::Status(422, "", "never");
+        }
+        if cuts && number % 5 == 1 {
+            return Reply::Status(503, "", "");
+        }
+        let mut once = held.lock().unwrap();
+        match once.taken.insert(key, request.body.clone()) {
+            Some(before) => {
+                assert_eq!(before, request.body);
+                once.again += 1;
+            }
+            // It is done, and its answer is lost.
+            None if cuts && number % 3 == 0 => return Reply::Cut,
+            None => {}
+        }
+        OK
+    });
+    (server, once)
+}
+
+#[test]
+fn crashes_leave_no_trace_at_a_receiver_that_acts_once() {
+    use crate::exact::testing::{Crashing, crash};
+    let (server, once) = receiver(true);
+    let plan = pipeline(&server.address, EXACT);
+    let sink = Crashing {
+        open: &|exact| crate::testing::open_with(&plan, "hook", |start| start.exact = Some(exact)),
+        batch: &|number| exact_batch(&plan, number),
+        batch_of: &|row| row / 100,
+        life: Duration::from_millis(300),
+        again: 3,
+    };
+    let (last, failed) = crash(7, 30, &sink);
+    let keys = |number: u64| number * 100..number * 100 + number * 7 % 11;
+    let (refused, taken): (Vec<u64>, Vec<u64>) = (1..=last).flat_map(keys).partition(|key| key % 13 == 5);
+    let once = once.lock().unwrap();
+    assert_eq!(once.taken.keys().copied().collect::<Vec<_>>(), taken);
+    assert!(once.again > 10, "some came again: {}", once.again);
+    assert_eq!(failed.iter().map(|(row, _)| *row).collect::<Vec<_>>(), refused);
+}
+
+/// Where there is no answer, the row may have been taken: it never fails for it.
+#[test]
+fn no_answer_fails_no_row_exactly_once() {
+    use crate::exact::testing::{deliver, fresh};
+    let begun = Instant::now();
+    let server = Server::start(move |_, _| if begun.elapsed() < Duration::from_secs(3) { Reply::Cut } else { OK });
+    let plan = pipeline(
+        &server.address,
+        &EXACT.replace("first: 5ms", "attempts: 2, first: 5ms").replace("failures: 3", "failures: 1000"),
+    );
+    let sink = crate::testing::open_with(&plan, "hook", |start| start.exact = Some(fresh("p", 3))).unwrap();
+    let batches = (1..=3).map(|number| exact_batch(&plan, number)).collect();
+    assert_eq!(deliver(sink, 0, batches).unwrap().failed, []);
+    assert!(begun.elapsed() >= Duration::from_secs(3));
+}
+
+#[test]
+fn exactly_once_needs_a_key_for_each_request() {
+    let check = |keys: &str, expected: &str| {
+        let yaml = format!(
+            "sources:\n  rows: {{ type: stdin, schema: {{ id: int64 }} }}\nsinks:\n  hook:\n    type: webhook\n    \
+             input: rows\n    url: http://a/b\n    delivery: exactly_once\n{keys}"
+        );
+        let found = plan(&yaml).map(|_| ()).unwrap_err();
+        assert!(found[0].starts_with(&format!("E0310 `hook` can't deliver exactly once: {expected}")), "{found:?}");
+    };
+    check("", "without an `idempotency_key` the receiver can't tell");
+    check("    idempotency_key: id\n    batch: { max_rows: 1 }\n", "with `batch` a row has no key of its own");
+}
