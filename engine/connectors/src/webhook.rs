@@ -64,6 +64,8 @@ const QUEUE_BYTES: usize = 4 << 20;
 const BATCH_ROWS_MAX: usize = 100_000;
 /// How much of an answer is read, so that its connection can be used again.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// How long it takes until a row is tried again that must not fail.
+const AGAIN: Duration = Duration::from_millis(100);
 /// How much of a refusal stands in an error row.
 const REASON_BYTES_MAX: usize = 500;
 /// Headers that are not the user's to set.
@@ -720,6 +722,7 @@ impl Line {
                         && down.load(Ordering::Relaxed) =>
                 {
                     tracing::warn!(name = &*shared.name, reason = failure.reason, "a row is tried again");
+                    tokio::time::sleep(AGAIN).await;
                 }
                 result => break result,
             }

@@ -27,6 +27,9 @@ const QUEUE_BYTES: usize = 8 << 20;
 /// How many bytes of rows go into one transaction, about.
 const BATCH_BYTES: usize = 16 << 20;
 
+/// How long it takes until a batch is tried again that must not fail.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// A store that a worker's thread uses: its own, or one of the whole process.
 pub(crate) type SharedStore<S> = Arc<tokio::sync::Mutex<S>>;
 
@@ -372,6 +375,7 @@ impl<S: Store> Line<S> {
                 Some(Err(failure)) if marker.is_some() && down.load(Ordering::Relaxed) => {
                     // A database that is not there gives no reason to give rows up, which may be written by now.
                     tracing::warn!(name = &*shared.name, reason = failure.reason, "the batch is tried again");
+                    std::thread::sleep(AGAIN);
                     continue;
                 }
                 Some(Err(failure)) if stops => return Err(format!("rows could not be delivered: {}", failure.reason)),

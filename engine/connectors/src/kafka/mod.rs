@@ -6,6 +6,7 @@
 
 pub mod connection;
 mod keeper;
+mod marks;
 mod native;
 pub mod sink;
 pub mod source;

@@ -9,6 +9,10 @@
 //! source and lose nothing. Rows of one partition of the pipeline reach the topic in their order, key by key. A record that
 //! the brokers will never take (too large, no such topic) is a failed row; a fault of the producer itself, a refused
 //! password or a topic of the pipeline that is not there stop the pipeline.
+//!
+//! Exactly once it is another one: [`exact`].
+
+mod exact;
 
 use super::check_topic;
 use super::connection::{Connection, Context};
@@ -25,7 +29,7 @@ use engine_expr::{Program, Scalar, Scope};
 use engine_plan::{Columns, Cx, ExactlyOnce, Planned, PlannedSink, SinkCommon, SinkKind, StreamType};
 use engine_spec::{Expression, TimeSpan};
 use indexmap::IndexMap;
-use rdkafka::client::ClientContext;
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
@@ -85,6 +89,9 @@ struct KafkaSinkKeys {
     /// Headers of each record: name and expression. A header that is null is left out.
     #[serde(default)]
     headers: IndexMap<String, Expression>,
+    /// The topic of the marks by which batches are known again, with `delivery: exactly_once`: `_engine_commits` unless said. It
+    /// is made, compacted, if it is not there. A pipeline that changes it needs `--reset-sink`.
+    commits_topic: Option<String>,
     /// How long a record may try to reach the brokers before it fails. For ever unless said, so that an outage costs no row.
     timeout: Option<TimeSpan>,
     /// What becomes of a row that can't be delivered.
@@ -117,6 +124,7 @@ struct KafkaSink {
     topic: Topic<Scalar>,
     key: Option<Scalar>,
     headers: Vec<(String, Scalar)>,
+    commits_topic: Option<String>,
     timeout: Option<TimeSpan>,
     on_error: OnError,
     encoding: Encoding,
@@ -185,7 +193,7 @@ fn plan(cx: &mut Cx<'_>, input: &StreamType, common: &SinkCommon) -> Option<Plan
     let keys = keys?;
     let connection = Connection::find(cx, &keys.connection);
     let scope = Scope::new(input.schema.clone());
-    let topic = match &keys.topic {
+    let topic_of_rows = match &keys.topic {
         TopicKey::Name(name) => check_topic(cx, &["topic"], name).then(|| Topic::Name(Arc::from(name.as_str()))),
         TopicKey::ByRow(topic) => plan_topic(cx, &topic.expression, &scope).map(Topic::ByRow),
     };
@@ -202,11 +210,23 @@ fn plan(cx: &mut Cx<'_>, input: &StreamType, common: &SinkCommon) -> Option<Plan
         cx.push(found.help("leave it out to wait as long as it takes"));
         sound = false;
     }
+    if let Some(topic) = &keys.commits_topic {
+        sound &= check_topic(cx, &["commits_topic"], topic);
+        if let (true, Some(Topic::Name(rows))) = (sound, &topic_of_rows)
+            && **rows == **topic
+        {
+            let message = format!("rows and marks can't both be in `{topic}`");
+            let found = Diagnostic::error(spec_codes::BAD_VALUE, cx.span(&["commits_topic"]), message);
+            cx.push(found.help("leave `commits_topic` out, or name a topic for marks alone"));
+            sound = false;
+        }
+    }
     let planned = KafkaSink {
         connection: connection?,
-        topic: topic?,
+        topic: topic_of_rows?,
         key: key?,
         headers: headers?,
+        commits_topic: keys.commits_topic,
         timeout: keys.timeout,
         on_error: keys.on_error,
         encoding: encoding?,
@@ -216,9 +236,14 @@ fn plan(cx: &mut Cx<'_>, input: &StreamType, common: &SinkCommon) -> Option<Plan
     sound.then(|| PlannedSink {
         can_fail,
         timeout_ns,
-        exactly_once: ExactlyOnce::No {
-            reason: "that is not built yet for `kafka`",
-            help: "write `delivery: at_least_once`, and make a row that comes twice harmless where it goes",
+        exactly_once: match keys.timeout {
+            Some(_) => ExactlyOnce::No {
+                reason: "`timeout` gives up rows that the brokers may have",
+                help: "leave `timeout` out: rows wait for the brokers as long as it takes",
+            },
+            None => {
+                ExactlyOnce::By("rows and a mark in one transaction, for readers with `isolation.level=read_committed`")
+            }
         },
         planned: Arc::new(planned),
     })
@@ -269,6 +294,9 @@ fn open(planned: &dyn Planned, start: SinkStart) -> Result<Box<dyn SinkHandle>, 
     let plan: &KafkaSink = planned.downcast().ok_or("not a planned kafka sink")?;
     let compiled = Compiled::new(plan, &start.schema)?;
     drop(compiled);
+    if let Some(exact) = start.exact.clone() {
+        return exact::open(plan, start, exact);
+    }
     let timeout_ms = plan.timeout.map_or(0, |timeout| timeout.duration().as_millis()).to_string();
     let speed = [
         // What gathers while requests are on their way goes together anyhow.
@@ -336,13 +364,17 @@ fn poll(producer: &BaseProducer<Reports>, shared: &Shared, topic: Option<&str>) 
     while !shared.stop.load(Ordering::Acquire) {
         producer.poll(if unchecked.is_some() { Duration::from_millis(10) } else { POLL_WAIT });
         if let Some(topic) = unchecked {
-            match find_topic(producer, shared, topic) {
-                Some(true) => unchecked = None,
-                Some(false) if unknown_since.get_or_insert_with(Instant::now).elapsed() > UNKNOWN_TOPIC_GRACE => {
+            match find_topic(producer.client(), &shared.context, topic) {
+                Ok(Some(true)) => unchecked = None,
+                Ok(Some(false)) if unknown_since.get_or_insert_with(Instant::now).elapsed() > UNKNOWN_TOPIC_GRACE => {
                     shared.fail(format!("there is no topic `{topic}` at {}", shared.context.brokers()));
                     unchecked = None;
                 }
-                Some(false) | None => {}
+                Ok(Some(false) | None) => {}
+                Err(problem) => {
+                    shared.fail(problem);
+                    unchecked = None;
+                }
             }
         }
         if let Some(fault) = shared.context.fault() {
@@ -356,24 +388,23 @@ fn poll(producer: &BaseProducer<Reports>, shared: &Shared, topic: Option<&str>) 
     }
 }
 
-/// Whether there is such a topic; `None` if that can't be told now.
-fn find_topic(producer: &BaseProducer<Reports>, shared: &Shared, topic: &str) -> Option<bool> {
-    match producer.client().fetch_metadata(Some(topic), ANSWER_WAIT) {
+/// Whether there is such a topic; `None` if that can't be told now, and a sentence if it may not be written to.
+fn find_topic<C: ClientContext>(client: &Client<C>, context: &Context, topic: &str) -> Result<Option<bool>, String> {
+    match client.fetch_metadata(Some(topic), ANSWER_WAIT) {
         Ok(metadata) => {
-            let found = metadata.topics().iter().find(|found| found.name() == topic)?;
+            let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
             match found.error().map(RDKafkaErrorCode::from) {
-                None => Some(true),
-                Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => Some(false),
+                None => Ok(Some(true)),
+                Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => Ok(Some(false)),
                 Some(error @ (RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::InvalidTopic)) => {
-                    shared.fail(format!("the topic `{topic}` can't be written to: {error}"));
-                    Some(true)
+                    Err(format!("the topic `{topic}` can't be written to: {error}"))
                 }
-                Some(_) => None,
+                Some(_) => Ok(None),
             }
         }
         Err(error) => {
-            shared.context.trouble("the brokers can't be reached yet; rows wait", &error.to_string());
-            None
+            context.trouble("the brokers can't be reached yet; rows wait", &error.to_string());
+            Ok(None)
         }
     }
 }

@@ -1,10 +1,13 @@
 //! For tests against a real broker, whose address `KAFKA_BROKERS` gives. Without it they pass, and say that they did nothing.
 
 use crate::runtime;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -46,6 +49,112 @@ pub(super) fn topic(brokers: &str, name: &str, partitions: i32) -> String {
     let created = runtime::shared().unwrap().block_on(admin(brokers).create_topics([&new], &AdminOptions::new()));
     created.unwrap().remove(0).unwrap();
     name
+}
+
+/// The same with settings of its own.
+pub(super) fn topic_with(brokers: &str, name: &str, partitions: i32, settings: &[(&str, &str)]) -> String {
+    let name = unique(name);
+    let new = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
+    let new = settings.iter().fold(new, |new, (key, value)| new.set(key, value));
+    let created = runtime::shared().unwrap().block_on(admin(brokers).create_topics([&new], &AdminOptions::new()));
+    created.unwrap().remove(0).unwrap();
+    name
+}
+
+/// Changes a setting of a topic.
+pub(super) fn alter_topic(brokers: &str, topic: &str, key: &str, value: &str) {
+    let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(key, value);
+    let altered = runtime::shared().unwrap().block_on(admin(brokers).alter_configs([&change], &AdminOptions::new()));
+    altered.unwrap().remove(0).unwrap();
+}
+
+/// Deletes a topic, and waits until it is gone.
+pub(super) fn delete_topic(brokers: &str, topic: &str) {
+    let deleted = runtime::shared().unwrap().block_on(admin(brokers).delete_topics(&[topic], &AdminOptions::new()));
+    deleted.unwrap().remove(0).unwrap();
+    let consumer: BaseConsumer = config(brokers).create().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).unwrap().topics()[0].error().is_none() {
+        assert!(Instant::now() < deadline, "{topic} stays");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn transactional(brokers: &str, id: &str) -> BaseProducer {
+    let producer: BaseProducer = config(brokers).set("transactional.id", id).create().unwrap();
+    producer.init_transactions(Duration::from_secs(30)).unwrap();
+    producer
+}
+
+/// Takes a transactional id from whoever has it.
+pub(super) fn fence(brokers: &str, id: &str) {
+    drop(transactional(brokers, id));
+}
+
+/// Writes records in a transaction, and goes without an end.
+pub(super) fn leave_open(brokers: &str, id: &str, topic: &str, count: i64) {
+    let producer = transactional(brokers, id);
+    producer.begin_transaction().unwrap();
+    for new in numbers(0, 0, count) {
+        send(&producer, topic, &new);
+    }
+    producer.flush(Duration::from_secs(30)).unwrap();
+}
+
+/// The end of partition 0 as one sees it who reads so.
+pub(super) fn end_of(brokers: &str, topic: &str, isolation: &str) -> i64 {
+    ends_of(brokers, topic, 1, isolation)[0]
+}
+
+fn ends_of(brokers: &str, topic: &str, partitions: i32, isolation: &str) -> Vec<i64> {
+    let consumer: BaseConsumer = config(brokers).set("isolation.level", isolation).create().unwrap();
+    let end = |partition| consumer.fetch_watermarks(topic, partition, Duration::from_secs(10)).unwrap().1;
+    (0..partitions).map(end).collect()
+}
+
+/// All that is committed in a topic.
+pub(super) fn consume_committed(brokers: &str, topic: &str) -> Vec<Stored> {
+    let consumer: BaseConsumer = config(brokers)
+        .set("group.id", "tests")
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "true")
+        .create()
+        .unwrap();
+    let partitions =
+        consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).unwrap().topics()[0].partitions().len();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    // The marks of a commit come a moment later.
+    while ends_of(brokers, topic, partitions as i32, "read_committed")
+        != ends_of(brokers, topic, partitions as i32, "read_uncommitted")
+    {
+        assert!(Instant::now() < deadline, "a transaction of {topic} is open");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let mut list = TopicPartitionList::new();
+    for partition in 0..partitions as i32 {
+        list.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
+    }
+    consumer.assign(&list).unwrap();
+    let (mut all, mut open) = (Vec::new(), partitions);
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    while open > 0 {
+        assert!(Instant::now() < deadline, "{topic} can't be read");
+        match consumer.poll(Duration::from_millis(100)) {
+            None => {}
+            Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
+            Some(message) => {
+                let message = message.unwrap();
+                all.push(Stored {
+                    partition: message.partition(),
+                    key: message.key().map(text),
+                    value: message.payload().map(text).unwrap_or_default(),
+                    headers: Vec::new(),
+                });
+            }
+        }
+    }
+    all
 }
 
 /// Gives a topic more partitions.

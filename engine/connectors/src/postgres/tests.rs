@@ -448,7 +448,7 @@ fn the_older_writer_stops() {
 #[test]
 fn crashes_leave_no_trace() {
     let Some(server) = Server::find() else { return };
-    testing::crashes_leave_no_trace(&server, 1, 20, 40, "");
+    testing::crashes_leave_no_trace(&server, 1, 20, 150, "");
 }
 
 /// Crashes, and connections that are cut everywhere, after COMMIT too.
@@ -474,7 +474,7 @@ fn crashes_and_cuts_leave_no_trace() {
         }
     });
     let retry = "    retry: { attempts: 3, first: 5ms, max: 20ms }\n    breaker: { failures: 3, pause: 50ms }\n    timeout: 1s\n";
-    testing::crashes_leave_no_trace(&through, 2, 20, 400, retry);
+    testing::crashes_leave_no_trace(&through, 2, 20, 600, retry);
     over.store(true, Ordering::SeqCst);
     cutter.join().unwrap();
 }

@@ -173,7 +173,7 @@ impl FileTarget {
         if sink.existing == Existing::Replace && !start.resumed {
             target.file.set_len(0)?;
         }
-        let end = target.to_end(start.begun)?;
+        let end = target.seek_end(start.begun)?;
         Ok((target, end == 0))
     }
 
@@ -239,7 +239,7 @@ impl FileTarget {
                 if sink.existing == Existing::Replace && exact.delivered.is_none() && !start.resumed && !exact.reset {
                     target.file.set_len(0).map_err(&problem)?;
                 }
-                target.to_end(start.begun).map_err(&problem)?
+                target.seek_end(start.begun).map_err(&problem)?
             }
         };
         target.length = Some(length);
@@ -247,7 +247,7 @@ impl FileTarget {
     }
 
     /// Goes to the end of the last whole line. Half a line behind it is cut off if it is `ours`.
-    fn to_end(&mut self, ours: bool) -> io::Result<u64> {
+    fn seek_end(&mut self, ours: bool) -> io::Result<u64> {
         let whole = whole_lines(&mut self.file)?;
         let size = self.file.seek(SeekFrom::End(0))?;
         if whole < size {

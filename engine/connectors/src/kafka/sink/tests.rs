@@ -7,6 +7,8 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use engine_plan::Plan;
 use std::collections::{BTreeMap, BTreeSet};
 
+mod exactly_once;
+
 fn text(brokers: &str, keys: &str) -> String {
     format!(
         "connections:\n  bank: {{ type: kafka, brokers: \"{brokers}\" }}\n\
@@ -209,8 +211,12 @@ fn bad_keys_are_told() {
     check("    topic: a\n    timeout: 0s\n", &["E0142 a `timeout` of less than 100ms leaves no time to deliver"]);
     check("    topic: a\n    format: csv\n", &["E0465 a record of a topic has no header before it"]);
     check(
-        "    topic: a\n    delivery: exactly_once\n",
-        &["E0310 `out` can't deliver exactly once: that is not built yet"],
+        "    topic: a\n    delivery: exactly_once\n    timeout: 5s\n",
+        &["E0310 `out` can't deliver exactly once: `timeout` gives up rows that the brokers may have"],
+    );
+    check(
+        "    topic: a\n    commits_topic: a\n    delivery: exactly_once\n",
+        &["E0151 rows and marks can't both be in `a`"],
     );
     let all = text("a:1", "    topic: a\n    key: tags\n").replace("    columns: [id, card, note]\n", "");
     assert_eq!(plan(&all).map(|_| ()).unwrap_err(), ["E0463 a key can't be of type `list<string>`"]);
