@@ -332,7 +332,8 @@ pub(crate) fn the_older_writer_stops(database: &impl Database) {
     exact::write_after(&mut *writer, &bell, 0, batch(1)).unwrap();
     let second = open_exact(&plan, exact::after(pipeline, 1, "", 9)).unwrap();
     exact::deliver(second, 1, batch(2)).unwrap();
-    let reason = exact::write_after(&mut *writer, &bell, 1, batch(2)).unwrap_err();
+    // A batch that nobody has written: only the writer tells.
+    let reason = exact::write_after(&mut *writer, &bell, 2, batch(3)).unwrap_err();
     assert!(reason.starts_with("`out`: another engine has taken over: the table `_engine_commits`"), "{reason}");
     drop(writer);
     first.close().unwrap();

@@ -49,6 +49,8 @@ fn a_file_is_cut_to_what_is_delivered() {
     // Two more that the journal holds and does not know to be delivered; of the second there is a part only.
     let (again, fifth) = deliver(&path, "", &after("p", 3, &third, 5), 4..=5);
     assert_eq!(again, third);
+    open(&path, "", &after("p", 3, &third, 5), true).unwrap().close().unwrap();
+    assert_eq!(read(), written(1..=3), "it is cut at once");
     let torn = &written(1..=5)[..written(1..=5).len() - 5];
     fs::write(&path, torn).unwrap();
     assert_eq!(deliver(&path, "", &after("p", 3, &third, 5), 4..=5).1, fifth);

@@ -214,6 +214,22 @@ fn the_topic_of_marks_may_be_another_one() {
     assert!(reason.contains("has `cleanup.policy=delete`, which deletes marks"), "{reason}");
 }
 
+/// Brokers that can't be reached are waited for, and nobody waits for them in the end.
+#[test]
+fn brokers_that_are_gone_are_waited_for() {
+    let plan = exact_pipeline("127.0.0.1:1", "nobody", "");
+    let sink = open_exact(&plan, after("p", 4, "", 6)).unwrap();
+    let bell = Bell::default();
+    let mut writer = sink.writer(0, bell.waker());
+    writer.write(some(&plan, 5), 5).unwrap();
+    let answered = writer.acknowledged();
+    assert_eq!((answered.up_to, answered.failed.len(), answered.fatal), (4, 0, None));
+    drop(writer);
+    let begun = Instant::now();
+    sink.close().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(8));
+}
+
 /// Not a test of right and wrong.
 #[test]
 #[ignore = "a measurement"]
