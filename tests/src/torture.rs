@@ -22,7 +22,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use xtask::services::postgres;
+use xtask::services::{Kafka, KafkaOptions, Postgres, postgres};
 
 /// When the first payment was, milliseconds since 1970.
 const START_MS: i64 = 1_767_225_600_000;
@@ -407,7 +407,17 @@ fn number(name: &str, otherwise: u64) -> u64 {
 #[test]
 fn killed_at_random_moments_it_delivers_exactly_once() {
     let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
-    let (Some(brokers), Some(database)) = (variable("KAFKA_BROKERS"), variable("POSTGRES_URL")) else { return };
+    let mut own = (variable("TORTURE_SERVICES").as_deref() == Some("restart")).then(|| {
+        let kafka = Kafka::start(KafkaOptions::default()).expect("a broker of our own");
+        (kafka, Postgres::start().expect("a server of our own"))
+    });
+    let (brokers, database) = match &own {
+        Some((kafka, postgres)) => (kafka.brokers().to_owned(), postgres.url().to_owned()),
+        None => match (variable("KAFKA_BROKERS"), variable("POSTGRES_URL")) {
+            (Some(brokers), Some(database)) => (brokers, database),
+            _ => return,
+        },
+    };
     let (seed, kills) = (number("TORTURE_SEED", 1), number("TORTURE_KILLS", 20));
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
@@ -438,6 +448,26 @@ fn killed_at_random_moments_it_delivers_exactly_once() {
     for kill in 0..kills {
         let workers = [1, 2, 4][random.below(3) as usize];
         let mut child = run.start(workers);
+        if let Some((kafka, postgres)) = &mut own {
+            std::thread::sleep(Duration::from_millis(random.below(800)));
+            match random.below(12) {
+                0 => {
+                    kafka.kill();
+                    std::thread::sleep(Duration::from_millis(random.below(1_000)));
+                    kafka.restart().expect("the broker comes back");
+                }
+                1 => {
+                    postgres.kill();
+                    std::thread::sleep(Duration::from_millis(random.below(1_000)));
+                    postgres.restart().expect("the server comes back");
+                }
+                2 => {
+                    postgres.stop();
+                    postgres.restart().expect("the server comes back");
+                }
+                _ => {}
+            }
+        }
         // Some die before they have begun, some after several checkpoints.
         std::thread::sleep(Duration::from_millis(150 + random.below(1_500)));
         if let Some(status) = child.try_wait().expect("it can be asked") {

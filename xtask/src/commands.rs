@@ -9,6 +9,7 @@ pub(crate) mod nab;
 pub(crate) mod setup;
 pub(crate) mod test;
 pub(crate) mod tidy;
+pub(crate) mod torture;
 
 use std::env;
 use std::process::Command;

@@ -30,6 +30,9 @@ cargo xtask COMMAND
                             `--queries q5,q7`, `--dist` (the engine as it is shipped), `--engine PATH`
   fuzz [TARGET...]          fuzz what takes texts and bytes from outside, ten minutes each; `--minutes N`,
                             `--input FILE` (one target on one input)
+  torture [--seed S] [--kills N] [--services]
+                            kill a pipeline with all sorts of state and four sinks again and again, and compare what comes
+                            out with plain loops; with --services the broker and the database are killed too
   nab [--data DIR]          anomalies in two series of a benchmark that is not part of the repository; NAB_DATA says
                             where it is too, and without it nothing is done
   help                      this text
@@ -65,6 +68,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "services" => services(rest),
         "bench" => commands::bench::run(&repository, rest),
         "fuzz" => commands::fuzz::run(&repository, rest),
+        "torture" => commands::torture::run(&repository, rest),
         "nab" => commands::nab::run(&repository, rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");

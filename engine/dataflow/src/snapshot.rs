@@ -70,13 +70,16 @@ pub trait Participant {
     fn take_part(&mut self, number: u64, snapshots: &Snapshots);
 }
 
+/// One that an operator and its worker's loop share.
+pub type Shared = Rc<RefCell<dyn Participant>>;
+
 /// All of a worker that have a part in snapshots.
 #[derive(Clone, Default)]
-pub struct Participants(Rc<RefCell<Vec<Rc<RefCell<dyn Participant>>>>>);
+pub struct Participants(Rc<RefCell<Vec<Shared>>>);
 
 impl Participants {
     /// One more.
-    pub fn add(&self, participant: Rc<RefCell<dyn Participant>>) {
+    pub fn add(&self, participant: Shared) {
         self.0.borrow_mut().push(participant);
     }
 

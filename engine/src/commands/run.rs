@@ -141,7 +141,7 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
         let notes = first_notes(&plan, recovered, &handles);
         state.begin(&plan, &notes)?;
         for (sink, exact) in &mut recovered.exact {
-            exact.delivered = exact.delivered.take().or_else(|| notes.get(sink).cloned());
+            exact.delivered = notes.get(sink).cloned().or_else(|| exact.delivered.take());
         }
     }
     let board = Arc::new(CutBoard::default());
@@ -315,18 +315,20 @@ fn open_sinks(
     Ok(handles)
 }
 
-/// The notes of sinks of which the journal has none yet.
+/// Where sinks go on that the journal does not have so: those that are new, and those whose target is another one.
 fn first_notes(
     plan: &Plan,
     recovered: &Recovered,
     handles: &HashMap<StepId, SharedSink>,
 ) -> BTreeMap<String, Delivered> {
-    let is_new = |step: &&Step| recovered.exact.get(&step.name).is_some_and(|exact| exact.delivered.is_none());
-    let note = |step: &Step| {
+    let new = |step: &Step| {
         let handle = handles.get(&step.id)?.lock().unwrap_or_else(PoisonError::into_inner);
-        Some((step.name.clone(), Delivered { sequence: 0, note: handle.as_ref()?.first_note() }))
+        let known = recovered.exact.get(&step.name)?.delivered.as_ref();
+        let sequence = known.map_or(0, |known| known.sequence);
+        let delivered = Delivered { sequence, note: handle.as_ref()?.first_note() };
+        (known != Some(&delivered)).then(|| (step.name.clone(), delivered))
     };
-    exact_sinks(plan).filter(is_new).filter_map(note).collect()
+    exact_sinks(plan).filter_map(new).collect()
 }
 
 /// What a durable run is made of.

@@ -18,6 +18,11 @@ pub(crate) struct Counts {
 
 /// Arguments after `test`: filters, `-p PACKAGE`, `--no-services`, and `-- ARGUMENTS` for the test binaries.
 pub(crate) fn run(repository: &Path, arguments: &[String]) -> Result<()> {
+    run_with(repository, arguments, &[])
+}
+
+/// The same with variables for the tests.
+pub(crate) fn run_with(repository: &Path, arguments: &[String], variables: &[(&str, String)]) -> Result<()> {
     setup::run(repository)?;
     let (ours, tests) = match arguments.iter().position(|argument| argument == "--") {
         Some(at) => (&arguments[..at], &arguments[at + 1..]),
@@ -49,6 +54,7 @@ pub(crate) fn run(repository: &Path, arguments: &[String]) -> Result<()> {
     command.args(&selection).arg("--").args(&filters).args(tests);
     let environment = kafka.iter().flat_map(|kafka| kafka.environment());
     command.envs(environment.chain(postgres.iter().flat_map(|postgres| postgres.environment())));
+    command.envs(variables.iter().map(|(name, value)| (*name, value)));
     let (counts, passed) = run_and_count(&mut command)?;
     drop((kafka, postgres));
     println!("tests: {} passed, {} failed, {} ignored", counts.passed, counts.failed, counts.ignored);

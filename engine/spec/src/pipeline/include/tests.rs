@@ -152,9 +152,9 @@ fn what_cannot_be_included_is_told_at_its_place() {
             "x.yaml",
             &[("dir/x.yaml", "version: 1\npipeline: q\nsource: {}\ncheckpoint: {}\nsinks: []\n")],
             &[
-                "E0143 dir/x.yaml:4 `checkpoint` is not built yet",
                 "E0152 dir/x.yaml:2 an included file can't have `pipeline`",
                 "E0117 dir/x.yaml:3 unknown key `source`",
+                "E0152 dir/x.yaml:4 an included file can't have `checkpoint`",
                 "E0119 dir/x.yaml:5 `sinks` takes a map of names, not a list",
             ],
         ),
