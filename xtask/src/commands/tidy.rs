@@ -39,7 +39,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ("engine-spec", &["engine-base"]),
     ("engine-expr", &["engine-base"]),
     ("engine-state", &["engine-base"]),
-    ("engine-dataflow", &["engine-base", "engine-observe"]),
+    ("engine-dataflow", &["engine-base", "engine-observe", "engine-state"]),
     ("engine-plan", &["engine-base", "engine-spec", "engine-expr"]),
     (
         "engine-operators",
