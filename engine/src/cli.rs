@@ -38,6 +38,12 @@ pub(crate) enum Command {
     Graph(Graph),
     /// Print the JSON Schema of the pipeline language, for editors
     Schema,
+    /// Compare a pipeline with the state of its last run
+    ///
+    /// Says for each step with state whether it goes on with it: keep, new, rebuild or gone.
+    ///
+    /// Exit codes: 0 (it can go on), 1 (problems, or `engine run` would refuse), 2 (usage).
+    Plan(PlanArgs),
     /// What a state directory holds: checkpoints, the journal, and whether both are sound
     State(State),
     /// Explain an error code in full
@@ -133,6 +139,18 @@ pub(crate) enum Drawing {
     Text,
     /// A flowchart for Mermaid
     Mermaid,
+}
+
+/// `engine plan`.
+#[derive(Args, Debug)]
+pub(crate) struct PlanArgs {
+    /// The pipeline file
+    pub(crate) file: PathBuf,
+    /// The state directory of the pipeline
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: PathBuf,
+    #[command(flatten)]
+    pub(crate) pipeline: PipelineArgs,
 }
 
 /// `engine state`.

@@ -3,6 +3,7 @@
 pub(crate) mod dry_run;
 pub(crate) mod explain;
 pub(crate) mod graph;
+pub(crate) mod plan;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod state;

@@ -7,6 +7,7 @@ mod broken;
 mod cases;
 mod changelogs;
 mod databases;
+mod durable;
 mod edges;
 mod folds;
 mod joins;

@@ -9,6 +9,7 @@
 use crate::source::{Mark, Marks};
 use crate::watermark::{Standing, Statement, Timeline};
 use engine_base::{Epoch, SourceId};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -27,12 +28,27 @@ pub struct ClosedEpoch {
     pub cut: Cut,
     /// When what was read of each was read, nanoseconds since 1970 UTC.
     pub read_ns: ReadTimes,
+    /// What was read of each.
+    pub checks: Checks,
     /// What the workers stated.
     pub statements: Vec<Statement>,
 }
 
 /// When what was read of each partition in an epoch was read, nanoseconds since 1970 UTC.
 pub type ReadTimes = BTreeMap<(SourceId, u32), i64>;
+
+/// What was read of a partition in an epoch, as far as it takes to tell it from something else: a topic that was compacted
+/// meanwhile has fewer records, and a file that was rewritten has others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// How many records, those that could not be decoded too.
+    pub records: u64,
+    /// A hash of the first and the last row.
+    pub ends: u64,
+}
+
+/// What was read of each partition in an epoch.
+pub type Checks = BTreeMap<(SourceId, u32), Check>;
 
 /// Closed epochs and their cuts, shared by the workers of a process.
 #[derive(Debug, Default)]
@@ -100,7 +116,7 @@ impl CutBoard {
 
     /// A worker closed an epoch: where the partitions of one of its sources stand that moved in it, and when that was read.
     /// Called before the frontier can pass it.
-    pub fn closed(&self, epoch: Epoch, source: SourceId, marks: &Marks, read_ns: i64) {
+    pub fn closed(&self, epoch: Epoch, source: SourceId, marks: &Marks, read_ns: i64, checks: &BTreeMap<u32, Check>) {
         let mut board = self.board();
         let places = || marks.keys().map(|partition| (source, *partition));
         if let Some(recorded) = &mut board.recorded {
@@ -111,6 +127,7 @@ impl CutBoard {
         if board.watched {
             let closed = board.closed.entry(epoch.0).or_default();
             closed.read_ns.extend(places().map(|place| (place, read_ns)));
+            closed.checks.extend(checks.iter().map(|(partition, check)| ((source, *partition), *check)));
             let cut = closed.cut.entry(source).or_default();
             cut.extend(marks.iter().map(|(partition, mark)| (*partition, mark.clone())));
         }
@@ -194,6 +211,8 @@ pub struct RecordedCuts {
     pub times: BTreeMap<u64, Vec<Statement>>,
     /// When the rows of each epoch were read.
     pub read_ns: BTreeMap<u64, ReadTimes>,
+    /// What was read in each epoch, where it is to be compared.
+    pub checks: BTreeMap<u64, Checks>,
 }
 
 impl RecordedCuts {
@@ -279,7 +298,7 @@ impl RecordedCuts {
             }
             epochs.push((Epoch(epoch), marks));
         }
-        Ok(RecordedCuts { epochs, times, read_ns })
+        Ok(RecordedCuts { epochs, times, read_ns, checks: BTreeMap::new() })
     }
 }
 
@@ -316,9 +335,11 @@ mod tests {
         let board = CutBoard::default();
         board.record();
         board.watch();
-        board.closed(Epoch(1), SourceId(0), &marks(20), 8);
-        board.closed(Epoch(0), SourceId(0), &marks(10), 7);
-        board.closed(Epoch(1), SourceId(1), &marks(5), 9);
+        let check = Check { records: 10, ends: 77 };
+        let checks = BTreeMap::from([(0, check)]);
+        board.closed(Epoch(1), SourceId(0), &marks(20), 8, &checks);
+        board.closed(Epoch(0), SourceId(0), &marks(10), 7, &BTreeMap::new());
+        board.closed(Epoch(1), SourceId(1), &marks(5), 9, &BTreeMap::new());
         board.starts(SourceId(0), &marks(3));
         board.starts(SourceId(0), &marks(9));
         assert_eq!(board.take_starts(), Cut::from([(SourceId(0), marks(3))]));
@@ -330,6 +351,7 @@ mod tests {
         let second = board.take(None);
         assert_eq!(second[0].cut, Cut::from([(SourceId(0), marks(20)), (SourceId(1), marks(5))]));
         assert_eq!(second[0].read_ns, ReadTimes::from([((SourceId(0), 0), 8), ((SourceId(1), 0), 9)]));
+        assert_eq!(second[0].checks, Checks::from([((SourceId(0), 0), check)]));
         let recorded = board.recorded();
         assert_eq!(recorded.epochs.iter().map(|(epoch, _)| epoch.0).collect::<Vec<_>>(), [0, 1]);
         assert_eq!(recorded.read_ns(1, (SourceId(1), 0)), Some(9));

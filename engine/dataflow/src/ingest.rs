@@ -14,8 +14,9 @@
 //! [`EPOCH_NS_MIN`]), or when it is [`EPOCH_NS_MAX`] old or holds [`EPOCH_BYTES_MAX`]. Without rows there are no epochs, no
 //! timers and no work.
 
-use crate::cuts::{CutBoard, RecordedCuts};
+use crate::cuts::{Check, CutBoard, RecordedCuts};
 use crate::errors::{SourceNames, error_rows};
+use crate::exchange::hash_rows;
 use crate::flight::{Budget, InFlight};
 use crate::meter::{Meter, Pulse, count_failed};
 use crate::operate::{ChainStep, Link, StepShared, through};
@@ -100,6 +101,8 @@ pub struct IngestShared {
     pub first: u64,
     /// Who takes snapshots, where there are any.
     pub snapshots: Option<Arc<Snapshots>>,
+    /// Input that is not what it was when the cuts that are followed were recorded is taken as it is.
+    pub accept_changed_input: bool,
     /// Names of sources, for error rows.
     pub names: SourceNames,
     /// What is committed, for [`Reader::committed`].
@@ -168,6 +171,8 @@ struct Slot {
     links: Vec<Link>,
     links_at: usize,
     time: Option<SlotTime>,
+    /// What was read of each partition in the open epoch.
+    read: BTreeMap<u32, Read>,
     reached_ns: BTreeMap<u32, i64>,
     /// Since when it is not read because it is ahead of others, monotonic nanoseconds.
     ahead_since_ns: Option<u64>,
@@ -180,7 +185,41 @@ struct SlotTime {
     stated: Option<Standing>,
 }
 
+/// What was read of a partition in the open epoch.
+#[derive(Default)]
+struct Read {
+    records: u64,
+    /// The hash of the first row.
+    first: u64,
+    last: Option<Rows>,
+}
+
+impl Read {
+    fn add(&mut self, rows: &Rows) {
+        let count = rows.num_rows();
+        if self.last.is_none() {
+            self.first = hash_of(&rows.slice(0, 1));
+        }
+        self.records += count as u64;
+        self.last = Some(rows.slice(count - 1, 1));
+    }
+
+    fn check(&self) -> Check {
+        let last = self.last.as_ref().map_or(0, hash_of);
+        Check { records: self.records, ends: self.first.rotate_left(1) ^ last }
+    }
+}
+
+fn hash_of(row: &Rows) -> u64 {
+    hash_rows(row.batch.columns(), 1)[0]
+}
+
 impl Slot {
+    /// What was read of each partition in the open epoch.
+    fn checks(&self) -> BTreeMap<u32, Check> {
+        self.read.iter().map(|(partition, read)| (*partition, read.check())).collect()
+    }
+
     /// Where its share of the source stands. `None` where nobody asks.
     fn standing(&self, now_ns: u64) -> Option<Standing> {
         let time = self.time.as_ref()?;
@@ -329,6 +368,7 @@ pub fn ingest<'scope>(
             links,
             links_at,
             time: source.time.map(|policy| SlotTime { time: SourceTime::new(policy), ended: false, stated: None }),
+            read: BTreeMap::new(),
             reached_ns: source.reached_ns,
             ahead_since_ns: None,
         });
@@ -487,6 +527,16 @@ pub fn ingest<'scope>(
                                 }
                                 session.give_container(&mut rows);
                             };
+                            if is_kept || follow.as_ref().is_some_and(|follow| !follow.cuts.checks.is_empty()) {
+                                for rows in polled.rows.iter().filter(|rows| rows.num_rows() > 0) {
+                                    let (_, partition) = partition_of(rows.positions.source(0).0);
+                                    slot.read.entry(partition).or_default().add(rows);
+                                }
+                                for failed in &polled.errors {
+                                    let (_, partition) = partition_of(failed.position.origin);
+                                    slot.read.entry(partition).or_default().records += 1;
+                                }
+                            }
                             for mut rows in polled.rows {
                                 if rows.num_rows() > 0 {
                                     // One time for all of an epoch: it is written down, and the same in a replay.
@@ -536,6 +586,18 @@ pub fn ingest<'scope>(
             let is_due = snapshots.as_ref().and_then(|snapshots| snapshots.due()).is_some_and(|due| due >= pace.current);
             if let Some(following) = &mut follow {
                 if following.is_reached(&slots) {
+                    if let Some((at, reason)) = following.differs(&slots) {
+                        let (name, epoch) = (&slots[at].name, pace.current);
+                        if shared.accept_changed_input {
+                            tracing::warn!(source = &**name, epoch, "{reason}; it is taken as it is now");
+                        } else {
+                            shared.control.fail(format!(
+                                "source `{name}`: {reason}: it was compacted, rewritten or replaced. Put the input back as it was; or \
+                                 start once with --accept-changed-input, which takes it as it is now: what was committed stays, and what \
+                                 steps keep follows the new input; or start from the beginning with another --state"
+                            ));
+                        }
+                    }
                     if worker == 0 {
                         told.extend(following.cuts.stated(pace.current).map(Told::States));
                     } else if following.at == 0 {
@@ -703,7 +765,7 @@ fn note(slot: &mut Slot, pace: &Pace, board: &CutBoard) {
         if marks != slot.noted {
             let moved = |(partition, mark): &(&u32, &Mark)| slot.noted.get(*partition) != Some(*mark);
             let moved = marks.iter().filter(moved).map(|(partition, mark)| (*partition, mark.clone())).collect();
-            board.closed(Epoch(pace.current), slot.id, &moved, pace.read_ns);
+            board.closed(Epoch(pace.current), slot.id, &moved, pace.read_ns, &slot.checks());
             slot.noted = marks;
         }
     }
@@ -730,6 +792,7 @@ fn close(
 ) {
     for slot in slots.iter_mut() {
         note(slot, pace, &shared.board);
+        slot.read.clear();
     }
     if let Some(snapshots) = &shared.snapshots {
         // Before the capabilities go: a snapshot that is asked for from here on is of this epoch or a later one.
@@ -784,6 +847,31 @@ impl Follow {
     /// When the rows of a partition were read that the epoch has of it.
     fn read_ns(&self, place: (SourceId, u32)) -> Option<i64> {
         self.cuts.read_ns(self.cuts.epochs.get(self.at)?.0.0, place)
+    }
+
+    /// What of a source, by its place, is not what was read when the epoch was recorded; in words.
+    fn differs(&self, slots: &[Slot]) -> Option<(usize, String)> {
+        let recorded = self.cuts.checks.get(&self.cuts.epochs.get(self.at)?.0.0)?;
+        for (at, slot) in slots.iter().enumerate() {
+            let here = slot.checks();
+            for ((_, partition), then) in recorded.iter().filter(|((source, _), _)| *source == slot.id) {
+                // A partition of another worker.
+                let is_mine = here.contains_key(partition)
+                    || slot.reader.as_ref().is_some_and(|reader| reader.marks().contains_key(partition));
+                let now = here.get(partition).copied().unwrap_or_default();
+                if is_mine && now != *then {
+                    let what = match now.records == then.records {
+                        true => "has other records".to_owned(),
+                        false => format!("has {} records where there were {}", now.records, then.records),
+                    };
+                    return Some((
+                        at,
+                        format!("partition {partition} {what} than those that were read before the restart"),
+                    ));
+                }
+            }
+        }
+        None
     }
 
     /// Whether each partition of this worker stands where the followed cut has it.

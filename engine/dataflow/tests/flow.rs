@@ -253,6 +253,7 @@ fn check(setup: Setup) -> Outcome {
         then_live: false,
         first: 0,
         snapshots: None,
+        accept_changed_input: false,
         names: names.clone(),
         committed: Arc::new(Committed::default()),
         pulse: Arc::new(Unmetered),

@@ -69,6 +69,15 @@ pub(crate) struct RunArgs {
     #[arg(long = "reset-sink", value_name = "NAME")]
     reset_sinks: Vec<String>,
 
+    /// Lets the state of a step go, so that it begins with nothing: one that changed, or that the pipeline has no longer.
+    #[arg(long, value_name = "STEP")]
+    rebuild: Vec<String>,
+
+    /// Goes on although the input since the last checkpoint is not what it was when it was read before: a topic that was
+    /// compacted, a file that was rewritten.
+    #[arg(long)]
+    accept_changed_input: bool,
+
     #[command(flatten)]
     watch: WatchArgs,
 
@@ -120,7 +129,7 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
         );
     }
     let mut state = args.state.as_deref().map(|path| StateDir::open(path, &plan)).transpose()?;
-    let mut recovered = state.as_ref().map(|state| state.recover(&plan)).transpose()?;
+    let mut recovered = state.as_ref().map(|state| state.recover(&plan, &args.rebuild)).transpose()?;
     say_how_it_starts(&plan, recovered.as_ref());
     let follow = args.follow_cuts.as_ref().map(|path| {
         let text = std::fs::read_to_string(path).map_err(|error| error.to_string());
@@ -181,6 +190,7 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
             then_live,
             first,
             snapshots: snapshots.clone(),
+            accept_changed_input: args.accept_changed_input,
             names: names.clone(),
             committed: committed.clone(),
             pulse: instruments.clone(),

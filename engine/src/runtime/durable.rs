@@ -26,7 +26,9 @@ mod record;
 pub(crate) use checkpointer::Message;
 pub(crate) use committer::Event;
 pub(crate) use ledger::Kept;
-pub(crate) use open::{Closing, Recovered, StateDir, Threads, giver, lock, lossy_sources, read_journal};
+pub(crate) use open::{
+    Closing, Fate, Recovered, StateDir, Threads, fates, giver, lock, lossy_sources, newest, read_journal, tail,
+};
 
 use engine_base::SourceId;
 use engine_dataflow::{Cut, Mark};

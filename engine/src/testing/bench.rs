@@ -148,6 +148,7 @@ fn flow(
             then_live: false,
             first: 0,
             snapshots: None,
+            accept_changed_input: false,
             names: names.clone(),
             committed: Arc::new(Committed::default()),
             pulse: Arc::new(Unmetered),

@@ -45,7 +45,7 @@ const fn benchmark(name: &'static str, measures: &'static str, run: fn(&Context<
     Benchmark { name, measures, by_default: true, run }
 }
 
-const BENCHMARKS: [Benchmark; 17] = [
+const BENCHMARKS: [Benchmark; 19] = [
     benchmark(
         "json-filter",
         "JSON Lines, filter and project two columns; against a program by hand",
@@ -66,6 +66,11 @@ const BENCHMARKS: [Benchmark; 17] = [
     benchmark("two-workers", "two workers on two cores against one on one", paired::two_workers),
     benchmark("many-keys", "a window of 1 M keys over 10 M rows, beside a branch that must not wait", many_keys::run),
     benchmark("fraud", "pipelines/fraud.yaml from file to file; against a program by hand", paired::fraud),
+    benchmark(
+        "exactly-once",
+        "fraud and map-all from file to file, exactly once against without state",
+        paired::exactly_once,
+    ),
     benchmark("kafka-read", "read and decode a topic; against bare librdkafka", kafka_read::run),
     benchmark(
         "crayfish",
@@ -88,6 +93,12 @@ const BENCHMARKS: [Benchmark; 17] = [
         measures: "pipelines/fraud.yaml --profile kafka: time to hold and to alert, five minutes; by name only",
         by_default: false,
         run: fraud_kafka::run,
+    },
+    Benchmark {
+        name: "fraud-kafka-exactly-once",
+        measures: "the same, and each row exactly once; by name only",
+        by_default: false,
+        run: fraud_kafka::exactly_once,
     },
 ];
 

@@ -61,6 +61,8 @@ pub(crate) struct Checkpointer {
     pub(super) held: Arc<Mutex<HeldEntries>>,
     /// What the last manifest kept.
     pub(super) kept: Kept,
+    /// Steps whose state of before goes with the next checkpoint.
+    pub(super) rebuilt: Vec<String>,
     pub(super) clock: Arc<dyn engine_base::Clock>,
 }
 
@@ -143,8 +145,12 @@ impl Checkpointer {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begin(&self, number: u64, epoch: u64) -> Result<Open, String> {
+    fn begin(&mut self, number: u64, epoch: u64) -> Result<Open, String> {
         let mut draft = self.checkpoints.begin().map_err(told)?;
+        for name in std::mem::take(&mut self.rebuilt) {
+            draft.delete_step(&name).map_err(told)?;
+            self.kept.inputs.retain(|input, _| named_input(input).is_none_or(|(step, _)| step != name));
+        }
         for (name, about) in &self.abouts {
             draft.step(name, about.clone());
         }
@@ -152,7 +158,7 @@ impl Checkpointer {
         Ok(Open { number, epoch, draft, writer, through: 0, begun: Instant::now() })
     }
 
-    fn last(&self, open: &mut Option<Open>) -> Result<(), String> {
+    fn last(&mut self, open: &mut Option<Open>) -> Result<(), String> {
         if open.is_none() {
             *open = Some(self.begin(LAST, 0)?);
         }

@@ -111,12 +111,13 @@ impl Committer {
                     continue;
                 }
                 upto = upto.max(closed.epoch);
-                let mut cut: BTreeMap<String, BTreeMap<u32, (u64, i64)>> = BTreeMap::new();
+                let mut cut: BTreeMap<String, BTreeMap<u32, (u64, i64, u64, u64)>> = BTreeMap::new();
                 for (source, marks) in &closed.cut {
                     let of = cut.entry(self.sources.name(*source).to_owned()).or_default();
                     for (partition, mark) in marks {
                         let read_ns = closed.read_ns.get(&(*source, *partition)).copied().unwrap_or(0);
-                        of.insert(*partition, (mark.next, read_ns));
+                        let check = closed.checks.get(&(*source, *partition)).copied().unwrap_or_default();
+                        of.insert(*partition, (mark.next, read_ns, check.records, check.ends));
                     }
                 }
                 let named = times.iter().map(|said| {

@@ -8,7 +8,7 @@ use super::{Message, Sources, move_on};
 use engine_base::{Clock, Epoch, SourceId};
 use engine_connectors::{Delivered, Exact};
 use engine_dataflow::changes::KeptInputs;
-use engine_dataflow::cuts::{Offsets, Together};
+use engine_dataflow::cuts::{Check, Offsets, Together};
 use engine_dataflow::exchange::groups_of;
 use engine_dataflow::ingest::Committed;
 use engine_dataflow::snapshot::Snapshots;
@@ -16,9 +16,11 @@ use engine_dataflow::stage::{Batch, OnDelivered, Outbox};
 use engine_dataflow::watermark::{Standing, Statement};
 use engine_dataflow::{Control, Cut, CutBoard, RecordedCuts, Rows, StepState, wire};
 use engine_plan::{Plan, Role};
-use engine_state::checkpoint::{CheckpointConfig, Checkpoints, EntryKey, LsmEntries, Manifest, Space, StepAbout};
+use engine_state::checkpoint::{
+    CheckpointConfig, Checkpoints, EntryKey, LsmEntries, Manifest, Space, StepAbout, inspect,
+};
 use engine_state::disk::{Disk, RealDisk};
-use engine_state::journal::{Journal, JournalConfig, Sequence};
+use engine_state::journal::{Journal, JournalConfig, Sequence, survey};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
@@ -79,6 +81,71 @@ pub(crate) struct Recovered {
     state: Option<(Checkpoints, Arc<Manifest>, Arc<Mutex<HeldEntries>>)>,
     /// Whether there was a run before.
     pub(crate) resumed: bool,
+    /// Steps whose state goes.
+    rebuilt: Vec<String>,
+}
+
+/// What becomes of the state of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It goes on with it.
+    Keep,
+    /// It has none yet.
+    New,
+    /// It is another one than that which kept it.
+    Changed,
+    /// The pipeline has it no longer.
+    Gone,
+}
+
+/// What becomes of the state of each step that keeps something, now or in a checkpoint.
+pub(crate) fn fates(plan: &Plan, manifest: Option<&Manifest>) -> BTreeMap<String, Fate> {
+    let now = abouts(plan);
+    let mut fates: BTreeMap<String, Fate> = now.keys().map(|name| (name.clone(), Fate::New)).collect();
+    for (name, stored) in manifest.iter().flat_map(|manifest| &manifest.steps) {
+        // What holds nothing goes on with nothing.
+        if stored.contents.entries == 0 {
+            continue;
+        }
+        let fate = match now.get(name) {
+            None => Fate::Gone,
+            Some(about) if *about != stored.about => Fate::Changed,
+            Some(_) => Fate::Keep,
+        };
+        fates.insert(name.clone(), fate);
+    }
+    fates
+}
+
+/// The newest checkpoint of a state directory, which is only read, and what it keeps.
+pub(crate) fn newest(path: &Path, plan: &Plan) -> Result<Option<(Manifest, Kept)>, String> {
+    if !check_whose(path, plan)? {
+        return Err(format!("{} is no state directory: it has no pipeline.json", path.display()));
+    }
+    let found = inspect(&RealDisk, &path.join("checkpoint")).map_err(told)?;
+    let Some(manifest) = found.retained.last() else { return Ok(None) };
+    let kept = serde_json::from_value(manifest.extra.clone())
+        .map_err(|error| format!("checkpoint {} can't be read: {error}", manifest.checkpoint))?;
+    Ok(Some((Manifest::clone(manifest), kept)))
+}
+
+/// How many epochs another pipeline than this one has left behind the newest checkpoint of a state directory.
+pub(crate) fn tail(path: &Path, plan: &Plan, newest: Option<(Manifest, Kept)>) -> Result<Option<usize>, String> {
+    let (epoch, sequence) = newest.as_ref().map_or((0, 0), |(manifest, _)| (manifest.epoch, manifest.journal_sequence));
+    let mut changed = newest.is_some_and(|(_, kept)| kept.plan != plan.logic);
+    let mut epochs = 0;
+    let folder = path.join("journal");
+    let found = survey(Arc::new(RealDisk), &folder).map_err(told)?;
+    let first = Sequence(sequence).max(found.first().unwrap_or_default());
+    for record in found.replay(first).map_err(told)? {
+        let record = record.map_err(told)?;
+        let number = record.sequence.0;
+        let record = Record::decode(&record.payload)
+            .map_err(|reason| format!("record {number} of the journal can't be read: {reason}"))?;
+        epochs += record.epochs.iter().filter(|passed| passed.epoch > epoch).count();
+        changed |= record.plan.as_ref().is_some_and(|digest| *digest != plan.logic);
+    }
+    Ok((changed && epochs > 0).then_some(epochs))
 }
 
 impl StateDir {
@@ -162,7 +229,14 @@ impl StateDir {
     }
 
     /// What a run goes on from.
-    pub(crate) fn recover(&self, plan: &Plan) -> Result<Recovered, String> {
+    pub(crate) fn recover(&self, plan: &Plan, rebuild: &[String]) -> Result<Recovered, String> {
+        let fates = fates(plan, self.manifest.as_deref());
+        if let Some(name) = rebuild.iter().find(|name| !fates.contains_key(*name)) {
+            return Err(format!(
+                "--rebuild {name}: no step of that name keeps anything, now or in the state directory {}",
+                self.path.display()
+            ));
+        }
         let shown = self.path.display();
         let sources = Sources::of(plan);
         check_sources(&self.kept, &sources).map_err(|problem| format!("the state directory {shown} {problem}"))?;
@@ -224,7 +298,7 @@ impl StateDir {
             }
         }
         if changed {
-            self.check_changed(plan, &recovered)?;
+            self.check_changed(plan, &recovered, rebuild)?;
         }
         recovered.first = recovered.first.max(recovered.committed.map_or(1, |committed| committed + 1));
         for step in plan.sinks().filter(|step| matches!(step.role, Role::Sink { exact: Some(_), .. })) {
@@ -257,11 +331,19 @@ impl StateDir {
             }
         }
         recovered.kept = self.kept.clone();
+        recovered.rebuilt = rebuild.to_vec();
+        if !rebuild.is_empty() && !recovered.tail.epochs.is_empty() {
+            return Err(format!(
+                "--rebuild can't be done while {} epochs since the last checkpoint in {shown} are to be replayed: run the \
+                 pipeline as it was once more, and stop it with a signal",
+                recovered.tail.epochs.len()
+            ));
+        }
         Ok(recovered)
     }
 
-    /// Whether a pipeline that changed can go on from here.
-    fn check_changed(&self, plan: &Plan, recovered: &Recovered) -> Result<(), String> {
+    /// Whether a pipeline that changed can go on from here. `rebuild` are steps whose state may go.
+    fn check_changed(&self, plan: &Plan, recovered: &Recovered, rebuild: &[String]) -> Result<(), String> {
         if !recovered.tail.epochs.is_empty() {
             return Err(format!(
                 "the pipeline changed, and {} epochs since the last checkpoint in {} are to be replayed with what wrote them: \
@@ -270,23 +352,18 @@ impl StateDir {
                 self.path.display()
             ));
         }
-        let abouts = abouts(plan);
-        for (name, stored) in self.manifest.iter().flat_map(|manifest| &manifest.steps) {
-            let of = |what: &str| {
-                Err(format!(
-                    "the state directory {} has state of the step `{name}`, {what}: give the changed pipeline another --state, \
-                     or change it back",
-                    self.path.display()
-                ))
+        for (name, fate) in fates(plan, self.manifest.as_deref()) {
+            let what = match fate {
+                Fate::Keep | Fate::New => continue,
+                _ if rebuild.contains(&name) => continue,
+                Fate::Changed => "which is another one now",
+                Fate::Gone => "which the pipeline no longer has",
             };
-            if stored.contents.entries == 0 {
-                continue;
-            }
-            match abouts.get(name) {
-                None => return of("which the pipeline no longer has"),
-                Some(about) if *about != stored.about => return of("which is another one now"),
-                Some(_) => {}
-            }
+            return Err(format!(
+                "the state directory {} has state of the step `{name}`, {what}: change it back, let the state of the step go with \
+                 --rebuild {name} (it begins with nothing), or give the pipeline another --state; `engine plan` compares the two",
+                self.path.display()
+            ));
         }
         Ok(())
     }
@@ -335,6 +412,7 @@ impl StateDir {
             abouts: abouts(parts.plan),
             held: self.held,
             kept: self.kept,
+            rebuilt: recovered.rebuilt.clone(),
             clock: parts.clock,
         };
         let together = Together::new(sources.len(), parts.workers);
@@ -408,6 +486,9 @@ impl Recovered {
 
     /// The watermarks that the inputs of a step had reached.
     pub(crate) fn watermarks_ns(&self, step: &str) -> Vec<Option<i64>> {
+        if self.rebuilt.iter().any(|name| name == step) {
+            return Vec::new();
+        }
         let reached = self.kept.watermarks_ns.get(step).into_iter().flatten();
         // An input that had ended may have more now: a file that grew. Its rows are not late for that.
         reached.map(|reached_ns| reached_ns.filter(|reached_ns| *reached_ns < i64::MAX)).collect()
@@ -422,7 +503,9 @@ impl Recovered {
         state: &mut dyn StepState,
     ) -> Result<(), String> {
         let Some((checkpoints, manifest, all_held)) = &self.state else { return Ok(()) };
-        let Some(id) = manifest.step(step) else { return Ok(()) };
+        let Some(id) = manifest.step(step).filter(|_| !self.rebuilt.iter().any(|name| name == step)) else {
+            return Ok(());
+        };
         let groups = groups_of(worker, workers);
         if groups.is_empty() {
             return Ok(());
@@ -457,7 +540,9 @@ impl Recovered {
     ) -> Result<KeptInputs, String> {
         let mut all: KeptInputs = vec![Vec::new(); inputs];
         let Some((checkpoints, manifest, _)) = &self.state else { return Ok(all) };
-        let Some(id) = manifest.step(step) else { return Ok(all) };
+        let Some(id) = manifest.step(step).filter(|_| !self.rebuilt.iter().any(|name| name == step)) else {
+            return Ok(all);
+        };
         let groups = groups_of(worker, workers);
         if groups.is_empty() || !(0..inputs).any(|at| self.kept.inputs.contains_key(&input_name(step, at as u16))) {
             return Ok(all);
@@ -562,8 +647,10 @@ fn add_epoch(tail: &mut RecordedCuts, epoch: &super::record::EpochRecord, source
     let mut offsets = Offsets::new();
     for (name, partitions) in &epoch.cut {
         let Some(source) = sources.id(name) else { continue };
-        for (partition, (next, read_ns)) in partitions {
+        for (partition, (next, read_ns, records, ends)) in partitions {
             offsets.insert((source, *partition), *next);
+            let check = Check { records: *records, ends: *ends };
+            tail.checks.entry(epoch.epoch).or_default().insert((source, *partition), check);
             tail.read_ns.entry(epoch.epoch).or_default().insert((source, *partition), *read_ns);
         }
     }

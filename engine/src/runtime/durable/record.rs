@@ -50,8 +50,9 @@ pub(crate) struct Record {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct EpochRecord {
     pub(crate) epoch: u64,
-    /// Of each partition that moved: the offset before which it was read, and when it was read (nanoseconds since 1970 UTC).
-    pub(crate) cut: BTreeMap<String, BTreeMap<u32, (u64, i64)>>,
+    /// Of each partition that moved: the offset before which it was read, when it was read (nanoseconds since 1970 UTC), how
+    /// many records that were, and a hash of the first and last of them.
+    pub(crate) cut: BTreeMap<String, BTreeMap<u32, (u64, i64, u64, u64)>>,
     /// Where each source stood in event time at its close, where that changed, and the clock.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) times: Vec<(String, Standing, i64)>,
@@ -140,12 +141,12 @@ mod tests {
     use super::*;
 
     /// Format 1, as it was first written.
-    const FIXTURE: &str = "{\"format\":1,\"upto\":9,\"done\":7,\"epochs\":[{\"epoch\":8,\"cut\":{\"in\":{\"0\":[5,77]}},\
+    const FIXTURE: &str = "{\"format\":1,\"upto\":9,\"done\":7,\"epochs\":[{\"epoch\":8,\"cut\":{\"in\":{\"0\":[5,77,3,9]}},\
         \"times\":[[\"in\",{\"Active\":3},4]]}],\"staged\":[{\"sink\":\"out\",\"sequence\":2,\"epoch\":8,\"bytes\":3}],\
         \"failed\":[{\"sink\":\"out\",\"epoch\":9,\"bytes\":2}],\"delivered\":{\"out\":{\"sequence\":1,\"note\":\"x\"}}}";
 
     fn record() -> Record {
-        let cut = BTreeMap::from([("in".to_owned(), BTreeMap::from([(0, (5, 77))]))]);
+        let cut = BTreeMap::from([("in".to_owned(), BTreeMap::from([(0, (5, 77, 3, 9))]))]);
         Record {
             format: FORMAT,
             upto: 9,

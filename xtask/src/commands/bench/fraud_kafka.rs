@@ -31,6 +31,15 @@ const WARM_UP_S: u64 = 30;
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) fn run(context: &Context<'_>) -> Result<Outcome> {
+    run_with(context, &[])
+}
+
+/// The same with `delivery: exactly_once`: holds as a reader of committed records sees them.
+pub(super) fn exactly_once(context: &Context<'_>) -> Result<Outcome> {
+    run_with(context, &["--set", "delivery=exactly_once"])
+}
+
+fn run_with(context: &Context<'_>, arguments: &[&str]) -> Result<Outcome> {
     let (rate, seconds) = (context.rate.unwrap_or(RATE), context.seconds.unwrap_or(SECONDS));
     let rows = rate * (WARM_UP_S + seconds);
     let transactions = context.transactions(rows)?;
@@ -43,7 +52,12 @@ pub(super) fn run(context: &Context<'_>) -> Result<Outcome> {
     let state = context.folder.join("fraud-state");
     let _ = fs::remove_dir_all(&state);
     let mut command = context.run_engine(&context.repository.join("pipelines/fraud.yaml"))?;
-    command.args(["--profile", "kafka", "--workers", "1"]).arg("--state").arg(&state).env("ALERT_URL", receiver.url());
+    command
+        .args(["--profile", "kafka", "--workers", "1"])
+        .args(arguments)
+        .arg("--state")
+        .arg(&state)
+        .env("ALERT_URL", receiver.url());
     let engine = Live::start(brokers_of(&kafka, command))?;
     let timetable = produce(context, &kafka, "transactions", rate, rows, Some(&transactions), Some("card"))?;
     // What did not come is told below; here it is only waited for.

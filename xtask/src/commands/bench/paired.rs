@@ -61,6 +61,57 @@ pub(super) fn two_workers(context: &Context<'_>) -> Result<Outcome> {
     Ok(outcome)
 }
 
+/// Exactly once into files against the same without a state directory: what is left of the throughput, where one row in a
+/// hundred is put out (fraud), and where all are (map-all).
+pub(super) fn exactly_once(context: &Context<'_>) -> Result<Outcome> {
+    const TARGET: f64 = 0.9;
+    let rows = context.rows.unwrap_or(3 * ROWS);
+    let outputs = outputs(context);
+    let [holds, alerts] = outputs.clone();
+    let state = context.folder.join("exactly-once-state");
+    let fraud = context.repository.join("pipelines/fraud.yaml");
+    let map_all = context.pipeline("json-map-all.yaml");
+    let fraud_keys = vec![
+        format!("sources.transactions.path={}", context.transactions(rows)?.display()),
+        "sinks.holds.type=file".to_owned(),
+        format!("sinks.holds.path={}", holds.display()),
+        format!("sinks.alerts.path={}", alerts.display()),
+    ];
+    let map_keys = vec![
+        format!("sources.bids.path={}", context.bids(rows)?.display()),
+        "sinks.out.type=file".to_owned(),
+        format!("sinks.out.path={}", holds.display()),
+    ];
+    let mut outcome = Outcome::default();
+    for (name, pipeline, keys) in [("fraud", fraud, fraud_keys), ("map-all", map_all, map_keys)] {
+        let run = |exactly_once: bool| {
+            for output in &outputs {
+                let _ = fs::remove_file(output);
+            }
+            let _ = fs::remove_dir_all(&state);
+            let mut command = context.run_engine(&pipeline)?;
+            command.args(["--workers", "1"]);
+            keys.iter().for_each(|key| {
+                command.args(["--set", key]);
+            });
+            if exactly_once {
+                command.args(["--set", "delivery=exactly_once"]).arg("--state").arg(&state);
+            }
+            measure(command.stdout(Stdio::null()).stderr(Stdio::null()))
+        };
+        let (without, with) = paired(&|| run(false), &|| run(true), context.runs)?;
+        let seconds = |of: &[Usage]| median(of.iter().map(|usage| usage.wall_s)) * 1_000.0;
+        outcome.add(format!("{name}: without, wall"), Kind::Duration, seconds(&without));
+        outcome.add(format!("{name}: exactly once, wall"), Kind::Duration, seconds(&with));
+        let shares = without.iter().zip(&with).map(|(without, with)| without.wall_s / with.wall_s);
+        outcome.add(format!("{name}: throughput exactly once / without"), Kind::Ratio, median(shares));
+    }
+    outputs.iter().filter(|output| output.exists()).try_for_each(fs::remove_file)?;
+    fs::remove_dir_all(&state)?;
+    outcome.remarks.push(format!("{rows} rows, commit 20 ms, checkpoint 10 s; the project aims at {TARGET} for fraud"));
+    Ok(outcome)
+}
+
 /// How two outputs differ, whatever the order of their lines.
 fn other_lines(ours: &Path, other: &Path) -> Result<Option<String>> {
     let sorted = |path: &Path| -> Result<Vec<String>> {

@@ -1,0 +1,60 @@
+//! `engine plan FILE --state DIR`: what a pipeline that changed makes of the state of its last run.
+
+use super::{Exit, print, report};
+use crate::cli::{self, PlanArgs};
+use crate::load::plan_file;
+use crate::runtime::durable::{Fate, fates, newest, tail};
+use engine_base::{Diagnostics, SourceMap};
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+/// Compares the two. The state is only read, so an engine may run on it meanwhile.
+pub(crate) fn run(arguments: &PlanArgs) -> Exit {
+    let mut sources = SourceMap::default();
+    let mut diagnostics = Diagnostics::new();
+    let plan = plan_file(&arguments.file, &arguments.pipeline, false, &mut sources, &mut diagnostics);
+    report(cli::human(), &mut diagnostics, &sources);
+    let Some(plan) = plan else {
+        return if diagnostics.has_errors() { Exit::Problems } else { Exit::Success };
+    };
+    let compared = newest(&arguments.state, &plan).and_then(|manifest| {
+        let fates = fates(&plan, manifest.as_ref().map(|(manifest, _)| manifest));
+        Ok((fates, tail(&arguments.state, &plan, manifest)?))
+    });
+    let (fates, tail) = match compared {
+        Ok(compared) => compared,
+        Err(reason) => {
+            let _ = std::io::stderr().write_all(format!("error: {reason}\n").as_bytes());
+            return Exit::Problems;
+        }
+    };
+    let mut text = String::new();
+    let mut refused = false;
+    for (step, fate) in &fates {
+        let (word, why) = match fate {
+            Fate::Keep => ("keep", "it is as it was"),
+            Fate::New => ("new", "it begins with nothing"),
+            Fate::Changed => {
+                ("rebuild", "its keys, its inputs or what it puts out changed: `engine run --rebuild` with its name")
+            }
+            Fate::Gone => {
+                ("gone", "the pipeline has it no longer: `engine run --rebuild` with its name drops its state")
+            }
+        };
+        refused |= matches!(fate, Fate::Changed | Fate::Gone);
+        let _ = writeln!(text, "{step}: {word}: {why}");
+    }
+    if fates.is_empty() {
+        text.push_str("no step keeps anything\n");
+    }
+    if let Some(epochs) = tail {
+        refused = true;
+        let _ = writeln!(
+            text,
+            "{epochs} epochs since the last checkpoint are to be replayed by the pipeline as it was: run that once more, and stop it \
+             with a signal"
+        );
+    }
+    print(&text);
+    if refused { Exit::Problems } else { Exit::Success }
+}

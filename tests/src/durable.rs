@@ -1,0 +1,197 @@
+//! What lies in a state directory, what becomes of it when the pipeline or the input changes, and when it is damaged.
+
+use crate::engine;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+const PIPELINE: &str = "
+version: 1
+pipeline: durable
+delivery: exactly_once
+checkpoint: { every: 100ms }
+sources:
+  rows: { type: file, path: rows.jsonl, format: json, schema: { id: int64, key: string, n: int64 } }
+operators:
+  totals: { type: aggregate, input: rows, key: key, columns: { c: count(*), total: sum(n) } }
+sinks:
+  out: { type: sqlite, input: totals, path: out.db, table: totals, create: true, mode: upsert, key: [key] }
+  all: { type: file, input: rows, path: all.jsonl }
+";
+
+fn write_rows(folder: &Path, rows: std::ops::Range<i64>, n: i64) {
+    let text = rows.fold(String::new(), |mut text, id| {
+        writeln!(text, r#"{{"id":{id},"key":"k{}","n":{n}}}"#, id % 7).expect("a string takes text");
+        text
+    });
+    std::fs::write(folder.join("rows.jsonl"), text).expect("written");
+}
+
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(engine());
+    command.current_dir(folder).args(arguments).stdin(Stdio::null()).output().expect("it runs")
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+const RUN: [&str; 6] = ["run", "pipeline.yaml", "--no-metrics", "--quiet", "--state", "state"];
+
+fn folder(pipeline: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("pipeline.yaml"), pipeline).expect("written");
+    folder
+}
+
+/// By key: how many, and how much.
+fn totals(folder: &Path) -> BTreeMap<String, (i64, i64)> {
+    let file = rusqlite::Connection::open(folder.join("out.db")).expect("it opens");
+    let mut query = file.prepare("SELECT key, c, total FROM totals").expect("a table");
+    let rows = query.query_map((), |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?)))).expect("rows");
+    rows.map(|row| row.expect("a row")).collect()
+}
+
+fn expected(count: i64, n: i64) -> BTreeMap<String, (i64, i64)> {
+    let mut all = BTreeMap::new();
+    for id in 0..count {
+        let of: &mut (i64, i64) = all.entry(format!("k{}", id % 7)).or_default();
+        *of = (of.0 + 1, of.1 + n);
+    }
+    all
+}
+
+#[test]
+fn a_state_directory_can_be_looked_into() {
+    let folder = folder(PIPELINE);
+    let folder = folder.path();
+    write_rows(folder, 0..1_000, 3);
+    assert!(run(folder, &RUN).status.success());
+    let list = run(folder, &["state", "list", "state"]);
+    assert!(list.status.success() && said(&list).contains("checkpoint 1: ") && said(&list).contains("7 entries"));
+    let inspect = said(&run(folder, &["state", "inspect", "state"]));
+    for part in [
+        "source rows, partition 0: read up to 1000",
+        "step totals (aggregate): 7 entries",
+        "sink out: batches up to",
+        "sink all: batches up to",
+    ] {
+        assert!(inspect.contains(part), "{part}: {inspect}");
+    }
+    let none = run(folder, &["state", "inspect", "state", "99"]);
+    assert!(!none.status.success() && said(&none).contains("no such checkpoint: there are 1"), "{}", said(&none));
+    let verify = run(folder, &["state", "verify", "state"]);
+    assert!(verify.status.success() && said(&verify).contains("7 entries, as written"), "{}", said(&verify));
+    let nothing = run(folder, &["state", "list", "nowhere"]);
+    assert!(!nothing.status.success() && said(&nothing).contains("no state directory"), "{}", said(&nothing));
+}
+
+#[test]
+fn of_a_damaged_checkpoint_the_one_before_is_used() {
+    let folder = folder(PIPELINE);
+    let folder = folder.path();
+    for count in [1_000, 2_000, 3_000] {
+        write_rows(folder, 0..count, 3);
+        assert!(run(folder, &RUN).status.success());
+    }
+    assert_eq!(totals(folder), expected(3_000, 3));
+    let newest = folder.join("state/checkpoint/manifest-0000000003.json");
+    let mut bytes = std::fs::read(&newest).expect("it is there");
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    std::fs::write(&newest, bytes).expect("written");
+    let list = run(folder, &["state", "list", "state"]);
+    assert!(!list.status.success() && said(&list).contains("not used: "), "{}", said(&list));
+    write_rows(folder, 0..4_000, 3);
+    let output = run(folder, &RUN);
+    assert!(output.status.success() && said(&output).contains("is not used"), "{}", said(&output));
+    assert_eq!(totals(folder), expected(4_000, 3));
+    assert_eq!(std::fs::read_to_string(folder.join("all.jsonl")).expect("written").lines().count(), 4_000);
+}
+
+#[test]
+fn what_a_changed_pipeline_makes_of_its_state_is_told_before() {
+    let folder = folder(PIPELINE);
+    let folder = folder.path();
+    write_rows(folder, 0..1_000, 3);
+    assert!(run(folder, &RUN).status.success());
+    let plan = ["plan", "pipeline.yaml", "--state", "state"];
+    let same = run(folder, &plan);
+    assert!(same.status.success() && said(&same).contains("totals: keep"), "{}", said(&same));
+
+    let more = PIPELINE
+        .replace("total: sum(n)", "total: sum(n), least: min(n)")
+        .replace("  totals:", "  first: { type: top, input: rows, key: key, by: id, limit: 1 }\n  totals:");
+    std::fs::write(folder.join("pipeline.yaml"), &more).expect("written");
+    let changed = run(folder, &plan);
+    assert!(!changed.status.success(), "{}", said(&changed));
+    assert!(said(&changed).contains("totals: rebuild") && said(&changed).contains("first: new"), "{}", said(&changed));
+    let refused = run(folder, &RUN);
+    assert!(!refused.status.success() && said(&refused).contains("--rebuild totals"), "{}", said(&refused));
+    let unknown = run(folder, &[&RUN[..], &["--rebuild", "others"]].concat());
+    assert!(!unknown.status.success() && said(&unknown).contains("no step of that name"), "{}", said(&unknown));
+
+    // It begins with nothing, behind what was read.
+    let other = more.replace("out.db", "other.db").replace(
+        "columns: { c: count(*), total: sum(n), least: min(n) }",
+        "columns: { c: count(*), total: sum(n), least: min(n) }",
+    );
+    std::fs::write(folder.join("pipeline.yaml"), other).expect("written");
+    write_rows(folder, 0..1_700, 3);
+    let rebuilt = run(folder, &[&RUN[..], &["--rebuild", "totals", "--reset-sink", "out"]].concat());
+    assert!(rebuilt.status.success(), "{}", said(&rebuilt));
+    let file = rusqlite::Connection::open(folder.join("other.db")).expect("it opens");
+    let counted: i64 = file.query_row("SELECT sum(c) FROM totals", (), |row| row.get(0)).expect("a row");
+    assert_eq!(counted, 700);
+    let now = run(folder, &plan);
+    assert!(now.status.success() && said(&now).contains("totals: keep"), "{}", said(&now));
+
+    let gone = PIPELINE.replace(
+        "input: totals, path: out.db, table: totals, create: true, mode: upsert, key: [key]",
+        "input: rows, path: rows.db, table: rows, create: true, mode: append",
+    );
+    let (head, tail) = gone.split_once("  totals:").expect("the step");
+    let (_, tail) = tail.split_once("sinks:").expect("sinks");
+    std::fs::write(folder.join("pipeline.yaml"), format!("{}sinks:{tail}", head.replace("operators:\n", "")))
+        .expect("written");
+    let told = said(&run(folder, &plan));
+    assert!(told.contains("totals: gone"), "{told}");
+}
+
+#[test]
+fn input_that_is_not_what_it_was_is_not_taken_in_silence() {
+    let pipeline = PIPELINE.replace("every: 100ms", "every: 1h");
+    let folder = folder(&pipeline);
+    let folder = folder.path();
+    write_rows(folder, 0..2_000_000, 3);
+    let mut child = Command::new(engine())
+        .current_dir(folder)
+        .args(RUN)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    // Until something is committed.
+    let journal = || -> u64 {
+        let files = std::fs::read_dir(folder.join("state/journal")).into_iter().flatten().flatten();
+        files.filter_map(|file| Some(file.metadata().ok()?.len())).sum()
+    };
+    while journal() < 100_000 && child.try_wait().expect("it can be asked").is_none() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().expect("it is killed");
+    child.wait().expect("it is gone");
+    write_rows(folder, 0..2_000_000, 4);
+    let refused = run(folder, &RUN);
+    assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+    for part in ["source `rows`: partition 0 has other records", "--accept-changed-input", "another --state"] {
+        assert!(said(&refused).contains(part), "{part}: {}", said(&refused));
+    }
+    // As it was, it goes on.
+    write_rows(folder, 0..2_000_000, 3);
+    assert!(run(folder, &RUN).status.success());
+    assert_eq!(totals(folder), expected(2_000_000, 3));
+}
