@@ -30,8 +30,9 @@ fn write_rows(folder: &Path, rows: std::ops::Range<i64>, n: i64) {
 }
 
 fn run(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(engine());
-    command.current_dir(folder).args(arguments).stdin(Stdio::null()).output().expect("it runs")
+    // A run that hangs is a failure too.
+    let mut command = Command::new("timeout");
+    command.arg("120").arg(engine()).current_dir(folder).args(arguments).stdin(Stdio::null()).output().expect("it runs")
 }
 
 fn said(output: &Output) -> String {

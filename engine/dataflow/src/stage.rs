@@ -68,7 +68,7 @@ struct Inner {
     /// By epoch: rows of each worker, as they came.
     staged: BTreeMap<u64, Vec<(usize, Rows)>>,
     due: VecDeque<Batch>,
-    /// Committed and not yet delivered, those under way too.
+    /// Taken to be committed and not yet delivered, those under way too.
     undelivered: usize,
     /// Every epoch up to this one is delivered.
     released: Option<u64>,
@@ -88,11 +88,12 @@ impl Outbox {
     }
 
     /// The rows of all epochs that a frontier has passed (`None`: all), in the order of epochs and workers, and the last of
-    /// the epochs.
+    /// the epochs. From here on they count as a batch that is not delivered, until [`Outbox::deliver`] is given it.
     pub fn take_staged(&self, frontier: Option<u64>) -> Option<(u64, Rows)> {
         let mut inner = self.lock();
         let later = frontier.map_or_else(BTreeMap::new, |frontier| inner.staged.split_off(&frontier));
         let mut passed = std::mem::replace(&mut inner.staged, later);
+        inner.undelivered += usize::from(!passed.is_empty());
         drop(inner);
         let (epoch, _) = passed.last_key_value()?;
         let epoch = *epoch;
@@ -109,10 +110,15 @@ impl Outbox {
         std::mem::replace(&mut inner.failed, later)
     }
 
-    /// Has a committed batch brought out. In the order of their sequences.
+    /// Has a batch of an earlier run brought out. In the order of their sequences, before all others.
+    pub fn deliver_again(&self, batch: Batch) {
+        self.lock().undelivered += 1;
+        self.deliver(batch);
+    }
+
+    /// Has a batch brought out that was staged and is committed. In the order of their sequences.
     pub fn deliver(&self, batch: Batch) {
         let mut inner = self.lock();
-        inner.undelivered += 1;
         inner.due.push_back(batch);
         inner.wakers.iter().for_each(Waker::wake);
     }

@@ -461,7 +461,7 @@ impl Recovered {
     pub(crate) fn outbox(&mut self, sink: &str, delivered: OnDelivered) -> Arc<Outbox> {
         let outbox = Outbox::new(self.committed, delivered);
         for batch in self.outstanding.remove(sink).unwrap_or_default() {
-            outbox.deliver(batch);
+            outbox.deliver_again(batch);
         }
         Arc::new(outbox)
     }
