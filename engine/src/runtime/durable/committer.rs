@@ -1,7 +1,7 @@
 //! The thread that makes commits durable, and has what is committed brought out.
 
 use super::ledger::Ledger;
-use super::record::{EpochRecord, Failed, Record, Staged};
+use super::record::{EpochRecord, Failed, Place, Record, Staged};
 use super::{Sources, move_on};
 use engine_dataflow::cuts::Together;
 use engine_dataflow::ingest::Committed;
@@ -111,7 +111,7 @@ impl Committer {
                     continue;
                 }
                 upto = upto.max(closed.epoch);
-                let mut cut: BTreeMap<String, BTreeMap<u32, (u64, i64, u64, u64)>> = BTreeMap::new();
+                let mut cut: BTreeMap<String, BTreeMap<u32, Place>> = BTreeMap::new();
                 for (source, marks) in &closed.cut {
                     let of = cut.entry(self.sources.name(*source).to_owned()).or_default();
                     for (partition, mark) in marks {

@@ -46,13 +46,16 @@ pub(crate) struct Record {
     pub(crate) delivered: BTreeMap<String, Delivered>,
 }
 
+/// Where a partition stands after an epoch, and what was read of it in the epoch.
+pub(crate) type Place = (u64, i64, u64, u64);
+
 /// An epoch.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct EpochRecord {
     pub(crate) epoch: u64,
     /// Of each partition that moved: the offset before which it was read, when it was read (nanoseconds since 1970 UTC), how
     /// many records that were, and a hash of the first and last of them.
-    pub(crate) cut: BTreeMap<String, BTreeMap<u32, (u64, i64, u64, u64)>>,
+    pub(crate) cut: BTreeMap<String, BTreeMap<u32, Place>>,
     /// Where each source stood in event time at its close, where that changed, and the clock.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) times: Vec<(String, Standing, i64)>,
