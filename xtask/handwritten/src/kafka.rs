@@ -210,28 +210,32 @@ pub(crate) fn consume(brokers: &str, topic: &str, count: u64) -> Result<(), Erro
 pub(crate) fn arrivals(brokers: &str, topic: &str, fields: &[&str]) -> Result<(), Error> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("group.id", format!("arrivals-{}", now_us()));
-    config.set("enable.auto.commit", "false");
+    // The marks of transactions take offsets and are no records: only the broker can tell where the end is.
+    config.set("enable.auto.commit", "false").set("enable.partition.eof", "true");
     let consumer: BaseConsumer = config.create()?;
     let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT)?;
     let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
     let mut assignment = TopicPartitionList::new();
-    let mut left = 0;
+    let mut left = partitions;
     for partition in 0..i32::try_from(partitions)? {
-        let (low, high) = consumer.fetch_watermarks(topic, partition, TIMEOUT)?;
-        left += high - low;
         assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
     }
     consumer.assign(&assignment)?;
     let mut out = BufWriter::new(io::stdout().lock());
     while left > 0 {
-        let message = consumer.poll(TIMEOUT).ok_or("the broker went silent")??;
+        let message = match consumer.poll(TIMEOUT).ok_or("the broker went silent")? {
+            Err(KafkaError::PartitionEOF(_)) => {
+                left -= 1;
+                continue;
+            }
+            message => message?,
+        };
         for field in fields {
             let value = sonic_rs::get(message.payload().unwrap_or_default(), &[*field])?;
             write!(out, "{} ", value.as_raw_str().trim_matches('"'))?;
         }
         let timestamp_ms = message.timestamp().to_millis().ok_or("a message without a timestamp")?;
         writeln!(out, "{timestamp_ms}")?;
-        left -= 1;
     }
     Ok(out.flush()?)
 }
