@@ -172,12 +172,9 @@ fn input_that_is_not_what_it_was_is_not_taken_in_silence() {
         .stderr(Stdio::null())
         .spawn()
         .expect("it starts");
-    // Until something is committed.
-    let journal = || -> u64 {
-        let files = std::fs::read_dir(folder.join("state/journal")).into_iter().flatten().flatten();
-        files.filter_map(|file| Some(file.metadata().ok()?.len())).sum()
-    };
-    while journal() < 100_000 && child.try_wait().expect("it can be asked").is_none() {
+    // What is brought out is committed.
+    let brought_out = || std::fs::metadata(folder.join("all.jsonl")).map_or(0, |file| file.len());
+    while brought_out() == 0 && child.try_wait().expect("it can be asked").is_none() {
         std::thread::sleep(Duration::from_millis(5));
     }
     child.kill().expect("it is killed");
