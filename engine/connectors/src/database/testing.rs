@@ -349,7 +349,6 @@ pub(crate) fn crashes_leave_no_trace(database: &impl Database, seed: u64, crashe
         batch: &|number| exact_batch(&plan, number),
         batch_of: &|row| row / 100,
         life: std::time::Duration::from_millis(life_ms),
-        again: 3,
     };
     let (last, failed) = exact::crash(seed, crashes, &sink);
     let (kept, expected) = exact_result(&plan, 1..=last);

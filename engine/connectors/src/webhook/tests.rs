@@ -545,7 +545,6 @@ fn crashes_leave_no_trace_at_a_receiver_that_acts_once() {
         batch: &|number| exact_batch(&plan, number),
         batch_of: &|row| row / 100,
         life: Duration::from_millis(300),
-        again: 3,
     };
     let (last, failed) = crash(7, 30, &sink);
     let keys = |number: u64| number * 100..number * 100 + number * 7 % 11;

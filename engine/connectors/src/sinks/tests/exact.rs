@@ -163,13 +163,7 @@ fn crashes_leave_no_trace_in_a_file() {
             }
             self::open(&path, "", &exact, exact.delivered.is_some())
         };
-        let sink = Crashing {
-            open: &open,
-            batch: &batch,
-            batch_of: &|row| row / 100,
-            life: Duration::from_millis(20),
-            again: 10,
-        };
+        let sink = Crashing { open: &open, batch: &batch, batch_of: &|row| row / 100, life: Duration::from_millis(20) };
         let (last, failed) = testing::crash(seed, 100, &sink);
         assert_eq!(failed, []);
         assert_eq!(fs::read_to_string(&path).unwrap(), written(1..=last), "seed {seed}");

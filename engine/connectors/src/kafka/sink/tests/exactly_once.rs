@@ -186,7 +186,6 @@ fn crashes_leave_no_trace() {
         batch: &|number| some(&plan, number),
         batch_of: &|row| row / 100,
         life: Duration::from_millis(600),
-        again: 3,
     };
     let (last, failed) = crash(3, 20, &sink);
     assert_eq!((failed, *opened.borrow()), (Vec::new(), 21));
