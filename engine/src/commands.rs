@@ -9,9 +9,13 @@ pub(crate) mod schema;
 pub(crate) mod state;
 pub(crate) mod test;
 
+use crate::cli::{self, PipelineArgs};
+use crate::load::plan_file;
 use engine_base::diagnostic::render::{Format, render};
 use engine_base::{Diagnostics, SourceMap};
+use engine_plan::Plan;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// How a command ends.
@@ -33,6 +37,15 @@ impl From<Exit> for ExitCode {
             Exit::Usage => 2,
         })
     }
+}
+
+/// The plan of a file, with its problems reported to a person; without one, how the command ends.
+pub(crate) fn planned(file: &Path, arguments: &PipelineArgs) -> Result<Plan, Exit> {
+    let mut sources = SourceMap::default();
+    let mut diagnostics = Diagnostics::new();
+    let plan = plan_file(file, arguments, false, &mut sources, &mut diagnostics);
+    report(cli::human(), &mut diagnostics, &sources);
+    plan.ok_or(if diagnostics.has_errors() { Exit::Problems } else { Exit::Success })
 }
 
 /// Writes problems: for people to stderr, for machines to stdout.

@@ -14,7 +14,7 @@ fn write(folder: &Path, name: &str, text: &str) {
 }
 
 /// The one line that a query on a server gives.
-fn ask(url: &str, query: &str) -> String {
+pub(crate) fn ask(url: &str, query: &str) -> String {
     let psql = postgres::program("psql").expect("psql is there");
     let output = Command::new(psql).args([url, "-X", "-A", "-t", "-c", query]).output().expect("it runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -15,7 +15,8 @@ pub(crate) struct Receiver {
 struct Shared {
     /// Connections are taken, and no request is answered.
     silent: AtomicBool,
-    bodies: Mutex<Vec<String>>,
+    /// With the `Idempotency-Key` of each, where it had one.
+    requests: Mutex<Vec<(Option<String>, String)>>,
 }
 
 impl Receiver {
@@ -44,7 +45,12 @@ impl Receiver {
 
     /// The bodies of the requests that were answered.
     pub(crate) fn bodies(&self) -> Vec<String> {
-        self.shared.bodies.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.requests().into_iter().map(|(_, body)| body).collect()
+    }
+
+    /// The requests that were answered: the `Idempotency-Key` of each, where it had one, and its body.
+    pub(crate) fn requests(&self) -> Vec<(Option<String>, String)> {
+        self.shared.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -52,7 +58,7 @@ impl Receiver {
 fn serve(stream: TcpStream, shared: &Shared) {
     let mut reader = BufReader::new(stream);
     loop {
-        let mut length = 0;
+        let (mut length, mut key) = (0, None);
         loop {
             let mut line = String::new();
             match reader.read_line(&mut line) {
@@ -60,10 +66,14 @@ fn serve(stream: TcpStream, shared: &Shared) {
                 Ok(_) if line == "\r\n" => break,
                 Ok(_) => {}
             }
-            if let Some((name, value)) = line.split_once(':')
-                && name.eq_ignore_ascii_case("content-length")
-            {
-                length = value.trim().parse().unwrap_or_default();
+            match line.split_once(':') {
+                Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                    length = value.trim().parse().unwrap_or_default();
+                }
+                Some((name, value)) if name.eq_ignore_ascii_case("idempotency-key") => {
+                    key = Some(value.trim().to_owned());
+                }
+                _ => {}
             }
         }
         let mut body = vec![0; length];
@@ -76,7 +86,7 @@ fn serve(stream: TcpStream, shared: &Shared) {
             return;
         }
         let body = String::from_utf8_lossy(&body).into_owned();
-        shared.bodies.lock().unwrap_or_else(PoisonError::into_inner).push(body);
+        shared.requests.lock().unwrap_or_else(PoisonError::into_inner).push((key, body));
         if reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").is_err() {
             return;
         }

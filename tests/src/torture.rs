@@ -4,7 +4,9 @@
 //! `TORTURE_SEED` and `TORTURE_KILLS` say which run it is; any seed runs again (`cargo xtask torture`). With
 //! `TORTURE_SERVICES=restart` the broker and the database are the test's own, and are killed too.
 
+use crate::databases::ask;
 use crate::engine;
+use crate::receiver::Receiver;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -15,14 +17,12 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rusqlite::Connection;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use xtask::services::{Kafka, KafkaOptions, Postgres, postgres};
+use xtask::services::{Kafka, KafkaOptions, Postgres};
 
 /// When the first payment was, milliseconds since 1970.
 const START_MS: i64 = 1_767_225_600_000;
@@ -139,67 +139,18 @@ sinks:
   alerts: { type: webhook, input: told, url: "RECEIVER", idempotency_key: "CAST(id AS STRING)", columns: [id, told, risk], retry: { first: 20ms, max: 200ms } }
 "#;
 
-/// Acts once for each `Idempotency-Key`, as a receiver that may be used for money does.
-#[derive(Default)]
-struct Acting {
-    acted: Mutex<BTreeMap<String, String>>,
-    wrong: Mutex<Vec<String>>,
-}
-
-impl Acting {
-    fn start() -> (Arc<Acting>, String) {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let url = format!("http://{}/act", listener.local_addr().expect("its address"));
-        let acting = Arc::new(Acting::default());
-        let shared = acting.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let shared = shared.clone();
-                std::thread::spawn(move || shared.serve(stream));
-            }
-        });
-        (acting, url)
-    }
-
-    fn serve(&self, stream: TcpStream) {
-        let mut reader = BufReader::new(stream);
-        loop {
-            let (mut length, mut key) = (0, None);
-            loop {
-                let mut line = String::new();
-                match reader.read_line(&mut line) {
-                    Ok(0) | Err(_) => return,
-                    Ok(_) if line == "\r\n" => break,
-                    Ok(_) => {}
-                }
-                match line.split_once(':') {
-                    Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
-                        length = value.trim().parse().unwrap_or_default();
-                    }
-                    Some((name, value)) if name.eq_ignore_ascii_case("idempotency-key") => {
-                        key = Some(value.trim().to_owned());
-                    }
-                    _ => {}
-                }
-            }
-            let mut body = vec![0; length];
-            if reader.read_exact(&mut body).is_err() {
-                return;
-            }
-            let (key, body) = (key.unwrap_or_default(), String::from_utf8_lossy(&body).into_owned());
-            let mut acted = self.acted.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(before) = acted.insert(key.clone(), body.clone())
-                && before != body
-            {
-                let text = format!("{key} came with {before}, and again with {body}");
-                self.wrong.lock().unwrap_or_else(PoisonError::into_inner).push(text);
-            }
-            drop(acted);
-            if reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").is_err() {
-                return;
-            }
+/// What a receiver that acts once for each `Idempotency-Key` has done, and the keys that came with different bodies.
+fn acted(receiver: &Receiver) -> (BTreeMap<String, String>, Vec<String>) {
+    let (mut acted, mut wrong) = (BTreeMap::new(), Vec::new());
+    for (key, body) in receiver.requests() {
+        let key = key.unwrap_or_default();
+        if let Some(before) = acted.insert(key.clone(), body.clone())
+            && before != body
+        {
+            wrong.push(format!("{key} came with {before}, and again with {body}"));
         }
     }
+    (acted, wrong)
 }
 
 fn client(brokers: &str) -> ClientConfig {
@@ -365,13 +316,6 @@ fn scores(brokers: &str, topic: &str) -> Vec<Value> {
     found
 }
 
-fn ask(url: &str, query: &str) -> String {
-    let psql = postgres::program("psql").expect("psql is there");
-    let output = Command::new(psql).args([url, "-X", "-A", "-t", "-c", query]).output().expect("it runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
-
 struct Run<'a> {
     folder: &'a Path,
     logs: usize,
@@ -423,14 +367,14 @@ fn killed_at_random_moments_it_delivers_exactly_once() {
     let folder = folder.path();
     let name = format!("torture-{seed}-{}", std::process::id());
     let table = name.replace('-', "_");
-    let (acting, receiver) = Acting::start();
+    let receiver = Receiver::start();
     let model = crate::package().parent().expect("the repository").join("models/risk/model.yaml");
     let pipeline = PIPELINE
         .replace("NAME", &name)
         .replace("BROKERS", &brokers)
         .replace("DATABASE", &database)
         .replace("TABLE", &table)
-        .replace("RECEIVER", &receiver)
+        .replace("RECEIVER", &receiver.url())
         .replace("MODEL", &model.display().to_string());
     std::fs::write(folder.join("pipeline.yaml"), pipeline).expect("written");
     let topic = |of: &str| format!("{name}-{of}");
@@ -488,7 +432,7 @@ fn killed_at_random_moments_it_delivers_exactly_once() {
     };
     let all_there = || {
         windows() as usize >= expected.windows.len()
-            && acting.acted.lock().unwrap_or_else(PoisonError::into_inner).len() >= expected.alerts.len()
+            && acted(&receiver).0.len() >= expected.alerts.len()
             && ask(&database, &format!("SELECT coalesce(sum(n), 0) FROM {table} WHERE card <> 'end'"))
                 == count.to_string()
     };
@@ -541,12 +485,11 @@ fn killed_at_random_moments_it_delivers_exactly_once() {
         .collect();
     assert!(cards == expected.cards, "seed {seed}: other totals");
 
-    let wrong = acting.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+    let (acted, wrong) = acted(&receiver);
     assert!(wrong.is_empty(), "seed {seed}: {wrong:?}");
-    let acted = acting.acted.lock().unwrap_or_else(PoisonError::into_inner);
     let ids: BTreeSet<i64> = acted.keys().map(|key| key.parse().expect("an id")).collect();
     assert!(ids == expected.alerts, "seed {seed}: acted on {}, {} expected", ids.len(), expected.alerts.len());
-    for (key, body) in acted.iter() {
+    for (key, body) in &acted {
         let body: Value = serde_json::from_str(body).expect("a row");
         let body = if body.is_array() { body[0].clone() } else { body };
         let risk = by_id[&key.parse::<i64>().expect("an id")].2;

@@ -72,11 +72,7 @@ pub fn deliver<'scope>(
     let (done_out, done) = builder.new_output::<Rows>();
     let (errors_out, errors) = builder.new_output::<Rows>();
     let mut errors_out = OutputBuilder::<_, NoopBuilder<Rows>>::from(errors_out);
-    let sync = scope.worker().sync_activator_for(builder.operator_info().address.to_vec());
-    // An activation that fails says that the worker is gone: there is nobody left to wake.
-    let waker = Waker::new(move || {
-        let _ = sync.activate();
-    });
+    let waker = Waker::of_operator(&scope, &builder.operator_info());
     shared.control.on_stop(waker.clone());
     let mut writer = match open(waker) {
         Ok(writer) => Some(writer),

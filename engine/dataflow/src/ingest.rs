@@ -344,11 +344,7 @@ pub fn ingest<'scope>(
 
     let info = builder.operator_info();
     let activator = scope.activator_for(info.address.clone());
-    let sync = scope.worker().sync_activator_for(info.address.to_vec());
-    // An activation that fails says that the worker is gone: there is nobody left to wake.
-    let waker = Waker::new(move || {
-        let _ = sync.activate();
-    });
+    let waker = Waker::of_operator(&scope, &info);
     shared.control.on_stop(waker.clone());
     let (heard, statements) = listen(told, activator.clone(), shared.align_ns.is_some());
 

@@ -8,6 +8,8 @@
 use crate::rows::{ErrorRow, Rows};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use timely::dataflow::Scope;
+use timely::dataflow::operators::generic::OperatorInfo;
 
 /// Where a partition stands: everything before it has been handed out, nothing after.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +31,15 @@ impl Waker {
     /// A waker that runs `wake`.
     pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
         Waker(Arc::new(wake))
+    }
+
+    /// A waker of an operator of this worker.
+    pub(crate) fn of_operator(scope: &Scope<'_, u64>, operator: &OperatorInfo) -> Self {
+        let sync = scope.worker().sync_activator_for(operator.address.to_vec());
+        // An activation that fails says that the worker is gone: there is nobody left to wake.
+        Waker::new(move || {
+            let _ = sync.activate();
+        })
     }
 
     /// A waker that does nothing, for tests that poll.

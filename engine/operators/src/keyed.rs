@@ -80,9 +80,8 @@ macro_rules! kept_by_key {
 
             fn restore(&mut self, key: &[u8], slice: i64, state: &[u8]) -> Result<(), String> {
                 self.store.restore(key, slice, state)?;
-                match self.store.find(key, slice) {
-                    Some(slot) => self.restored(slot, key, slice),
-                    None => {}
+                if let Some(slot) = self.store.find(key, slice) {
+                    self.restored(slot, key, slice);
                 }
                 Ok(())
             }

@@ -1,21 +1,16 @@
 //! `engine plan FILE --state DIR`: what a pipeline that changed makes of the state of its last run.
 
-use super::{Exit, print, report};
-use crate::cli::{self, PlanArgs};
-use crate::load::plan_file;
+use super::{Exit, planned, print};
+use crate::cli::PlanArgs;
 use crate::runtime::durable::{Fate, fates, newest, tail};
-use engine_base::{Diagnostics, SourceMap};
 use std::fmt::Write as _;
 use std::io::Write as _;
 
 /// Compares the two. The state is only read, so an engine may run on it meanwhile.
 pub(crate) fn run(arguments: &PlanArgs) -> Exit {
-    let mut sources = SourceMap::default();
-    let mut diagnostics = Diagnostics::new();
-    let plan = plan_file(&arguments.file, &arguments.pipeline, false, &mut sources, &mut diagnostics);
-    report(cli::human(), &mut diagnostics, &sources);
-    let Some(plan) = plan else {
-        return if diagnostics.has_errors() { Exit::Problems } else { Exit::Success };
+    let plan = match planned(&arguments.file, &arguments.pipeline) {
+        Ok(plan) => plan,
+        Err(exit) => return exit,
     };
     let compared = newest(&arguments.state, &plan).and_then(|manifest| {
         let fates = fates(&plan, manifest.as_ref().map(|(manifest, _)| manifest));

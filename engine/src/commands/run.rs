@@ -164,7 +164,7 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
     let committed = Arc::new(Committed::default());
     let state_memory = plan.memory_limit.map(|limit| StateMemory::new(limit, &cold_path(&plan, args.state.as_deref())));
     let workers = usize::from(args.workers);
-    let first = recovered.as_ref().map_or(0, |recovered| recovered.first);
+    let first = recovered.as_ref().map_or(0, |recovered| recovered.first());
     let done = recovered.as_ref().and_then(|recovered| recovered.done);
     let then_live = follow.is_none();
     let follow = follow.or_else(|| recovered.as_ref().map(|recovered| Arc::new(recovered.tail.clone())));
@@ -302,7 +302,7 @@ fn open_sinks(
     if let Some(name) = reset.iter().find(|name| !exact_sinks(plan).any(|step| step.name == **name)) {
         return Err(format!("--reset-sink {name}: the pipeline has no sink of that name that delivers exactly once"));
     }
-    let resumed = recovered.is_some_and(|recovered| recovered.resumed);
+    let resumed = recovered.is_some_and(|recovered| recovered.committed.is_some());
     let mut handles = HashMap::new();
     for step in plan.sinks() {
         let entry = engine_connectors::find_sink(step.kind)

@@ -83,8 +83,7 @@ fn show(dir: &Path, checkpoint: Option<u64>) -> Result<(String, bool), String> {
             if kept.is_empty() { "there is none yet".to_owned() } else { format!("there are {}", kept.join(", ")) };
         return Err(format!("{} has no such checkpoint: {kept}", dir.display()));
     };
-    let kept: Kept = serde_json::from_value(manifest.extra.clone())
-        .map_err(|error| format!("checkpoint {} can't be read: {error}", manifest.checkpoint))?;
+    let kept = Kept::of(manifest)?;
     let mut text = format!(
         "checkpoint {}: {}, epoch {}, the journal from record {} on\n",
         manifest.checkpoint,

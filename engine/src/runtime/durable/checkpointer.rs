@@ -97,16 +97,7 @@ impl Checkpointer {
                 None => messages.recv_timeout(wait.max(PATIENCE)),
             };
             match message {
-                Ok(Message::Part(_, part @ (Part::Reached { .. } | Part::Times { .. }))) => self.note(part),
-                Ok(Message::Part(number, part)) => {
-                    if number == LAST {
-                        // All there is: with what a snapshot under way has of it already.
-                        self.last(&mut open)?;
-                    }
-                    if let Some(open) = &mut open {
-                        self.write(open, part)?;
-                    }
-                }
+                Ok(Message::Part(number, part)) => self.take(number, part, &mut open)?,
                 Ok(Message::Through(LAST)) => self.last(&mut open)?,
                 Ok(Message::Through(number)) => {
                     if let Some(mut under_way) = open.take_if(|open| open.number == number) {
@@ -170,9 +161,22 @@ impl Checkpointer {
         Ok(open.draft.step(name, about))
     }
 
-    fn write(&mut self, open: &mut Open, part: Part) -> Result<(), String> {
+    fn take(&mut self, number: u64, part: Part, open: &mut Option<Open>) -> Result<(), String> {
+        let writes = matches!(part, Part::Slots { .. } | Part::Input { .. });
+        if writes && number == LAST {
+            // All there is: with what a snapshot under way has of it already.
+            self.last(open)?;
+        }
         match part {
+            Part::Reached { step, watermarks_ns } => {
+                self.kept.watermarks_ns.insert(step.to_string(), watermarks_ns);
+            }
+            Part::Times { source, reached_ns } => {
+                let name = self.sources.name(source).to_owned();
+                self.kept.reached_ns.entry(name).or_default().extend(reached_ns);
+            }
             Part::Slots { step, changes: bytes, groups } => {
+                let Some(open) = open else { return Ok(()) };
                 let id = self.step(open, &step)?;
                 let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
                 let mut all = changes(&bytes).peekable();
@@ -182,27 +186,13 @@ impl Checkpointer {
                 }
             }
             Part::Input { step, input, rows } => {
+                let Some(open) = open else { return Ok(()) };
                 let id = self.step(open, &step)?;
                 let chunks = self.kept.inputs.entry(input_name(&step, input)).or_default();
                 write_chunks(id, input, rows, chunks, &mut open.writer)?;
             }
-            Part::Reached { .. } | Part::Times { .. } => self.note(part),
         }
         Ok(())
-    }
-
-    /// Notes how far event time is.
-    fn note(&mut self, part: Part) {
-        match part {
-            Part::Reached { step, watermarks_ns } => {
-                self.kept.watermarks_ns.insert(step.to_string(), watermarks_ns);
-            }
-            Part::Times { source, reached_ns } => {
-                let name = self.sources.name(source).to_owned();
-                self.kept.reached_ns.entry(name).or_default().extend(reached_ns);
-            }
-            Part::Slots { .. } | Part::Input { .. } => {}
-        }
     }
 
     fn publish(&mut self, mut open: Open) -> Result<(), String> {
@@ -364,8 +354,7 @@ fn named_input(name: &str) -> Option<(&str, u16)> {
 }
 
 fn published_chunks(manifest: &Manifest, name: &str) -> Chunks {
-    let kept: Option<Kept> = serde_json::from_value(manifest.extra.clone()).ok();
-    kept.and_then(|kept| kept.inputs.get(name).copied()).unwrap_or_default()
+    Kept::of(manifest).ok().and_then(|kept| kept.inputs.get(name).copied()).unwrap_or_default()
 }
 
 /// Adds rows to a logged input, as chunks: `length of the row u32 │ by how many there are more i64 │ row`, again and again.

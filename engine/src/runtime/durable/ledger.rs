@@ -5,6 +5,7 @@ use engine_base::SourceId;
 use engine_connectors::Delivered;
 use engine_dataflow::Cut;
 use engine_dataflow::watermark::{Standing, Statement};
+use engine_state::checkpoint::Manifest;
 use engine_state::journal::Sequence;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -28,6 +29,14 @@ pub(crate) struct Kept {
     pub(crate) sequences: BTreeMap<String, u64>,
     /// The chunks of the logged inputs of steps on differential dataflow.
     pub(crate) inputs: BTreeMap<String, Chunks>,
+}
+
+impl Kept {
+    /// What a manifest keeps.
+    pub(crate) fn of(manifest: &Manifest) -> Result<Kept, String> {
+        serde_json::from_value(manifest.extra.clone())
+            .map_err(|error| format!("checkpoint {} can't be read: {error}", manifest.checkpoint))
+    }
 }
 
 /// The chunks of a logged input.

@@ -17,10 +17,10 @@ use engine_dataflow::watermark::{Standing, Statement};
 use engine_dataflow::{Control, Cut, CutBoard, RecordedCuts, Rows, StepState, wire};
 use engine_plan::{Plan, Role};
 use engine_state::checkpoint::{
-    CheckpointConfig, Checkpoints, EntryKey, LsmEntries, Manifest, Space, StepAbout, inspect,
+    CheckpointConfig, Checkpoints, EntryKey, LsmEntries, Manifest, Space, StepAbout, StepId, inspect,
 };
 use engine_state::disk::{Disk, RealDisk};
-use engine_state::journal::{Journal, JournalConfig, Sequence, survey};
+use engine_state::journal::{Journal, JournalConfig, Replay, Sequence, survey};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
@@ -67,8 +67,6 @@ pub(crate) struct Recovered {
     pub(crate) committed: Option<u64>,
     /// The last epoch that every sink has acknowledged.
     pub(crate) done: Option<u64>,
-    /// The first epoch of what is new.
-    pub(crate) first: u64,
     /// What each sink that delivers exactly once goes on from.
     pub(crate) exact: HashMap<String, Exact>,
     /// Batches that are committed and perhaps not delivered.
@@ -79,8 +77,6 @@ pub(crate) struct Recovered {
     kept: Kept,
     standings: BTreeMap<SourceId, (Standing, i64)>,
     state: Option<(Checkpoints, Arc<Manifest>, Arc<Mutex<HeldEntries>>)>,
-    /// Whether there was a run before.
-    pub(crate) resumed: bool,
     /// Steps whose state goes.
     rebuilt: Vec<String>,
 }
@@ -124,9 +120,7 @@ pub(crate) fn newest(path: &Path, plan: &Plan) -> Result<Option<(Manifest, Kept)
     }
     let found = inspect(&RealDisk, &path.join("checkpoint")).map_err(told)?;
     let Some(manifest) = found.retained.last() else { return Ok(None) };
-    let kept = serde_json::from_value(manifest.extra.clone())
-        .map_err(|error| format!("checkpoint {} can't be read: {error}", manifest.checkpoint))?;
-    Ok(Some((Manifest::clone(manifest), kept)))
+    Ok(Some((Manifest::clone(manifest), Kept::of(manifest)?)))
 }
 
 /// How many epochs another pipeline than this one has left behind the newest checkpoint of a state directory.
@@ -137,11 +131,8 @@ pub(crate) fn tail(path: &Path, plan: &Plan, newest: Option<(Manifest, Kept)>) -
     let folder = path.join("journal");
     let found = survey(Arc::new(RealDisk), &folder).map_err(told)?;
     let first = Sequence(sequence).max(found.first().unwrap_or_default());
-    for record in found.replay(first).map_err(told)? {
-        let record = record.map_err(told)?;
-        let number = record.sequence.0;
-        let record = Record::decode(&record.payload)
-            .map_err(|reason| format!("record {number} of the journal can't be read: {reason}"))?;
+    for record in records(found.replay(first), path)? {
+        let record = record?;
         epochs += record.epochs.iter().filter(|passed| passed.epoch > epoch).count();
         changed |= record.plan.as_ref().is_some_and(|digest| *digest != plan.logic);
     }
@@ -172,8 +163,9 @@ impl StateDir {
         }
         let manifest = checkpoints.newest();
         let kept = match &manifest {
-            Some(manifest) => serde_json::from_value(manifest.extra.clone())
-                .map_err(|error| format!("checkpoint {} of {shown} can't be read: {error}", manifest.checkpoint))?,
+            Some(manifest) => {
+                Kept::of(manifest).map_err(|problem| format!("the state directory {shown}: {problem}"))?
+            }
             None => Kept::default(),
         };
         let journal_id = journal.id();
@@ -241,7 +233,7 @@ impl StateDir {
         let sources = Sources::of(plan);
         check_sources(&self.kept, &sources).map_err(|problem| format!("the state directory {shown} {problem}"))?;
         let (mut base, mut from_record) = (0, self.journal.first());
-        let mut recovered = Recovered { resumed: self.begun, first: 1, ..Recovered::default() };
+        let mut recovered = Recovered::default();
         let mut delivered = self.kept.delivered.clone();
         let mut sequences = self.kept.sequences.clone();
         if let Some(manifest) = &self.manifest {
@@ -250,16 +242,12 @@ impl StateDir {
             recovered.from = sources.numbered(&self.kept.marks);
             recovered.committed = Some(base);
             recovered.done = Some(base);
-            recovered.first = base + 1;
             recovered.state = Some((self.checkpoints.clone(), manifest.clone(), self.held.clone()));
         }
         let mut changed = self.manifest.is_some() && self.kept.plan != plan.logic;
         let mut staged = Vec::new();
-        for record in self.journal.replay(from_record).map_err(told)? {
-            let record = record.map_err(told)?;
-            let number = record.sequence.0;
-            let record = Record::decode(&record.payload)
-                .map_err(|reason| format!("record {number} of the journal in {shown} can't be read: {reason}"))?;
+        for record in records(self.journal.replay(from_record), &self.path)? {
+            let record = record?;
             for (source, marks) in sources.numbered(&record.starts) {
                 let known = recovered.from.entry(source).or_default();
                 for (partition, mark) in marks {
@@ -300,7 +288,6 @@ impl StateDir {
         if changed {
             self.check_changed(plan, &recovered, rebuild)?;
         }
-        recovered.first = recovered.first.max(recovered.committed.map_or(1, |committed| committed + 1));
         for step in plan.sinks().filter(|step| matches!(step.role, Role::Sink { exact: Some(_), .. })) {
             let exact = Exact {
                 pipeline: plan.name.as_str().into(),
@@ -372,15 +359,13 @@ impl StateDir {
     pub(crate) fn threads(self, parts: Threads<'_>, recovered: &mut Recovered) -> (Committer, Checkpointer, Closing) {
         let sources = Sources::of(parts.plan);
         let committed = recovered.committed.unwrap_or(0);
-        let mut ledger =
-            Ledger::new(sources.clone(), sources.numbered(&self.kept.marks), committed, self.journal.next());
+        let mut ledger = Ledger::new(sources.clone(), recovered.from.clone(), committed, self.journal.next());
         ledger.stands(recovered.standings.clone());
         // The tail is not in the checkpoint.
         let mut done_cut = recovered.from.clone();
         let mut not_done = VecDeque::new();
         let base = self.manifest.as_ref().map_or(0, |manifest| manifest.epoch);
         let first_record = self.manifest.as_ref().map_or(self.journal.first(), |m| Sequence(m.journal_sequence));
-        ledger.starts(&recovered.from);
         for (epoch, offsets) in &recovered.tail.epochs {
             let cut = cut_of(offsets);
             let times = recovered.tail.times.get(&epoch.0).cloned().unwrap_or_default();
@@ -457,6 +442,20 @@ pub(crate) struct Threads<'a> {
 }
 
 impl Recovered {
+    /// The first epoch of what is new.
+    pub(crate) fn first(&self) -> u64 {
+        self.committed.map_or(1, |committed| committed + 1)
+    }
+
+    /// The number that a checkpoint has for a step whose state is to be put back.
+    fn stored(&self, manifest: &Manifest, step: &str) -> Option<StepId> {
+        manifest.step(step).filter(|_| !self.is_rebuilt(step))
+    }
+
+    fn is_rebuilt(&self, step: &str) -> bool {
+        self.rebuilt.iter().any(|name| name == step)
+    }
+
     /// The outbox of a sink that delivers exactly once, with what is still to be brought out.
     pub(crate) fn outbox(&mut self, sink: &str, delivered: OnDelivered) -> Arc<Outbox> {
         let outbox = Outbox::new(self.committed, delivered);
@@ -486,7 +485,7 @@ impl Recovered {
 
     /// The watermarks that the inputs of a step had reached.
     pub(crate) fn watermarks_ns(&self, step: &str) -> Vec<Option<i64>> {
-        if self.rebuilt.iter().any(|name| name == step) {
+        if self.is_rebuilt(step) {
             return Vec::new();
         }
         let reached = self.kept.watermarks_ns.get(step).into_iter().flatten();
@@ -503,9 +502,7 @@ impl Recovered {
         state: &mut dyn StepState,
     ) -> Result<(), String> {
         let Some((checkpoints, manifest, all_held)) = &self.state else { return Ok(()) };
-        let Some(id) = manifest.step(step).filter(|_| !self.rebuilt.iter().any(|name| name == step)) else {
-            return Ok(());
-        };
+        let Some(id) = self.stored(manifest, step) else { return Ok(()) };
         let groups = groups_of(worker, workers);
         if groups.is_empty() {
             return Ok(());
@@ -540,9 +537,7 @@ impl Recovered {
     ) -> Result<KeptInputs, String> {
         let mut all: KeptInputs = vec![Vec::new(); inputs];
         let Some((checkpoints, manifest, _)) = &self.state else { return Ok(all) };
-        let Some(id) = manifest.step(step).filter(|_| !self.rebuilt.iter().any(|name| name == step)) else {
-            return Ok(all);
-        };
+        let Some(id) = self.stored(manifest, step) else { return Ok(all) };
         let groups = groups_of(worker, workers);
         if groups.is_empty() || !(0..inputs).any(|at| self.kept.inputs.contains_key(&input_name(step, at as u16))) {
             return Ok(all);
@@ -588,13 +583,24 @@ pub(crate) fn read_journal(path: &Path, from: u64) -> Result<u64, String> {
     let (journal, _) =
         Journal::open(Arc::new(RealDisk), &path.join("journal"), JournalConfig::default()).map_err(told)?;
     let mut count = 0;
-    for record in journal.replay(Sequence(from).max(journal.first())).map_err(told)? {
-        let record = record.map_err(told)?;
-        Record::decode(&record.payload)
-            .map_err(|reason| format!("record {} of the journal can't be read: {reason}", record.sequence.0))?;
+    for record in records(journal.replay(Sequence(from).max(journal.first())), path)? {
+        record?;
         count += 1;
     }
     Ok(count)
+}
+
+/// The commits in the journal of a state directory.
+fn records(
+    replay: engine_state::Result<Replay>,
+    path: &Path,
+) -> Result<impl Iterator<Item = Result<Record, String>>, String> {
+    let shown = path.display();
+    Ok(replay.map_err(told)?.map(move |record| {
+        let record = record.map_err(told)?;
+        Record::decode(&record.payload)
+            .map_err(|reason| format!("record {} of the journal in {shown} can't be read: {reason}", record.sequence.0))
+    }))
 }
 
 /// Whether a former run has begun with the folder. Refuses one of another pipeline, or of another engine.
