@@ -261,6 +261,10 @@ impl Checkpointer {
             }
             let Some((step, input)) = named_input(&name) else { continue };
             let id = self.step(open, step)?;
+            if manifest.step(step) != Some(id) {
+                // What the last checkpoint has under that name is let go.
+                continue;
+            }
             // What the last checkpoint has; the chunks of this one stay behind it.
             let mut rows: HashMap<Vec<u8>, i64> = HashMap::new();
             let mut held = Vec::new();
@@ -277,8 +281,7 @@ impl Checkpointer {
                 held.push((key.group, key.key.to_vec(), Checkpoints::held(&key, value)));
                 ControlFlow::Continue(())
             };
-            let Some(stored) = manifest.step(step) else { continue };
-            self.checkpoints.load(&manifest, Space::INPUTS, stored, 0..=u16::MAX, visit).map_err(told)?;
+            self.checkpoints.load(&manifest, Space::INPUTS, id, 0..=u16::MAX, visit).map_err(told)?;
             if let Some(problem) = problem {
                 return Err(problem);
             }
