@@ -40,7 +40,7 @@ pub(crate) enum Command {
     Schema,
     /// Compare a pipeline with the state of its last run
     ///
-    /// Says for each step with state whether it goes on with it: keep, new, rebuild or gone.
+    /// Says for each step with state whether it goes on with it: keep, migrate, new or reject.
     ///
     /// Exit codes: 0 (it can go on), 1 (problems, or `engine run` would refuse), 2 (usage).
     Plan(PlanArgs),

@@ -149,9 +149,9 @@ pub trait SinkHandle: Send + Sync {
 
     /// Of a sink that delivers exactly once: the note of the place where it goes on, asked for after each opening. Where it is
     /// not the one that the sink was told ([`Delivered::note`]), it is kept in the journal, beside the sequence that was
-    /// delivered (0 for none), before a batch is written.
-    fn first_note(&self) -> String {
-        String::new()
+    /// delivered (0 for none), before a batch is written. `None` where it goes on as it was told.
+    fn first_note(&self) -> Option<String> {
+        None
     }
 }
 

@@ -540,7 +540,8 @@ struct Line {
 #[derive(Default)]
 struct Answers {
     tickets: Tickets,
-    failed: Vec<ErrorRow>,
+    /// Rows that failed, each with its ticket.
+    failed: Vec<(u64, ErrorRow)>,
     fatal: Option<String>,
 }
 
@@ -587,7 +588,8 @@ impl Writer for WebhookWriter {
                 Ok(key) => items.push(Item { ticket, body: body.to_vec(), key, position, ingest_ns }),
                 Err(error) => {
                     let step = self.line.shared.name.clone();
-                    answers.failed.push(ErrorRow { step, error, payload: body.to_vec(), position, ingest_ns });
+                    let row = ErrorRow { step, error, payload: body.to_vec(), position, ingest_ns };
+                    answers.failed.push((ticket, row));
                     failed += 1;
                 }
             }
@@ -609,12 +611,12 @@ impl Writer for WebhookWriter {
 
     fn acknowledged(&mut self) -> Acknowledged {
         let mut answers = lock(&self.line.answers);
-        Acknowledged {
-            up_to: answers.tickets.up_to(),
-            failed: std::mem::take(&mut answers.failed),
-            fatal: answers.fatal.take(),
-            note: None,
-        }
+        let up_to = answers.tickets.up_to();
+        // A batch that is to take effect once may come again as a whole after a crash, with all that failed of it: what did is told
+        // with the batch, not before.
+        let at_once = self.line.shared.exact.is_none();
+        let failed = answers.failed.extract_if(.., |(ticket, _)| at_once || *ticket <= up_to);
+        Acknowledged { up_to, failed: failed.map(|(_, row)| row).collect(), fatal: answers.fatal.take(), note: None }
     }
 
     /// The dispatcher never holds rows back longer than `batch.max_wait`, which is the user's word.
@@ -752,7 +754,8 @@ impl Line {
             if let Some(error) = &error {
                 let Item { body: payload, position, ingest_ns, .. } = row;
                 let step = shared.name.clone();
-                answers.failed.push(ErrorRow { step, error: error.clone(), payload, position, ingest_ns });
+                let failed = ErrorRow { step, error: error.clone(), payload, position, ingest_ns };
+                answers.failed.push((row.ticket, failed));
                 news = true;
             }
             news |= answers.tickets.done(row.ticket, 1);

@@ -1,7 +1,7 @@
 //! Stopping: by a signal, by a fault, by the end of the input.
 
 use crate::source::Waker;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Shared by the workers, the connectors and the command line.
@@ -11,6 +11,8 @@ pub struct Control {
     failed: AtomicBool,
     reason: Mutex<Option<String>>,
     wakers: Mutex<Vec<Waker>>,
+    /// Sources are to close every epoch before this one.
+    close_before: AtomicU64,
 }
 
 impl Control {
@@ -40,6 +42,18 @@ impl Control {
     /// The fault.
     pub fn reason(&self) -> Option<String> {
         self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Asks all sources to close their epochs up to this one, though nothing may have come in it.
+    pub fn close_epochs(&self, up_to: u64) {
+        if self.close_before.fetch_max(up_to + 1, Ordering::SeqCst) <= up_to {
+            self.wake();
+        }
+    }
+
+    /// Whether somebody waits for this epoch to close.
+    pub fn is_to_close(&self, epoch: u64) -> bool {
+        self.close_before.load(Ordering::SeqCst) > epoch
     }
 
     /// Adds someone to wake on a stop.

@@ -436,7 +436,9 @@ pub fn ingest<'scope>(
             let since_ns = in_flight.borrow().since_ns();
             let since_ns = since_ns.map(|since| shared.clock.now_ns() - now_ns.saturating_sub(since) as i64);
             shared.pulse.in_flight(worker as usize, in_flight.borrow().bytes(), since_ns);
-            let stopping = shared.control.stopping();
+            // A replay comes to its end first: what is committed and not replayed would be in no state.
+            let replays = follow.is_some() && shared.then_live && !shared.control.failed();
+            let stopping = shared.control.stopping() && !replays;
             let full = in_flight.borrow().exceeds(now_ns);
             if let Some(since_ns) = paused_since_ns {
                 let ns = now_ns.saturating_sub(since_ns);
@@ -578,8 +580,9 @@ pub fn ingest<'scope>(
             }
             // Cuts that are followed are followed to their end: what is stated of event time may come after the last row.
             let mut ended = stopping || follow.is_none() && slots.iter().all(|slot| slot.reader.is_none());
-            // A snapshot is due of the open epoch: it closes though nothing came.
-            let is_due = snapshots.as_ref().and_then(|snapshots| snapshots.due()).is_some_and(|due| due >= pace.current);
+            // A snapshot is due of the open epoch, or something waits for its end: it closes though nothing came.
+            let is_due = snapshots.as_ref().and_then(|snapshots| snapshots.due()).is_some_and(|due| due >= pace.current)
+                || shared.control.is_to_close(pace.current);
             if let Some(following) = &mut follow {
                 if following.is_reached(&slots) {
                     if let Some((at, reason)) = following.differs(&slots) {

@@ -193,6 +193,8 @@ pub fn stage<'scope>(
         drop(caps);
         let mut sent: VecDeque<Sent> = VecDeque::new();
         let mut has_ended = false;
+        // What is delivered later must not be known before what failed earlier is: it never goes back.
+        let mut failed_in = None;
         move |frontiers| {
             let mut inner = outbox.lock();
             input.for_each(|cap, rows| {
@@ -247,7 +249,6 @@ pub fn stage<'scope>(
                     shared.control.fail(format!("sink `{name}`: {reason}"));
                     return;
                 }
-                let mut failed_in = None;
                 let failed = answered.failed.len() as u64;
                 if failed > 0 {
                     count_failed(&*meter, &answered.failed);
@@ -257,7 +258,9 @@ pub fn stage<'scope>(
                     outbox.lock().failed.entry(epoch).or_default().push(rows.clone());
                     let cap = cap.delayed(&epoch);
                     errors_out.activate().session_with_builder(&cap).give_container(&mut rows);
-                    failed_in = Some(epoch);
+                    failed_in = failed_in.max(Some(epoch));
+                    // It is not to wait for the next row of a source.
+                    shared.control.close_epochs(epoch);
                 }
                 let now_ns = shared.clock.now_ns();
                 let mut rows = 0;

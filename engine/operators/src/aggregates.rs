@@ -3,6 +3,7 @@
 //! Calls whose states fit in a few words ([`states`]) share them; for the others (`median`, `array_agg`, distinct ones)
 //! the encoded arguments of the rows are kept, and read again for each result.
 
+pub(crate) mod layout;
 pub(crate) mod states;
 
 use crate::render::{compile, evaluate};
@@ -170,13 +171,9 @@ impl Calls {
 
     /// The state of a call, one with another where both are the same.
     fn state(&mut self, kind: StateKind, call: &AggregateCall) -> CallState {
-        let text = |scalar: Option<&engine_expr::Scalar>| scalar.map(|scalar| scalar.text().to_owned());
-        let (argument, filter) = (text(call.args.first()), text(call.filter.as_ref()));
-        let made_of = format!("{kind:?} of {argument:?} where {filter:?}");
+        let made_of = layout::made_of(kind, call);
         let index = self.states_of.iter().position(|(known, _)| *known == made_of).unwrap_or_else(|| {
-            // A float and an integer of one text differ in their bits.
-            let value = argument.filter(|_| kind != StateKind::Count).map(|argument| {
-                let value = format!("{argument} as {}", if kind.of_floats() { "float" } else { "integer" });
+            let value = layout::value_of(kind, call).map(|value| {
                 self.values.iter().position(|known| *known == value).unwrap_or_else(|| {
                     self.values.push(value);
                     self.values.len() - 1

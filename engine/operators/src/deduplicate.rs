@@ -11,7 +11,7 @@ use crate::{OperatorEntry, Render, RenderCx, planned};
 use arrow::array::BooleanArray;
 use engine_base::codes::rolling as codes;
 use engine_dataflow::{EpochStep, Moment, Rows, StepOutput, StepState};
-use engine_plan::kinds::InputKeys;
+use engine_plan::kinds::{InputKeys, StateLayout};
 use engine_plan::{Columns, Cx, OperatorKind, Output, Planned, PlannedOperator, StreamType, hidden};
 use engine_spec::TimeSpan;
 use engine_state::{SlotId, SlotState, SlotStore};
@@ -62,6 +62,10 @@ impl Planned for DeduplicatePlan {
         reads.extend(self.key.iter().cloned());
         reads.insert(hidden::EVENT_TIME.to_owned());
         vec![reads]
+    }
+
+    fn state_layout(&self, _wanted: &[Columns]) -> Option<StateLayout> {
+        Some(StateLayout { fixed: self.within_ns.to_string(), parts: String::new() })
     }
 
     fn facts(&self) -> Vec<(String, String)> {

@@ -7,6 +7,7 @@
 //! What a rendered step puts out at a port holds exactly the columns wanted there, in the order of the planned schema.
 //! A batch of which no column is wanted still has its number of rows.
 
+use aggregates::layout::{Change, Layout};
 use arrow::datatypes::SchemaRef;
 use engine_base::{Clock, StepId};
 use engine_dataflow::changes::RegionStep;
@@ -175,6 +176,38 @@ pub fn render_of(kind: &str, plan: &dyn Planned) -> Option<Render> {
             render => render,
         }),
     }
+}
+
+/// What the state of a step becomes whose parts changed.
+pub struct Conversion {
+    /// The parts that begin with nothing.
+    pub new: Vec<String>,
+    /// The parts that are dropped.
+    pub gone: Vec<String>,
+    convert: Convert,
+}
+
+/// The bytes of a slot as those of another.
+type Convert = Box<dyn Fn(&[u8]) -> Result<Vec<u8>, String>>;
+
+impl Conversion {
+    /// The bytes of a slot as the other step has them.
+    pub fn convert(&self, state: &[u8]) -> Result<Vec<u8>, String> {
+        (self.convert)(state)
+    }
+}
+
+/// How the state of a kind that was written with some parts is made that of others ([`engine_plan::kinds::StateLayout`]).
+pub fn conversion(kind: &str, from: &str, to: &str) -> Result<Conversion, String> {
+    let (from, to) = (Layout::read(from)?, Layout::read(to)?);
+    let (new, gone) = (to.beyond(&from), from.beyond(&to));
+    let change = Change::new(from, to);
+    let convert: Convert = match kind {
+        "window" => Box::new(move |state| window::convert(state, &change)),
+        "rolling" => Box::new(move |state| rolling::convert(state, &change)),
+        _ => return Err(format!("the state of a `{kind}` can't be converted")),
+    };
+    Ok(Conversion { new, gone, convert })
 }
 
 /// The planned form of a kind, as its own type.

@@ -15,5 +15,15 @@ mod step;
 mod tests;
 mod tree;
 
+use crate::aggregates::layout::Change;
+use engine_state::SlotState;
+
+/// The bytes of a key's rows where other calls are kept.
+pub(crate) fn convert(state: &[u8], change: &Change) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    tree::KeyRows::decode(state)?.converted(change)?.encode(&mut bytes);
+    Ok(bytes)
+}
+
 pub use plan::{RollingPlan, kind};
 pub use step::render;

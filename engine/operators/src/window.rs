@@ -22,5 +22,15 @@ mod step;
 #[cfg(test)]
 mod tests;
 
+use crate::aggregates::layout::Change;
+use engine_state::SlotState;
+
+/// The bytes of a slot where other calls are kept.
+pub(crate) fn convert(state: &[u8], change: &Change) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    pane::Slot::decode(state)?.converted(change)?.encode(&mut bytes);
+    Ok(bytes)
+}
+
 pub use plan::{WindowPlan, kind};
 pub use step::render;

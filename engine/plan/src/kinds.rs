@@ -206,10 +206,25 @@ pub trait Planned: Any + Send + Sync + Debug {
         None
     }
 
+    /// What its slots are made of when these columns of each output are read, for steps whose state can be converted when that
+    /// changes.
+    fn state_layout(&self, _wanted: &[Columns]) -> Option<StateLayout> {
+        None
+    }
+
     /// What the component uses that another one must not use at the same time.
     fn claims(&self) -> Vec<Claim> {
         Vec::new()
     }
+}
+
+/// What the slots of a step are made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StateLayout {
+    /// What must be the same for one to go on with the state of the other, beside the kind, the inputs and their keys.
+    pub fixed: String,
+    /// The parts of a slot, in a form that the kind alone reads: of those that are others it can keep what both have.
+    pub parts: String,
 }
 
 /// What a warning says, and what can be done.

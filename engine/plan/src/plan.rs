@@ -44,8 +44,20 @@ pub struct Plan {
     pub digest: String,
     /// The same over what the rows come to, whatever systems they come from and go to.
     pub logic: String,
-    /// Of each step, over its keys and the rows that it takes and gives.
-    pub step_digests: Vec<String>,
+    /// Of each step, what tells whose state is its own.
+    pub identities: Vec<Identity>,
+}
+
+/// What tells whether kept state is that of a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// SHA-256 in hex over what bears on what it keeps: its keys, the rows that it takes, and what is read of those that it
+    /// gives.
+    pub digest: String,
+    /// The same under the names that components had before, where any was renamed.
+    pub before: String,
+    /// What its slots are made of, where they can be converted: see [`crate::kinds::StateLayout`].
+    pub parts: String,
 }
 
 /// A step of a plan.
@@ -56,6 +68,8 @@ pub struct Step {
     /// Its name: that of its component, or `component.where`, `component.set` and so on for a step that a key of the
     /// component implies.
     pub name: String,
+    /// The name that it had before, under which its state may still be kept.
+    pub renamed_from: Option<String>,
     /// Its `type:`; for an implied step `filter`, `map` or `event_time`.
     pub kind: &'static str,
     /// Implied by a key of a component, rather than written as one.

@@ -157,6 +157,7 @@ impl Planner<'_> {
         self.check_claims();
         self.check_unused();
         self.check_endless();
+        self.check_renamed();
         let objectives = self.plan_objectives();
         if !self.failed.is_empty() && !self.found.has_errors() && !self.broken_before {
             self.note_unknown_until_run(&wiring);
@@ -167,7 +168,7 @@ impl Planner<'_> {
         prune::prune(&mut self.steps);
         let digest = digest::digest(self.pipeline, &self.steps, &self.models);
         let logic = digest::logic(self.pipeline, &self.steps, &self.models);
-        let step_digests = digest::of_steps(self.pipeline, &self.steps);
+        let identities = digest::of_steps(self.pipeline, &self.steps);
         Some(Plan {
             name: self.pipeline.name.clone(),
             description: self.pipeline.description.clone(),
@@ -180,7 +181,7 @@ impl Planner<'_> {
             checkpoint_ns: self.pipeline.checkpoint.ns(),
             digest,
             logic,
-            step_digests,
+            identities,
         })
     }
 
@@ -231,6 +232,7 @@ impl Planner<'_> {
                 folders: Arc::new(Folders::one(&model.base_dir)),
                 instance: None,
                 unnamed: false,
+                renamed_from: None,
                 kept: Vec::new(),
             };
             let Some(kind) = self.registries.models.iter().find(|kind| kind.name == card.kind).copied() else {
@@ -318,6 +320,7 @@ impl Planner<'_> {
         self.steps.push(Step {
             id,
             name: new.name,
+            renamed_from: None,
             kind: new.kind,
             implied: new.implied,
             role: new.role,

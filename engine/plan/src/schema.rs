@@ -111,6 +111,7 @@ impl Writer {
             }
             common.push(self.of::<SetKeys>());
             common.push(self.of::<SourceTimeKeys>());
+            common.push(renamed_from());
             Branch { name: kind.name, summary: kind.summary, own: self.own(kind.config_schema), common }
         });
         let branches = branches.collect();
@@ -140,10 +141,10 @@ impl Writer {
                 InputKeys::Named(keys) => self.named_inputs(keys),
             };
             if kind.inputs == InputKeys::One {
-                let name = json!({ "properties": { "name": step_name() } });
+                let name = json!({ "properties": { "name": step_name(), "renamed_from": old_name() } });
                 steps.push(Branch { name: kind.name, summary: kind.summary, own: own.clone(), common: vec![name] });
             }
-            branches.push(Branch { name: kind.name, summary: kind.summary, own, common: vec![inputs] });
+            branches.push(Branch { name: kind.name, summary: kind.summary, own, common: vec![inputs, renamed_from()] });
         }
         let mut chain = self.of::<ChainConfig>();
         if let Some(steps) = chain.pointer_mut("/properties/steps") {
@@ -151,19 +152,19 @@ impl Writer {
         }
         let summary = "The steps of a template.";
         let mut own = self.of::<InstanceConfig>();
-        branches.push(Branch { name: "template", summary, own: own.clone(), common: Vec::new() });
+        branches.push(Branch { name: "template", summary, own: own.clone(), common: vec![renamed_from()] });
         if let Some(keys) = own.pointer_mut("/properties").and_then(Value::as_object_mut) {
             keys.retain(|key, _| key != "input" && key != "inputs");
             keys.insert("name".to_owned(), step_name());
         }
-        steps.push(Branch { name: "template", summary, own, common: Vec::new() });
+        steps.push(Branch { name: "template", summary, own, common: vec![renamed_from()] });
         let step = self.section("step", "A step of a chain: it reads the one before it.", steps);
         self.defs.insert("Step".to_owned(), step);
         let summary = "Several steps, one after the other.";
-        branches.push(Branch { name: "chain", summary, own: chain, common: Vec::new() });
+        branches.push(Branch { name: "chain", summary, own: chain, common: vec![renamed_from()] });
         let sql = self.of::<SqlConfig>();
         let summary = "One SELECT over named inputs.";
-        branches.push(Branch { name: "sql", summary, own: sql, common: Vec::new() });
+        branches.push(Branch { name: "sql", summary, own: sql, common: vec![renamed_from()] });
         self.section("operator", "What changes rows. The kind is its `type`.", branches)
     }
 
@@ -282,6 +283,15 @@ impl Writer {
 /// The name of a step of a chain.
 fn step_name() -> Value {
     json!({ "type": "string", "description": "Its name, due where it keeps state." })
+}
+
+/// The name that a component had before.
+fn old_name() -> Value {
+    json!({ "type": "string", "description": "The name that it had before: it goes on with the state under that name." })
+}
+
+fn renamed_from() -> Value {
+    json!({ "properties": { "renamed_from": old_name() } })
 }
 
 /// What a component, a model or a parameter can be named.

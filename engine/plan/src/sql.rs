@@ -284,7 +284,11 @@ impl Compiler<'_> {
 
     fn push(&mut self, name: String, kind: &str, span: Span, entries: Vec<Entry>) {
         let node = Node::new(span, Value::Map(entries)).below(span);
+        let suffix = name.strip_prefix(&self.component.name).unwrap_or_default();
+        let renamed_from =
+            self.component.renamed_from.as_ref().map(|(before, said)| (format!("{before}{suffix}"), *said));
         self.steps.push(Component {
+            renamed_from,
             name,
             name_span: self.component.name_span,
             kind: kind.to_owned(),

@@ -698,15 +698,15 @@ fn the_schema_has_a_branch_for_each_kind() {
         assert_eq!(branch["additionalProperties"], false, "{name}: {branch:#}");
         branch["properties"].as_object().expect("properties").keys().cloned().collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(keys("source_rows"), "connection count event_time format metadata schema set type");
-    assert_eq!(keys("operator_keyed"), "changelog input key type");
-    assert_eq!(keys("operator_union"), "inputs reads type");
-    assert_eq!(keys("operator_pair"), "left reads right type");
+    assert_eq!(keys("source_rows"), "connection count event_time format metadata renamed_from schema set type");
+    assert_eq!(keys("operator_keyed"), "changelog input key renamed_from type");
+    assert_eq!(keys("operator_union"), "inputs reads renamed_from type");
+    assert_eq!(keys("operator_pair"), "left reads renamed_from right type");
     assert_eq!(schema["$defs"]["operator_pair"]["properties"]["left"]["description"], "The left rows.");
     assert_eq!(schema["$defs"]["operator_pair"]["required"], serde_json::json!(["type", "left", "right"]));
     assert!(schema["$defs"].get("step_pair").is_none(), "a step of a chain has one input");
-    assert_eq!(keys("operator_chain"), "input inputs steps type");
-    assert_eq!(keys("step_keyed"), "changelog key name type");
+    assert_eq!(keys("operator_chain"), "input inputs renamed_from steps type");
+    assert_eq!(keys("step_keyed"), "changelog key name renamed_from type");
     assert_eq!(keys("sink_out"), "columns delivery format input timestamps type where");
     // A number may come from outside, a kind may not.
     assert_eq!(schema["$defs"]["source_rows"]["properties"]["count"]["anyOf"][1]["$ref"], "#/$defs/Substitution");

@@ -133,6 +133,8 @@ pub struct Component {
     pub instance: Option<String>,
     /// A step of a chain that has no name of its own; `name` is made up from the chain's.
     pub unnamed: bool,
+    /// The name that it had before, whose state it goes on with, and where that is said.
+    pub renamed_from: Option<(String, Span)>,
     /// Keys that stayed from the file when a profile changed `type`, such as `format`: a kind that has no such key may
     /// pass over them.
     pub kept: Vec<String>,

@@ -27,13 +27,16 @@ pub(crate) fn run(arguments: &PlanArgs) -> Exit {
     let mut refused = false;
     for (step, fate) in &fates {
         let (word, why) = match fate {
-            Fate::Keep => ("keep", "it is as it was"),
-            Fate::New => ("new", "it begins with nothing"),
+            Fate::Keep(before) if before != step => ("keep", format!("it was `{before}`")),
+            Fate::Keep(_) => ("keep", "it is as it was".to_owned()),
+            Fate::Migrate(before, new, gone) => ("migrate", migration(step, before, new, gone)),
+            Fate::New => ("new", "it begins with nothing".to_owned()),
             Fate::Changed => {
-                ("rebuild", "its keys, its inputs or what it puts out changed: `engine run --rebuild` with its name")
+                let why = "its keys, its inputs or what is read of it changed";
+                ("reject", format!("{why}: `engine run --rebuild {step}` lets its state go"))
             }
             Fate::Gone => {
-                ("gone", "the pipeline has it no longer: `engine run --rebuild` with its name drops its state")
+                ("reject", format!("the pipeline has it no longer: `engine run --rebuild {step}` lets its state go"))
             }
         };
         refused |= matches!(fate, Fate::Changed | Fate::Gone);
@@ -52,4 +55,20 @@ pub(crate) fn run(arguments: &PlanArgs) -> Exit {
     }
     print(&text);
     if refused { Exit::Problems } else { Exit::Success }
+}
+
+/// What becomes of a state of which parts changed.
+fn migration(step: &str, before: &str, new: &[String], gone: &[String]) -> String {
+    let mut parts = Vec::new();
+    if before != step {
+        parts.push(format!("it was `{before}`"));
+    }
+    if !new.is_empty() {
+        parts.push(format!("begins with nothing: {}", new.join(", ")));
+    }
+    if !gone.is_empty() {
+        parts.push(format!("is dropped: {}", gone.join(", ")));
+    }
+    parts.push("the rest goes on".to_owned());
+    parts.join("; ")
 }

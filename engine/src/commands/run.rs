@@ -69,7 +69,8 @@ pub(crate) struct RunArgs {
     #[arg(long = "reset-sink", value_name = "NAME")]
     reset_sinks: Vec<String>,
 
-    /// Lets the state of a step go, so that it begins with nothing: one that changed, or that the pipeline has no longer.
+    /// Lets the state of a step go that changed, or that the pipeline has no longer; the step begins with nothing. One that is as
+    /// it was keeps its state, so the flag may stay where it is.
     #[arg(long, value_name = "STEP")]
     rebuild: Vec<String>,
 
@@ -123,13 +124,19 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
             step.name
         ));
     }
+    if let (Some((sink, step)), true) = (behind_failures(&plan), args.state.is_some()) {
+        return Err(format!(
+            "step `{step}` keeps state of the rows that sink `{sink}` could not deliver, and those of a sink that delivers at least \
+             once can't be told again after a crash: give the sink `delivery: exactly_once`, or let no step with state read its errors"
+        ));
+    }
     if args.follow_cuts.is_some() && args.state.is_some() {
         return Err(
             "--follow-cuts makes a run again from the beginning, and --state goes on: give one of the two".to_owned()
         );
     }
     let mut state = args.state.as_deref().map(|path| StateDir::open(path, &plan)).transpose()?;
-    let mut recovered = state.as_ref().map(|state| state.recover(&plan, &args.rebuild)).transpose()?;
+    let mut recovered = state.as_mut().map(|state| state.recover(&plan, &args.rebuild)).transpose()?;
     say_how_it_starts(&plan, recovered.as_ref());
     let follow = args.follow_cuts.as_ref().map(|path| {
         let text = std::fs::read_to_string(path).map_err(|error| error.to_string());
@@ -253,6 +260,23 @@ fn cold_path(plan: &Plan, state: Option<&Path>) -> PathBuf {
     folder.join(format!("{NAME}{}", std::process::id()))
 }
 
+/// A sink that delivers at least once, and a step that keeps state of its failed rows.
+fn behind_failures(plan: &Plan) -> Option<(&str, &str)> {
+    let mut of: BTreeMap<StepId, &str> = BTreeMap::new();
+    for step in &plan.steps {
+        let found = step.inputs.iter().find_map(|edge| match plan.step(edge.from) {
+            sink if matches!(sink.role, Role::Sink { exact: None, .. }) => Some(&*sink.name),
+            before => of.get(&before.id).copied(),
+        });
+        let Some(sink) = found else { continue };
+        if matches!(step.role, Role::Operator) && !step.is_row_wise() {
+            return Some((sink, &step.name));
+        }
+        of.insert(step.id, sink);
+    }
+    None
+}
+
 fn budget_bytes(plan: &Plan) -> u64 {
     plan.max_in_flight.bytes.map_or(IN_FLIGHT_BYTES, |size| size.bytes())
 }
@@ -335,7 +359,12 @@ fn first_notes(
         let handle = handles.get(&step.id)?.lock().unwrap_or_else(PoisonError::into_inner);
         let known = recovered.exact.get(&step.name)?.delivered.as_ref();
         let sequence = known.map_or(0, |known| known.sequence);
-        let delivered = Delivered { sequence, note: handle.as_ref()?.first_note() };
+        let note = match (handle.as_ref()?.first_note(), known) {
+            (Some(note), _) => note,
+            (None, Some(known)) => known.note.clone(),
+            (None, None) => String::new(),
+        };
+        let delivered = Delivered { sequence, note };
         (known != Some(&delivered)).then(|| (step.name.clone(), delivered))
     };
     exact_sinks(plan).filter_map(new).collect()

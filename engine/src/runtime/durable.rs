@@ -17,18 +17,18 @@
 //! STATE/errors.jsonl  error rows that no step reads
 //! ```
 
+mod change;
 mod checkpointer;
 mod committer;
 mod ledger;
 mod open;
 mod record;
 
+pub(crate) use change::{Fate, fates};
 pub(crate) use checkpointer::Message;
 pub(crate) use committer::Event;
 pub(crate) use ledger::Kept;
-pub(crate) use open::{
-    Closing, Fate, Recovered, StateDir, Threads, fates, giver, lock, lossy_sources, newest, read_journal, tail,
-};
+pub(crate) use open::{Closing, Recovered, StateDir, Threads, giver, lock, lossy_sources, newest, read_journal, tail};
 
 use engine_base::SourceId;
 use engine_dataflow::{Cut, Mark};
@@ -88,5 +88,17 @@ fn move_on(cut: &mut Cut, later: &Cut) {
     for (source, marks) in later {
         let known = cut.entry(*source).or_default();
         known.extend(marks.iter().map(|(partition, mark)| (*partition, mark.clone())));
+    }
+}
+
+/// Takes over what connectors need to seek to marks that are known without it.
+fn fill(cut: &mut Cut, with: &Cut) {
+    for (source, marks) in with {
+        let Some(known) = cut.get_mut(source) else { continue };
+        for (partition, mark) in marks {
+            if let Some(known) = known.get_mut(partition).filter(|known| known.next == mark.next) {
+                known.detail.clone_from(&mark.detail);
+            }
+        }
     }
 }

@@ -178,6 +178,7 @@ impl Maker<'_> {
                 folders: pipeline.folders.clone(),
                 instance: None,
                 unnamed: false,
+                renamed_from: None,
                 kept: Vec::new(),
             };
             pipeline.sinks.insert(end_of(&name), end);

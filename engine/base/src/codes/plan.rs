@@ -67,6 +67,9 @@ pub const CLAIMED_TWICE: Code = Code("E0330");
 
 /// The column that event time is read from is replaced before a step that needs event time.
 pub const EVENT_TIME_REPLACED: Code = Code("E0331");
+
+/// `renamed_from` names what has not gone.
+pub const RENAMED: Code = Code("E0332");
 /// The codes of this subject, in order.
 pub const CODES: &[CodeInfo] = &[
     CodeInfo {
@@ -388,5 +391,20 @@ operators:
 
 Where the source has the wrong time, correct it there, before it becomes the event time: under `set:` of the source, or with
 `event_time: { value: at + INTERVAL '1h' }`. Where no step behind needs event time, the column may be replaced.",
+    },
+    CodeInfo {
+        code: RENAMED,
+        title: "`renamed_from` names something that is still there",
+        explanation: "\
+State goes by names: what a window, a rolling step or a source has kept is found again under the name of its component.
+`renamed_from: old` says that it is to be found under another name, once: so no component may have the old name any more, and
+only one may come from it. A component whose name did not change has no `renamed_from`.
+
+```yaml
+operators:
+  spending: { type: rolling, renamed_from: totals, input: payments, key: card, columns: { n: count(*) } }
+```
+
+When the pipeline has run once under the new name, the key can stay or be taken out.",
     },
 ];

@@ -107,7 +107,7 @@ pub(crate) fn crash(seed: u64, crashes: usize, sink: &Crashing<'_>) -> (u64, Vec
         let open = (sink.open)(exact.clone()).unwrap_or_else(|reason| panic!("life {life} of seed {seed}: {reason}"));
         let note = open.first_note();
         let delivered = exact.delivered.get_or_insert_default();
-        delivered.note = note;
+        delivered.note = note.unwrap_or(std::mem::take(&mut delivered.note));
         let bell = Bell::default();
         let mut writer = open.writer(0, bell.waker());
         let until = Instant::now() + sink.life.mul_f64(random.random_range(0.0..1.0));

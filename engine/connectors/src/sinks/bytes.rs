@@ -207,8 +207,8 @@ impl SinkHandle for StreamSink {
         SinkStats { queued_bytes: self.sender.level().1 as u64, ..self.shared.stats() }
     }
 
-    fn first_note(&self) -> String {
-        self.first_note.clone()
+    fn first_note(&self) -> Option<String> {
+        Some(self.first_note.clone())
     }
 }
 

@@ -1,18 +1,20 @@
 //! The config of `rolling` and its checks.
 
+use crate::aggregates::layout::{Layout, lags};
 use crate::aggregates::null_of_rows;
 use crate::check::{self, OneOrMany};
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use engine_base::Diagnostic;
 use engine_base::codes::rolling as codes;
 use engine_expr::{Aggregation, Scope};
-use engine_plan::kinds::{Caution, InputKeys};
+use engine_plan::kinds::{Caution, InputKeys, StateLayout};
 use engine_plan::{Columns, Cx, OperatorKind, Output, Planned, PlannedOperator, StreamType, hidden};
 use engine_spec::{Expression, SpanOr, TimeSpan};
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use std::fmt;
+use std::collections::BTreeSet;
+use std::fmt::{self, Write};
 use std::sync::Arc;
 
 /// One row out for each row in, with aggregates over the rows of its key in the last while of event time.
@@ -176,6 +178,21 @@ impl Reach {
 }
 
 impl Planned for RollingPlan {
+    fn state_layout(&self, wanted: &[Columns]) -> Option<StateLayout> {
+        let main = wanted.first()?;
+        let read = || self.columns.iter().filter(|column| main.contains(&column.name));
+        let calls = || read().flat_map(|column| &column.aggregation.calls);
+        let mut fixed = format!("{:?} {:?}", self.order, lags(calls()));
+        if self.order == Order::EventTime {
+            // Whole rows wait.
+            for field in self.reads(wanted).iter().flatten().filter_map(|name| self.input.field_with_name(name).ok()) {
+                let _ = write!(fixed, " {} as {}", field.name(), field.data_type());
+            }
+        }
+        let windows: BTreeSet<String> = read().map(|column| format!("over {}", column.over)).collect();
+        Some(StateLayout { fixed, parts: Layout::of(calls()).over(windows.into_iter().collect()).text() })
+    }
+
     fn reads(&self, wanted: &[Columns]) -> Vec<Columns> {
         let wanted: Columns = wanted.iter().flatten().cloned().collect();
         let mut reads: Columns = self.key.iter().cloned().collect();

@@ -1,5 +1,6 @@
 //! What a window keeps: panes of rows, by key and slice or by key and session.
 
+use crate::aggregates::layout::Change;
 use crate::aggregates::{Call, Calls, Form, Keeps, Results};
 use crate::codec::{Bytes, put, put_bytes, put_optional};
 use engine_base::RowError;
@@ -193,6 +194,26 @@ impl Pane {
         Ok(pane)
     }
 
+    /// As it is where other calls are kept.
+    fn converted(self, change: &Change) -> Result<Pane, String> {
+        let words = change.words(&self.words)?.into();
+        let Some(mut more) = self.more.filter(|_| change.to().sizes().2 > 0) else {
+            return Ok(Pane { words, more: None });
+        };
+        for row in &mut more.rows {
+            row.arguments = change.extras(&row.arguments)?.into();
+        }
+        // As if the calls that are gone had never been there.
+        more.rows.retain(|row| row.arguments.iter().any(Option::is_some));
+        if !more.needed.is_empty() {
+            more.needed = change.extras(&more.needed)?;
+        }
+        if more.needed.iter().all(|needed| *needed == Needed::None) {
+            more.needed = Vec::new();
+        }
+        Ok(Pane { words, more: Some(more) })
+    }
+
     pub(crate) fn heap_bytes(&self) -> usize {
         let row = |row: &Kept| {
             let bytes: usize = row.arguments.iter().flatten().map(|argument| argument.len()).sum();
@@ -275,6 +296,19 @@ pub(crate) struct Before {
     pub(crate) since_ns: i64,
     /// None where it was not there.
     pub(crate) pane: Option<Pane>,
+}
+
+impl Slot {
+    /// As it is where other calls are kept.
+    pub(crate) fn converted(mut self, change: &Change) -> Result<Slot, String> {
+        for session in &mut self.sessions {
+            session.pane = std::mem::take(&mut session.pane).converted(change)?;
+        }
+        if let Some(before) = &mut self.before {
+            before.pane = before.pane.take().map(|pane| pane.converted(change)).transpose()?;
+        }
+        Ok(self)
+    }
 }
 
 impl SlotState for Slot {

@@ -2,13 +2,14 @@
 
 use super::assign::Windows;
 use super::fixed::{Bounds, Hopping, TumblingFrom, hopping, positive, tumbling};
+use crate::aggregates::layout::Layout;
 use crate::aggregates::null_of_rows;
 use crate::check::{self, OneOrMany};
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use engine_base::Diagnostic;
 use engine_base::codes::rolling as codes;
 use engine_expr::{Aggregation, Scope};
-use engine_plan::kinds::{Caution, InputKeys};
+use engine_plan::kinds::{Caution, InputKeys, StateLayout};
 use engine_plan::{Columns, Cx, OperatorKind, Output, Planned, PlannedOperator, StreamKind, StreamType, hidden};
 use engine_spec::{Expression, SpanOr, TimeSpan};
 use indexmap::IndexMap;
@@ -150,6 +151,13 @@ impl Planned for WindowPlan {
         let column = |(name, aggregation): &(String, Aggregation)| (name.clone(), aggregation.text().to_owned());
         facts.extend(self.columns.iter().map(column));
         facts
+    }
+
+    fn state_layout(&self, wanted: &[Columns]) -> Option<StateLayout> {
+        let main = wanted.first()?;
+        let read = self.columns.iter().filter(|(name, _)| main.contains(name));
+        let parts = Layout::of(read.flat_map(|(_, aggregation)| &aggregation.calls)).text();
+        Some(StateLayout { fixed: format!("{:?} {} {:?}", self.form, self.lateness_ns, self.when), parts })
     }
 
     fn ticks_ns(&self) -> Option<i64> {

@@ -6,7 +6,7 @@ use engine_base::codes::{plan as codes, rolling};
 use engine_base::{Diagnostic, Span, StepId};
 use engine_spec::pipeline::Measure;
 use engine_spec::{Node, Objective, Parameter, TimeSpan, Value};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 impl Planner<'_> {
     /// Warns of parameters, connections and models that nothing uses.
@@ -94,6 +94,25 @@ impl Planner<'_> {
                 let problem = Diagnostic::warning(rolling::WITHOUT_END, step.span, caution.message);
                 self.found.push(problem.help(caution.help));
             }
+        }
+    }
+
+    /// State is found under one name, and only by one.
+    pub(super) fn check_renamed(&mut self) {
+        let pipeline = self.pipeline;
+        let all = || pipeline.sources.values().chain(pipeline.operators.values());
+        let mut taken: HashMap<&str, &str> = HashMap::new();
+        for component in all() {
+            let Some((before, span)) = &component.renamed_from else { continue };
+            let message = match taken.insert(before, &component.name) {
+                Some(other) => format!("`{other}` was `{before}` before: its state can't go to two"),
+                None if all().any(|other| other.name == *before) => {
+                    format!("`{before}` is still there, with its state")
+                }
+                None => continue,
+            };
+            let problem = Diagnostic::error(codes::RENAMED, *span, message);
+            self.found.push(problem.help("name the component that has gone, or take `renamed_from` out"));
         }
     }
 

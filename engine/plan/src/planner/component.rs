@@ -79,6 +79,7 @@ impl Planner<'_> {
             planned: planned.planned,
             span: component.name_span,
         });
+        self.steps[id.0 as usize].renamed_from = component.renamed_from.as_ref().map(|(before, _)| before.clone());
         let mut rows = Incoming { edge: Edge { from: id, port: 0 }, stream };
         if let Some(SetKeys { set }) = &set
             && !set.is_empty()
@@ -211,6 +212,7 @@ impl Planner<'_> {
             span: component.name_span,
         });
         let step = &mut self.steps[id.0 as usize];
+        step.renamed_from = component.renamed_from.as_ref().map(|(before, _)| before.clone());
         step.exchange = planned.exchange;
         step.state = planned.state;
         step.timed = planned.timed;

@@ -173,11 +173,17 @@ fn steps(chain: &Component, diagnostics: &mut Diagnostics) -> Option<Vec<Compone
                 value: Node::new(before.name_span, Value::String(before.name.clone())),
             },
         };
-        let mut node = step.without(&["type", "name", "input", "inputs"]);
+        let mut node = step.without(&["type", "name", "input", "inputs", "renamed_from"]);
         node.written.head = Some(step_span);
         if let Value::Map(entries) = &mut node.value {
             entries.insert(0, input);
         }
+        let of_chain = |(old, span): &(String, Span)| {
+            let old = if at == last { old.clone() } else { format!("{old}.{}", at + 1) };
+            (old, *span)
+        };
+        let renamed_from = components::renamed_from(step, diagnostics)
+            .or_else(|| chain.renamed_from.as_ref().filter(|_| unnamed || at == last).map(of_chain));
         result.push(Component {
             name,
             name_span,
@@ -188,6 +194,7 @@ fn steps(chain: &Component, diagnostics: &mut Diagnostics) -> Option<Vec<Compone
             folders: chain.folders.clone(),
             instance: None,
             unnamed,
+            renamed_from,
             kept: Vec::new(),
         });
     }

@@ -54,19 +54,10 @@ pub(super) fn component(
     diagnostics: &mut Diagnostics,
 ) -> Option<Component> {
     let (kind, kind_span) = kind(&entry.value, &entry.key, entry.key_span, noun, diagnostics)?;
-    let mut node = entry.value.without(&["type"]);
-    if let Value::Map(entries) = &mut node.value {
-        entries.retain(|key| {
-            if key.key != "renamed_from" {
-                return true;
-            }
-            diagnostics.push(
-                Diagnostic::error(codes::NOT_BUILT, key.key_span, "`renamed_from` is not built yet")
-                    .help("leave it out: state is rebuilt from the source under the new name"),
-            );
-            false
-        });
-    }
+    // What keeps nothing under its name has no such key.
+    let keeps = matches!(noun, "a source" | "an operator");
+    let renamed_from = if keeps { renamed_from(&entry.value, diagnostics) } else { None };
+    let mut node = entry.value.without(if keeps { &["type", "renamed_from"] } else { &["type"] });
     node.written.head = Some(entry.key_span);
     Some(Component {
         name: entry.key.clone(),
@@ -78,8 +69,25 @@ pub(super) fn component(
         folders: folders.clone(),
         instance: None,
         unnamed: false,
+        renamed_from,
         kept,
     })
+}
+
+/// The name that a component had before.
+pub(super) fn renamed_from(node: &Node, diagnostics: &mut Diagnostics) -> Option<(String, Span)> {
+    let old = node.get("renamed_from")?;
+    if crate::decode::refuse_secret(old, "renamed_from", diagnostics) {
+        return None;
+    }
+    match &old.value {
+        Value::String(name) => Some((name.clone(), old.span)),
+        _ => {
+            let message = format!("`renamed_from` takes a text, not {}", crate::decode::found(old));
+            diagnostics.push(Diagnostic::error(codes::WRONG_TYPE, old.span, message).help("write the old name"));
+            None
+        }
+    }
 }
 
 /// The `type` of a component.

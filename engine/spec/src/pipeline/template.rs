@@ -196,7 +196,9 @@ struct Gifts {
 
 impl Work<'_, '_> {
     /// Takes apart what stands in one file or template; `within` is the instance.
-    fn scope(&mut self, operators: IndexMap<String, Component>, within: Option<&str>, depth: usize) {
+    fn scope(&mut self, operators: IndexMap<String, Component>, instance: Option<&Component>, depth: usize) {
+        let within = instance.map(|instance| instance.name.as_str());
+        let within_before = instance.and_then(|instance| instance.renamed_from.as_ref());
         let full = |name: &str| within.map_or_else(|| name.to_owned(), |within| format!("{within}.{name}"));
         let mut broken = IndexSet::new();
         let (operators, chains) = chain::expand(operators, &mut broken, self.outer.diagnostics);
@@ -205,6 +207,12 @@ impl Work<'_, '_> {
             self.out.chains.insert(full(&chain), steps.iter().map(|step| full(step)).collect());
         }
         for (name, mut component) in operators {
+            component.renamed_from = match (component.renamed_from.take(), within_before) {
+                (Some((old, span)), None) => Some((full(&old), span)),
+                (Some((old, span)), Some((before, _))) => Some((format!("{before}.{old}"), span)),
+                (None, Some((before, span))) => Some((format!("{before}.{name}"), *span)),
+                (None, None) => None,
+            };
             component.name = full(&name);
             component.instance = within.map(str::to_owned);
             if component.kind == "template" {
@@ -468,7 +476,7 @@ impl Work<'_, '_> {
         };
         self.out.instances.insert(component.name.clone(), instance);
         let before = self.out.operators.len();
-        self.scope(steps, Some(&component.name), depth + 1);
+        self.scope(steps, Some(component), depth + 1);
         let steps = self.out.operators.keys().skip(before).cloned().collect();
         if let Some(instance) = self.out.instances.get_mut(&component.name) {
             instance.steps = steps;
@@ -510,6 +518,7 @@ impl Work<'_, '_> {
                 folders: self.outer.folders.clone(),
                 instance: None,
                 unnamed: false,
+                renamed_from: None,
                 kept: Vec::new(),
             };
             // What it reads is not known.

@@ -61,8 +61,6 @@ pub(crate) struct Checkpointer {
     pub(super) held: Arc<Mutex<HeldEntries>>,
     /// What the last manifest kept.
     pub(super) kept: Kept,
-    /// Steps whose state of before goes with the next checkpoint.
-    pub(super) rebuilt: Vec<String>,
     pub(super) clock: Arc<dyn engine_base::Clock>,
 }
 
@@ -138,10 +136,6 @@ impl Checkpointer {
 
     fn begin(&mut self, number: u64, epoch: u64) -> Result<Open, String> {
         let mut draft = self.checkpoints.begin().map_err(told)?;
-        for name in std::mem::take(&mut self.rebuilt) {
-            draft.delete_step(&name).map_err(told)?;
-            self.kept.inputs.retain(|input, _| named_input(input).is_none_or(|(step, _)| step != name));
-        }
         for (name, about) in &self.abouts {
             draft.step(name, about.clone());
         }
@@ -150,8 +144,10 @@ impl Checkpointer {
     }
 
     fn last(&mut self, open: &mut Option<Open>) -> Result<(), String> {
-        if open.is_none() {
-            *open = Some(self.begin(LAST, 0)?);
+        match open {
+            // From here on it holds what comes after its epoch: it is a snapshot of the end.
+            Some(open) => open.number = LAST,
+            None => *open = Some(self.begin(LAST, 0)?),
         }
         Ok(())
     }
@@ -200,6 +196,11 @@ impl Checkpointer {
         while self.ledger().committed < open.epoch {
             if self.control.failed() || self.ledger().failed {
                 return Ok(());
+            }
+            if self.ledger().over {
+                // The last epochs had nothing in them.
+                open.epoch = open.epoch.min(self.ledger().committed);
+                break;
             }
             std::thread::sleep(PATIENCE);
         }
@@ -261,10 +262,6 @@ impl Checkpointer {
             }
             let Some((step, input)) = named_input(&name) else { continue };
             let id = self.step(open, step)?;
-            if manifest.step(step) != Some(id) {
-                // What the last checkpoint has under that name is let go.
-                continue;
-            }
             // What the last checkpoint has; the chunks of this one stay behind it.
             let mut rows: HashMap<Vec<u8>, i64> = HashMap::new();
             let mut held = Vec::new();
@@ -351,7 +348,7 @@ pub(super) fn input_name(step: &str, input: u16) -> String {
     format!("{step}/{input}")
 }
 
-fn named_input(name: &str) -> Option<(&str, u16)> {
+pub(super) fn named_input(name: &str) -> Option<(&str, u16)> {
     let (step, input) = name.rsplit_once('/')?;
     Some((step, input.parse().ok()?))
 }

@@ -2,7 +2,7 @@
 
 use super::ledger::Ledger;
 use super::record::{EpochRecord, Failed, Place, Record, Staged};
-use super::{Sources, move_on};
+use super::{Sources, fill, move_on};
 use engine_dataflow::cuts::Together;
 use engine_dataflow::ingest::Committed;
 use engine_dataflow::run::Progress;
@@ -81,6 +81,7 @@ impl Committer {
                     if !self.control.failed() {
                         self.commit(progress)?;
                     }
+                    self.ledger().over = true;
                     return Ok(());
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -107,7 +108,10 @@ impl Committer {
             for closed in self.board.take(frontier) {
                 let times = self.together.close(&closed.statements);
                 if closed.epoch <= self.upto {
-                    // It was replayed.
+                    // It was replayed. What connectors need to seek there is not in the journal.
+                    self.ledger().details(&closed.cut);
+                    let cuts = self.not_done.iter_mut().map(|(_, cut)| cut).chain([&mut self.done_cut]);
+                    cuts.for_each(|cut| fill(cut, &closed.cut));
                     continue;
                 }
                 upto = upto.max(closed.epoch);

@@ -1,6 +1,6 @@
 //! What the committer knows and a checkpoint needs: which epochs are committed, and what each brought.
 
-use super::{NamedCut, Sources, move_on};
+use super::{NamedCut, Sources, fill, move_on};
 use engine_base::SourceId;
 use engine_connectors::Delivered;
 use engine_dataflow::Cut;
@@ -85,6 +85,8 @@ pub(super) struct Ledger {
     pub(super) needless: Option<Sequence>,
     /// The committer has failed.
     pub(super) failed: bool,
+    /// Nothing more will be committed.
+    pub(super) over: bool,
 }
 
 /// Where a checkpoint stands.
@@ -108,6 +110,7 @@ impl Ledger {
             sequences: BTreeMap::new(),
             needless: None,
             failed: false,
+            over: false,
         }
     }
 
@@ -124,6 +127,12 @@ impl Ledger {
     /// An epoch has closed.
     pub(super) fn closes(&mut self, number: u64, cut: Cut, times: Vec<Statement>) {
         self.epochs.push_back(Epoch { number, cut, times });
+    }
+
+    /// What connectors need to seek to these marks.
+    pub(super) fn details(&mut self, cut: &Cut) {
+        self.epochs.iter_mut().for_each(|passed| fill(&mut passed.cut, cut));
+        fill(&mut self.marks, cut);
     }
 
     /// A record is durable.

@@ -1,10 +1,11 @@
 //! Opening the folder of a state, and what a run that goes on needs of it.
 
+use super::change::{Change, Fate, abouts, fates};
 use super::checkpointer::{Checkpointer, HeldEntries, hash_of, input_name, read_chunk, told};
 use super::committer::Committer;
 use super::ledger::{Kept, Ledger};
 use super::record::Record;
-use super::{Message, Sources, move_on};
+use super::{Message, NamedCut, Sources, move_on};
 use engine_base::{Clock, Epoch, SourceId};
 use engine_connectors::{Delivered, Exact};
 use engine_dataflow::changes::KeptInputs;
@@ -16,9 +17,7 @@ use engine_dataflow::stage::{Batch, OnDelivered, Outbox};
 use engine_dataflow::watermark::{Standing, Statement};
 use engine_dataflow::{Control, Cut, CutBoard, RecordedCuts, Rows, StepState, wire};
 use engine_plan::{Plan, Role};
-use engine_state::checkpoint::{
-    CheckpointConfig, Checkpoints, EntryKey, LsmEntries, Manifest, Space, StepAbout, StepId, inspect,
-};
+use engine_state::checkpoint::{CheckpointConfig, Checkpoints, EntryKey, LsmEntries, Manifest, Space, inspect};
 use engine_state::disk::{Disk, RealDisk};
 use engine_state::journal::{Journal, JournalConfig, Replay, Sequence, survey};
 use serde::{Deserialize, Serialize};
@@ -77,40 +76,6 @@ pub(crate) struct Recovered {
     kept: Kept,
     standings: BTreeMap<SourceId, (Standing, i64)>,
     state: Option<(Checkpoints, Arc<Manifest>, Arc<Mutex<HeldEntries>>)>,
-    /// Steps whose state goes.
-    rebuilt: Vec<String>,
-}
-
-/// What becomes of the state of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
-    /// It goes on with it.
-    Keep,
-    /// It has none yet.
-    New,
-    /// It is another one than that which kept it.
-    Changed,
-    /// The pipeline has it no longer.
-    Gone,
-}
-
-/// What becomes of the state of each step that keeps something, now or in a checkpoint.
-pub(crate) fn fates(plan: &Plan, manifest: Option<&Manifest>) -> BTreeMap<String, Fate> {
-    let now = abouts(plan);
-    let mut fates: BTreeMap<String, Fate> = now.keys().map(|name| (name.clone(), Fate::New)).collect();
-    for (name, stored) in manifest.iter().flat_map(|manifest| &manifest.steps) {
-        // What holds nothing goes on with nothing.
-        if stored.contents.entries == 0 {
-            continue;
-        }
-        let fate = match now.get(name) {
-            None => Fate::Gone,
-            Some(about) if *about != stored.about => Fate::Changed,
-            Some(_) => Fate::Keep,
-        };
-        fates.insert(name.clone(), fate);
-    }
-    fates
 }
 
 /// The newest checkpoint of a state directory, which is only read, and what it keeps.
@@ -123,27 +88,28 @@ pub(crate) fn newest(path: &Path, plan: &Plan) -> Result<Option<(Manifest, Kept)
     Ok(Some((Manifest::clone(manifest), Kept::of(manifest)?)))
 }
 
-/// How many epochs another pipeline than this one has left behind the newest checkpoint of a state directory.
+/// How many epochs are to be replayed by the pipeline as it was, behind the newest checkpoint of a state directory.
 pub(crate) fn tail(path: &Path, plan: &Plan, newest: Option<(Manifest, Kept)>) -> Result<Option<usize>, String> {
     let (epoch, sequence) = newest.as_ref().map_or((0, 0), |(manifest, _)| (manifest.epoch, manifest.journal_sequence));
-    let mut changed = newest.is_some_and(|(_, kept)| kept.plan != plan.logic);
+    let mut others = Others::default();
     let mut epochs = 0;
     let folder = path.join("journal");
     let found = survey(Arc::new(RealDisk), &folder).map_err(told)?;
     let first = Sequence(sequence).max(found.first().unwrap_or_default());
     for record in records(found.replay(first), path)? {
         let record = record?;
+        others.see(&record, epoch, plan);
         epochs += record.epochs.iter().filter(|passed| passed.epoch > epoch).count();
-        changed |= record.plan.as_ref().is_some_and(|digest| *digest != plan.logic);
     }
-    Ok((changed && epochs > 0).then_some(epochs))
+    let is_changed = newest.is_some_and(|(_, kept)| kept.plan != plan.logic) || others.is_any;
+    Ok((is_changed && epochs > 0).then_some(epochs))
 }
 
 impl StateDir {
     /// Opens or makes the directory and takes its lock.
     pub(crate) fn open(path: &Path, plan: &Plan) -> Result<StateDir, String> {
         let shown = path.display();
-        fs::create_dir_all(path).map_err(|error| format!("the state directory {shown} can't be made: {error}"))?;
+        RealDisk.create_dir_all(path).map_err(|error| format!("the state directory {shown} can't be made: {error}"))?;
         let lock = lock(path)?;
         let begun = check_whose(path, plan)?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
@@ -220,8 +186,8 @@ impl StateDir {
         engine_state::disk::write_atomically(&RealDisk, &path, &text).map_err(|error| failed(error.to_string()))
     }
 
-    /// What a run goes on from.
-    pub(crate) fn recover(&self, plan: &Plan, rebuild: &[String]) -> Result<Recovered, String> {
+    /// What a run goes on from. A pipeline that changed changes the state first, where it can.
+    pub(crate) fn recover(&mut self, plan: &Plan, rebuild: &[String]) -> Result<Recovered, String> {
         let fates = fates(plan, self.manifest.as_deref());
         if let Some(name) = rebuild.iter().find(|name| !fates.contains_key(*name)) {
             return Err(format!(
@@ -231,7 +197,6 @@ impl StateDir {
         }
         let shown = self.path.display();
         let sources = Sources::of(plan);
-        check_sources(&self.kept, &sources).map_err(|problem| format!("the state directory {shown} {problem}"))?;
         let (mut base, mut from_record) = (0, self.journal.first());
         let mut recovered = Recovered::default();
         let mut delivered = self.kept.delivered.clone();
@@ -243,11 +208,19 @@ impl StateDir {
             recovered.committed = Some(base);
             recovered.done = Some(base);
             recovered.state = Some((self.checkpoints.clone(), manifest.clone(), self.held.clone()));
+        } else if from_record.0 > 0 {
+            return Err(format!(
+                "the journal in {shown} begins behind a checkpoint, and there is none: its folder `checkpoint` was emptied or \
+                 replaced; put it back from a copy, or start from the beginning with another --state"
+            ));
         }
-        let mut changed = self.manifest.is_some() && self.kept.plan != plan.logic;
+        let mut others = Others::default();
+        let mut starts = NamedCut::new();
         let mut staged = Vec::new();
         for record in records(self.journal.replay(from_record), &self.path)? {
             let record = record?;
+            others.see(&record, base, plan);
+            starts.extend(record.starts.clone());
             for (source, marks) in sources.numbered(&record.starts) {
                 let known = recovered.from.entry(source).or_default();
                 for (partition, mark) in marks {
@@ -276,7 +249,6 @@ impl StateDir {
             }
             staged.extend(record.staged);
             delivered.extend(record.delivered);
-            changed |= record.plan.as_ref().is_some_and(|digest| *digest != plan.logic);
         }
         for staged in staged {
             if delivered.get(&staged.sink).is_none_or(|last| last.sequence < staged.sequence) {
@@ -285,10 +257,35 @@ impl StateDir {
                 recovered.outstanding.entry(staged.sink).or_default().push(batch);
             }
         }
-        if changed {
-            self.check_changed(plan, &recovered, rebuild)?;
+        let is_changed = self.manifest.is_some() && self.kept.plan != plan.logic;
+        if is_changed || others.is_any {
+            self.check_changed(others.epochs, &recovered, &fates, rebuild)?;
         }
-        for step in plan.sinks().filter(|step| matches!(step.role, Role::Sink { exact: Some(_), .. })) {
+        if let Some(sink) = recovered.outstanding.keys().find(|sink| !exact(plan).any(|step| step.name == **sink)) {
+            return Err(format!(
+                "the state directory {shown} has output that is committed and not delivered for the sink `{sink}`, which the \
+                 pipeline no longer has, or no longer with `delivery: exactly_once`: run the pipeline as it was until that is out"
+            ));
+        }
+        if let (true, Some(manifest)) = (is_changed, &self.manifest) {
+            let change = Change {
+                plan,
+                checkpoints: &self.checkpoints,
+                manifest,
+                kept: self.kept.clone(),
+                starts,
+                delivered,
+                sequences,
+                next_record: self.journal.next().0,
+                time_ns: engine_base::SystemClock::shared().now_ns(),
+            };
+            let (manifest, kept) = change.publish(&fates)?;
+            (self.manifest, self.kept) = (Some(manifest), kept);
+            // It is not another one any more, and nothing is left of the journal.
+            return self.recover(plan, &[]);
+        }
+        check_sources(&self.kept, &sources).map_err(|problem| format!("the state directory {shown} {problem}"))?;
+        for step in exact(plan) {
             let exact = Exact {
                 pipeline: plan.name.as_str().into(),
                 delivered: delivered.get(&step.name).cloned(),
@@ -296,12 +293,6 @@ impl StateDir {
                 reset: false,
             };
             recovered.exact.insert(step.name.clone(), exact);
-        }
-        if let Some(sink) = recovered.outstanding.keys().find(|sink| !recovered.exact.contains_key(*sink)) {
-            return Err(format!(
-                "the state directory {shown} has output that is committed and not delivered for the sink `{sink}`, which the \
-                 pipeline no longer has, or no longer with `delivery: exactly_once`: run the pipeline as it was until that is out"
-            ));
         }
         for (name, standing) in &self.kept.standings {
             if let Some(source) = sources.id(name) {
@@ -318,38 +309,42 @@ impl StateDir {
             }
         }
         recovered.kept = self.kept.clone();
-        recovered.rebuilt = rebuild.to_vec();
-        if !rebuild.is_empty() && !recovered.tail.epochs.is_empty() {
-            return Err(format!(
-                "--rebuild can't be done while {} epochs since the last checkpoint in {shown} are to be replayed: run the \
-                 pipeline as it was once more, and stop it with a signal",
-                recovered.tail.epochs.len()
-            ));
-        }
         Ok(recovered)
     }
 
     /// Whether a pipeline that changed can go on from here. `rebuild` are steps whose state may go.
-    fn check_changed(&self, plan: &Plan, recovered: &Recovered, rebuild: &[String]) -> Result<(), String> {
-        if !recovered.tail.epochs.is_empty() {
+    fn check_changed(
+        &self,
+        epochs: usize,
+        recovered: &Recovered,
+        fates: &BTreeMap<String, Fate>,
+        rebuild: &[String],
+    ) -> Result<(), String> {
+        let shown = self.path.display();
+        let left = match (recovered.tail.epochs.len().max(epochs), recovered.outstanding()) {
+            (0, 0) => None,
+            (0, rows) => Some(format!("{rows} rows of what it committed are still to be delivered")),
+            (epochs, _) => {
+                Some(format!("{epochs} epochs since the last checkpoint are to be replayed with what wrote them"))
+            }
+        };
+        if let Some(left) = left {
             return Err(format!(
-                "the pipeline changed, and {} epochs since the last checkpoint in {} are to be replayed with what wrote them: \
-                 run it once more as it was, and stop it with a signal; then start the changed one",
-                recovered.tail.epochs.len(),
-                self.path.display()
+                "the pipeline changed, and in {shown} {left}: run it once more as it was, and stop it with a signal; then start \
+                 the changed one"
             ));
         }
-        for (name, fate) in fates(plan, self.manifest.as_deref()) {
+        for (name, fate) in fates {
             let what = match fate {
-                Fate::Keep | Fate::New => continue,
-                _ if rebuild.contains(&name) => continue,
+                Fate::Keep(_) | Fate::Migrate(..) | Fate::New => continue,
+                _ if rebuild.contains(name) => continue,
                 Fate::Changed => "which is another one now",
                 Fate::Gone => "which the pipeline no longer has",
             };
             return Err(format!(
-                "the state directory {} has state of the step `{name}`, {what}: change it back, let the state of the step go with \
-                 --rebuild {name} (it begins with nothing), or give the pipeline another --state; `engine plan` compares the two",
-                self.path.display()
+                "the state directory {shown} has state of the step `{name}`, {what}: change it back, let the state of the step go \
+                 with --rebuild {name} (it begins with nothing), or give the pipeline another --state; `engine plan` compares the \
+                 two",
             ));
         }
         Ok(())
@@ -397,7 +392,6 @@ impl StateDir {
             abouts: abouts(parts.plan),
             held: self.held,
             kept: self.kept,
-            rebuilt: recovered.rebuilt.clone(),
             clock: parts.clock,
         };
         let together = Together::new(sources.len(), parts.workers);
@@ -447,15 +441,6 @@ impl Recovered {
         self.committed.map_or(1, |committed| committed + 1)
     }
 
-    /// The number that a checkpoint has for a step whose state is to be put back.
-    fn stored(&self, manifest: &Manifest, step: &str) -> Option<StepId> {
-        manifest.step(step).filter(|_| !self.is_rebuilt(step))
-    }
-
-    fn is_rebuilt(&self, step: &str) -> bool {
-        self.rebuilt.iter().any(|name| name == step)
-    }
-
     /// The outbox of a sink that delivers exactly once, with what is still to be brought out.
     pub(crate) fn outbox(&mut self, sink: &str, delivered: OnDelivered) -> Arc<Outbox> {
         let outbox = Outbox::new(self.committed, delivered);
@@ -485,9 +470,6 @@ impl Recovered {
 
     /// The watermarks that the inputs of a step had reached.
     pub(crate) fn watermarks_ns(&self, step: &str) -> Vec<Option<i64>> {
-        if self.is_rebuilt(step) {
-            return Vec::new();
-        }
         let reached = self.kept.watermarks_ns.get(step).into_iter().flatten();
         // An input that had ended may have more now: a file that grew. Its rows are not late for that.
         reached.map(|reached_ns| reached_ns.filter(|reached_ns| *reached_ns < i64::MAX)).collect()
@@ -502,7 +484,7 @@ impl Recovered {
         state: &mut dyn StepState,
     ) -> Result<(), String> {
         let Some((checkpoints, manifest, all_held)) = &self.state else { return Ok(()) };
-        let Some(id) = self.stored(manifest, step) else { return Ok(()) };
+        let Some(id) = manifest.step(step) else { return Ok(()) };
         let groups = groups_of(worker, workers);
         if groups.is_empty() {
             return Ok(());
@@ -537,7 +519,7 @@ impl Recovered {
     ) -> Result<KeptInputs, String> {
         let mut all: KeptInputs = vec![Vec::new(); inputs];
         let Some((checkpoints, manifest, _)) = &self.state else { return Ok(all) };
-        let Some(id) = self.stored(manifest, step) else { return Ok(all) };
+        let Some(id) = manifest.step(step) else { return Ok(all) };
         let groups = groups_of(worker, workers);
         if groups.is_empty() || !(0..inputs).any(|at| self.kept.inputs.contains_key(&input_name(step, at as u16))) {
             return Ok(all);
@@ -635,18 +617,28 @@ fn check_whose(path: &Path, plan: &Plan) -> Result<bool, String> {
     Ok(true)
 }
 
-/// What the steps with state are.
-fn abouts(plan: &Plan) -> BTreeMap<String, StepAbout> {
-    let of = |step: &engine_plan::Step| {
-        let about = StepAbout {
-            kind: step.kind.to_owned(),
-            format: 1,
-            config_digest: plan.step_digests[step.id.0 as usize].clone(),
-            schema: String::new(),
-        };
-        (step.name.clone(), about)
-    };
-    plan.steps.iter().filter(|step| !step.is_row_wise() && matches!(step.role, Role::Operator)).map(of).collect()
+/// The sinks that deliver exactly once.
+fn exact(plan: &Plan) -> impl Iterator<Item = &engine_plan::Step> {
+    plan.sinks().filter(|step| matches!(step.role, Role::Sink { exact: Some(_), .. }))
+}
+
+/// What another pipeline than this one has left in the journal behind the newest checkpoint.
+#[derive(Default)]
+struct Others {
+    /// Epochs that it committed.
+    epochs: usize,
+    /// Whether there is anything of it.
+    is_any: bool,
+}
+
+impl Others {
+    fn see(&mut self, record: &Record, base: u64, plan: &Plan) {
+        if record.plan.as_ref().is_some_and(|digest| *digest != plan.logic) {
+            let epochs = record.epochs.iter().filter(|passed| passed.epoch > base).count();
+            self.epochs += epochs;
+            self.is_any |= epochs > 0 || !record.staged.is_empty();
+        }
+    }
 }
 
 fn add_epoch(tail: &mut RecordedCuts, epoch: &super::record::EpochRecord, sources: &Sources) {

@@ -34,7 +34,7 @@ fn written(batches: impl Iterator<Item = u64>) -> String {
 
 fn deliver(path: &Path, keys: &str, exact: &Exact, batches: std::ops::RangeInclusive<u64>) -> (String, String) {
     let sink = open(path, keys, exact, exact.delivered.is_some()).unwrap();
-    let first = sink.first_note();
+    let first = sink.first_note().unwrap_or_default();
     (first, testing::deliver(sink, batches.start() - 1, batches.map(batch).collect()).unwrap().note)
 }
 

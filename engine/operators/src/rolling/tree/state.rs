@@ -1,6 +1,7 @@
 //! The state of a key as bytes: the rows only. The tree is built again by [`KeyRows::revive`], which needs the calls.
 
-use super::{KeyRows, Last, More, Open, Shape};
+use super::{KeyRows, Last, More, Open, ROW_HEAD, Shape};
+use crate::aggregates::layout::Change;
 use crate::codec::{Bytes, put, put_bytes, put_optional};
 use crate::rolling::order::Pending;
 use engine_dataflow::RowPosition;
@@ -8,6 +9,33 @@ use engine_state::SlotState;
 
 /// The format of encoded rolling state.
 const FORMAT: u8 = 2;
+
+impl KeyRows {
+    /// Rows that were just read, as they are where other calls are kept.
+    pub(in crate::rolling) fn converted(mut self, change: &Change) -> Result<KeyRows, String> {
+        let (words, row_words, extras) = change.to().sizes();
+        let size = |size: usize| u16::try_from(size).map_err(|_| "more aggregates than it can keep".to_owned());
+        let (stride, count) = (self.stride(), usize::from(self.shape.extras));
+        let mut rows = Vec::with_capacity(self.row_count() * (ROW_HEAD + row_words));
+        for row in self.rows.chunks_exact(stride) {
+            rows.extend_from_slice(&row[..ROW_HEAD]);
+            rows.extend(change.row(&row[ROW_HEAD..])?);
+        }
+        let all = self.row_count();
+        let mut given = self.more.as_mut().map(|more| std::mem::take(&mut more.extras)).unwrap_or_default();
+        given.resize(all * count, None);
+        let mut kept = Vec::with_capacity(all * extras);
+        for row in 0..all {
+            kept.extend(change.extras(&given[row * count..(row + 1) * count])?);
+        }
+        if !kept.is_empty() || self.more.is_some() {
+            self.more.get_or_insert_default().extras = kept;
+        }
+        self.rows = rows;
+        self.shape = Shape { words: size(words)?, row_words: size(row_words)?, extras: size(extras)? };
+        Ok(self)
+    }
+}
 
 impl SlotState for KeyRows {
     fn encode(&self, out: &mut Vec<u8>) {
