@@ -22,13 +22,11 @@ mod committer;
 mod ledger;
 mod open;
 mod record;
+mod start;
 
-pub(crate) use checkpointer::Message;
-pub(crate) use committer::Event;
 pub(crate) use ledger::Kept;
-pub(crate) use open::{
-    Closing, Fate, Recovered, StateDir, Threads, fates, giver, lock, lossy_sources, newest, read_journal, tail,
-};
+pub(crate) use open::{Fate, Recovered, StateDir, fates, lock, lossy_sources, newest, read_journal, tail};
+pub(crate) use start::{Parts, Running, assemble, exact_sinks, first_notes};
 
 use engine_base::SourceId;
 use engine_dataflow::{Cut, Mark};
