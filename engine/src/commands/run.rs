@@ -6,7 +6,7 @@
 use crate::cli::PipelineArgs;
 use crate::load::load_plan;
 use crate::process;
-use crate::runtime::durable::{Parts, Recovered, Running, StateDir, assemble, exact_sinks, first_notes, lossy_sources};
+use crate::runtime::durable::{Parts, Recovered, Running, StateDir, assemble, begin, exact_sinks, lossy_sources};
 use crate::runtime::errors_file::ErrorsFile;
 use crate::runtime::graph::{GraphShared, SharedSink, build, pruned};
 use crate::runtime::watch::{Instruments, Watch, WatchArgs};
@@ -144,11 +144,7 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
     let instruments = Instruments::new(&plan, usize::from(args.workers), budget_bytes(&plan), clock.clone());
     let handles = open_sinks(&plan, &clock, recovered.as_ref(), begun, &args.reset_sinks)?;
     if let (Some(state), Some(recovered)) = (&mut state, &mut recovered) {
-        let notes = first_notes(&plan, recovered, &handles);
-        state.begin(&plan, &notes)?;
-        for (sink, exact) in &mut recovered.exact {
-            exact.delivered = notes.get(sink).cloned().or_else(|| exact.delivered.take());
-        }
+        begin(state, recovered, &plan, &handles)?;
     }
     let board = Arc::new(CutBoard::default());
     if args.record_cuts.is_some() {

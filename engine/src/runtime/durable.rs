@@ -21,12 +21,21 @@ mod checkpointer;
 mod committer;
 mod ledger;
 mod open;
+#[cfg(test)]
+pub(crate) mod planted;
 mod record;
 mod start;
 
 pub(crate) use ledger::Kept;
 pub(crate) use open::{Fate, Recovered, StateDir, fates, lock, lossy_sources, newest, read_journal, tail};
-pub(crate) use start::{Parts, Running, assemble, exact_sinks, first_notes};
+pub(crate) use start::{Parts, Running, assemble, begin, exact_sinks};
+#[cfg(test)]
+pub(crate) use {
+    checkpointer::{Message, Waits},
+    committer::Event,
+    open::Ground,
+    start::Works,
+};
 
 use engine_base::SourceId;
 use engine_dataflow::{Cut, Mark};

@@ -4,6 +4,8 @@
 
 use super::Sources;
 use super::ledger::{Chunks, Kept, Ledger};
+#[cfg(test)]
+use super::planted::{self, Planted};
 use engine_dataflow::snapshot::{LAST, Part, Snapshots, changes};
 use engine_dataflow::{Control, KeyGroups};
 use engine_state::checkpoint::{
@@ -182,7 +184,10 @@ impl Checkpointer {
 
     /// What is delivered is committed, but the committer may not have noted it yet.
     fn publish_once_committed(&mut self, open: Open) -> Result<(), String> {
-        if self.ledger().committed >= open.epoch {
+        let is_committed = self.ledger().committed >= open.epoch;
+        #[cfg(test)]
+        let is_committed = is_committed || planted::is(Planted::PublishUncommitted);
+        if is_committed {
             self.last_epoch = open.epoch;
             return self.publish(open);
         }
@@ -252,6 +257,10 @@ impl Checkpointer {
     }
 
     fn publish(&mut self, mut open: Open) -> Result<(), String> {
+        #[cfg(test)]
+        if planted::is(Planted::SnapshotTooLate) {
+            open.epoch = open.epoch.saturating_sub(1);
+        }
         self.shorten_logs(&mut open)?;
         open.writer.finish().map_err(told)?;
         let (place, epoch) = (self.ledger().place(open.epoch), open.epoch);
@@ -277,6 +286,10 @@ impl Checkpointer {
         let mut ledger = self.ledger();
         ledger.checkpointed(epoch, place);
         ledger.needless = needed.map(Sequence);
+        #[cfg(test)]
+        if planted::is(Planted::TruncateTooMuch) {
+            ledger.needless = Some(ledger.next_record);
+        }
         drop(ledger);
         let contents = manifest.contents();
         tracing::debug!(

@@ -2,6 +2,8 @@
 //! one by one.
 
 use super::ledger::Ledger;
+#[cfg(test)]
+use super::planted::{self, Planted};
 use super::record::{EpochRecord, Failed, Place, Record, Staged};
 use super::{Sources, move_on};
 use engine_base::Clock;
@@ -137,6 +139,8 @@ impl Committer {
                     let of = cut.entry(self.sources.name(*source).to_owned()).or_default();
                     for (partition, mark) in marks {
                         let read_ns = closed.read_ns.get(&(*source, *partition)).copied().unwrap_or(0);
+                        #[cfg(test)]
+                        let read_ns = if planted::is(Planted::ForgetReadTime) { 0 } else { read_ns };
                         let check = closed.checks.get(&(*source, *partition)).copied().unwrap_or_default();
                         of.insert(*partition, (mark.next, read_ns, check.records, check.ends));
                     }
@@ -159,6 +163,8 @@ impl Committer {
                 }
                 for (epoch, failed) in outbox.take_failed(frontier) {
                     upto = upto.max(epoch);
+                    #[cfg(test)]
+                    let failed = if planted::is(Planted::ForgetFailedRows) { Vec::new() } else { failed };
                     let all = failed.iter().map(|rows| Failed::new(sink.clone(), epoch, wire::to_bytes(rows)));
                     record.failed.extend(all);
                 }
@@ -172,6 +178,8 @@ impl Committer {
         let starts = self.board.take_starts();
         record.starts = self.sources.named(&starts);
         let ready = |(_, delivered): &(usize, Delivered)| delivered.failed_in.is_none_or(|epoch| epoch <= upto);
+        #[cfg(test)]
+        let ready = |batch: &(usize, Delivered)| ready(batch) || planted::is(Planted::NoteDeliveredEarly);
         let (ready, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting).into_iter().partition(ready);
         self.waiting = later;
         for (sink, delivered) in ready {
@@ -220,14 +228,29 @@ impl Committer {
 
     fn write(&mut self, record: &mut Record) -> Result<Sequence, String> {
         let bytes = record.encode()?;
+        #[cfg(test)]
+        if planted::is(Planted::DeliverBeforeSync) {
+            // That of the commit before.
+            let synced = self.journal.sync().and_then(|()| self.journal.append(&bytes));
+            return synced.map_err(|error| error.to_string());
+        }
         let written = self.journal.append(&bytes).and_then(|sequence| self.journal.sync().map(|()| sequence));
+        #[cfg(test)]
+        let written = written.or_else(|error| {
+            let is_full = error.kind() == engine_state::StateErrorKind::DiskFull;
+            let planted = if is_full { Planted::IgnoreFullDisk } else { Planted::IgnoreFailedSync };
+            if planted::is(planted) { Ok(Sequence(self.journal.next().0 - 1)) } else { Err(error) }
+        });
         written.map_err(|error| format!("the commit of epochs up to {} can't be made durable: {error}", record.upto))
     }
 
     /// What every sink has, and is durable, may be told to the sources.
     fn tell_done(&mut self) {
         let mut moved = false;
-        while self.not_done.front().is_some_and(|(epoch, _)| *epoch <= self.done) {
+        let done = self.done;
+        #[cfg(test)]
+        let done = if planted::is(Planted::CommitSourceEarly) { self.upto } else { done };
+        while self.not_done.front().is_some_and(|(epoch, _)| *epoch <= done) {
             let Some((_, cut)) = self.not_done.pop_front() else { break };
             move_on(&mut self.done_cut, &cut);
             moved = true;

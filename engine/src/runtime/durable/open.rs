@@ -3,6 +3,8 @@
 use super::checkpointer::{Checkpointer, HeldEntries, hash_of, input_name, read_chunk, told};
 use super::committer::Committer;
 use super::ledger::{Kept, Ledger};
+#[cfg(test)]
+use super::planted;
 use super::record::Record;
 use super::{Sources, move_on};
 use engine_base::{Clock, Epoch, SourceId};
@@ -238,6 +240,12 @@ impl StateDir {
         let whose = Whose { format: FORMAT, pipeline: plan.name.clone() };
         let text = serde_json::to_vec(&whose).map_err(|error| failed(error.to_string()))?;
         let path = self.path.join("pipeline.json");
+        #[cfg(test)]
+        if planted::is(planted::Planted::WriteInPlace) {
+            let written = self.disk.create(&path).and_then(|mut file| file.append(&text));
+            let written = written.and_then(|()| self.disk.sync_dir(&self.path));
+            return written.map_err(|error| failed(error.to_string()));
+        }
         engine_state::disk::write_atomically(&*self.disk, &path, &text).map_err(|error| failed(error.to_string()))
     }
 
@@ -485,7 +493,10 @@ impl Recovered {
 
     /// The outbox of a sink that delivers exactly once, with what is still to be brought out.
     pub(super) fn outbox(&mut self, sink: &str, delivered: OnDelivered) -> Arc<Outbox> {
-        let outbox = Outbox::new(self.committed, delivered);
+        let committed = self.committed;
+        #[cfg(test)]
+        let committed = committed.filter(|_| !planted::is(planted::Planted::SkipReplayDrop));
+        let outbox = Outbox::new(committed, delivered);
         for batch in self.outstanding.remove(sink).unwrap_or_default() {
             outbox.deliver_again(batch);
         }
@@ -513,6 +524,10 @@ impl Recovered {
     /// The watermarks that the inputs of a step had reached.
     pub(crate) fn watermarks_ns(&self, step: &str) -> Vec<Option<i64>> {
         if self.is_rebuilt(step) {
+            return Vec::new();
+        }
+        #[cfg(test)]
+        if planted::is(planted::Planted::ForgetWatermark) {
             return Vec::new();
         }
         let reached = self.kept.watermarks_ns.get(step).into_iter().flatten();

@@ -79,8 +79,23 @@ pub(crate) fn exact_sinks(plan: &Plan) -> impl Iterator<Item = &Step> {
     plan.sinks().filter(|step| matches!(step.role, Role::Sink { exact: Some(_), .. }))
 }
 
+/// Begins the run: when the sinks are open and nothing is written yet, it is noted where they go on.
+pub(crate) fn begin(
+    state: &mut StateDir,
+    recovered: &mut Recovered,
+    plan: &Plan,
+    handles: &HashMap<StepId, SharedSink>,
+) -> Result<(), String> {
+    let notes = first_notes(plan, recovered, handles);
+    state.begin(plan, &notes)?;
+    for (sink, exact) in &mut recovered.exact {
+        exact.delivered = notes.get(sink).cloned().or_else(|| exact.delivered.take());
+    }
+    Ok(())
+}
+
 /// Where sinks go on that the journal does not have so: those that are new, and those whose target is another one.
-pub(crate) fn first_notes(
+fn first_notes(
     plan: &Plan,
     recovered: &Recovered,
     handles: &HashMap<StepId, SharedSink>,
