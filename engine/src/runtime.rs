@@ -9,4 +9,6 @@ pub(crate) mod durable;
 pub(crate) mod errors_file;
 pub(crate) mod given;
 pub(crate) mod graph;
+#[cfg(test)]
+mod simulation;
 pub(crate) mod watch;

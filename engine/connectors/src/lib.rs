@@ -238,6 +238,12 @@ pub fn find_source(kind: &str) -> Option<&'static SourceEntry> {
     sources().iter().find(|entry| entry.kind.name == kind)
 }
 
+/// Starts a worker's share of a source of that `type:`.
+pub fn start_source(kind: &str, planned: &dyn Planned, start: SourceStart) -> Started {
+    let entry = find_source(kind).ok_or_else(|| format!("no source of type `{kind}`"))?;
+    (entry.start)(planned, start)
+}
+
 /// The sink of that `type:`.
 pub fn find_sink(kind: &str) -> Option<&'static SinkEntry> {
     sinks().iter().find(|entry| entry.kind.name == kind)

@@ -71,6 +71,11 @@ impl InFlight {
                 && self.epochs.front().is_some_and(|first| now_ns.saturating_sub(first.since_ns) >= self.budget.age_ns))
     }
 
+    /// Whether anything that was read before this epoch is in flight.
+    pub fn has_before(&self, epoch: u64) -> bool {
+        self.epochs.front().is_some_and(|first| first.epoch < epoch)
+    }
+
     /// Since when the oldest is in flight, by the monotonic clock.
     pub fn since_ns(&self) -> Option<u64> {
         self.epochs.front().map(|first| first.since_ns)
@@ -99,6 +104,7 @@ mod tests {
         assert!(flight.release(Some(2)), "they may read on");
         assert_eq!(flight.bytes(), 40);
         assert!(!flight.exceeds(59) && !other.exceeds(0));
+        assert!(!flight.has_before(2) && flight.has_before(3), "epoch 2");
         flight.add(3, 1, 60);
         assert!(flight.exceeds(60), "age");
         assert!(!flight.release(None), "nobody paused for bytes");

@@ -76,8 +76,9 @@ pub struct SourceInput {
     pub steps: Vec<ChainStep>,
     /// How its watermark follows from the event times that those steps give; `None` where nobody asks for it.
     pub time: Option<TimePolicy>,
-    /// The event time that partitions had reached in the run that this one goes on from, nanoseconds since 1970 UTC.
-    pub reached_ns: BTreeMap<u32, i64>,
+    /// The partitions that the run had from which this one goes on, and the event time that each had reached, nanoseconds since
+    /// 1970 UTC; `None` of one that had no row yet.
+    pub reached_ns: BTreeMap<u32, Option<i64>>,
 }
 
 /// What the source operators of a process share.
@@ -173,7 +174,7 @@ struct Slot {
     time: Option<SlotTime>,
     /// What was read of each partition in the open epoch.
     read: BTreeMap<u32, Read>,
-    reached_ns: BTreeMap<u32, i64>,
+    reached_ns: BTreeMap<u32, Option<i64>>,
     /// Since when it is not read because it is ahead of others, monotonic nanoseconds.
     ahead_since_ns: Option<u64>,
 }
@@ -436,10 +437,16 @@ pub fn ingest<'scope>(
             let since_ns = in_flight.borrow().since_ns();
             let since_ns = since_ns.map(|since| shared.clock.now_ns() - now_ns.saturating_sub(since) as i64);
             shared.pulse.in_flight(worker as usize, in_flight.borrow().bytes(), since_ns);
-            // A replay comes to its end first: what is committed and not replayed would be in no state.
-            let replays = follow.is_some() && shared.then_live && !shared.control.failed();
-            let stopping = shared.control.stopping() && !replays;
-            let full = in_flight.borrow().exceeds(now_ns);
+            // What a former run has committed is replayed to its end first: without that, what is done and what steps keep would be
+            // said to be further than they are. Only a fault ends a replay.
+            let replays = follow.is_some() && shared.then_live;
+            let stopping = shared.control.stopping() && (!replays || shared.control.failed());
+            let mut full = in_flight.borrow().exceeds(now_ns);
+            if follow.is_some() {
+                // The epoch that is followed ends where it is cut: what is in flight of it is acknowledged once all workers have read
+                // the rest. So the budget counts when something before it is.
+                full &= in_flight.borrow().has_before(pace.current);
+            }
             if let Some(since_ns) = paused_since_ns {
                 let ns = now_ns.saturating_sub(since_ns);
                 slots.iter().filter(|slot| slot.reader.is_some()).for_each(|slot| slot.meter.paused(ns));

@@ -7,10 +7,12 @@ use crate::snapshot::{LAST, Participants, Snapshots};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use timely::dataflow::operators::probe::Handle as ProbeHandle;
 use timely::dataflow::operators::{Concatenate, Probe};
 use timely::dataflow::{Scope, Stream};
 use timely::scheduling::Activator;
+use timely::worker::Worker;
 
 /// What building the dataflow leaves for the loop that steps it.
 pub struct Built<'scope> {
@@ -54,6 +56,15 @@ impl Watch for Unwatched {
     fn progress(&self, _progress: Progress) {}
 }
 
+/// How timely is set up for so many workers.
+pub fn config(workers: usize) -> timely::Config {
+    let mut config = timely::Config::process(workers.max(1));
+    // Arrangements become compact while there is nothing else to do.
+    let effort = differential_dataflow::Config::default().idle_merge_effort(Some(IDLE_MERGE_EFFORT));
+    differential_dataflow::configure(&mut config.worker, &effort);
+    config
+}
+
 /// Runs a dataflow on `workers` threads until its sources end, and everything they gave is acknowledged.
 ///
 /// `build` is called once on each worker with its index, and must build the same graph on all. Returns the reason where
@@ -69,66 +80,10 @@ where
     B: for<'scope> Fn(Scope<'scope, u64>, usize) -> Built<'scope> + Send + Sync + 'static,
 {
     let workers_control = control.clone();
-    let mut config = timely::Config::process(workers.max(1));
-    // Arrangements become compact while there is nothing else to do.
-    let effort = differential_dataflow::Config::default().idle_merge_effort(Some(IDLE_MERGE_EFFORT));
-    differential_dataflow::configure(&mut config.worker, &effort);
-    let guards = timely::execute(config, move |worker| {
-        let index = worker.index();
-        let (probe, reached, built) = worker.dataflow_named("pipeline", |scope| {
-            let mut built = build(scope, index);
-            let probe = ProbeHandle::new();
-            scope.concatenate(std::mem::take(&mut built.done)).probe_with(&probe);
-            let reached = (!built.reached.is_empty()).then(|| {
-                let probe = ProbeHandle::new();
-                scope.concatenate(std::mem::take(&mut built.reached)).probe_with(&probe);
-                probe
-            });
-            (probe, reached, (built.flight, built.activator, built.participants))
-        });
-        let (flight, activator, participants) = built;
-        let mut last = Some(0);
-        let mut told = None;
-        let mut through = 0;
-        loop {
-            let live = worker.step_or_park(None);
-            let frontier = probe.with_frontier(|frontier| frontier.first().copied());
-            if frontier != last {
-                last = frontier;
-                if flight.borrow_mut().release(frontier) {
-                    workers_control.wake();
-                }
-                activator.activate();
-            }
-            // After a fault capabilities are dropped without an acknowledgement: nothing may be committed.
-            if index == 0 && !workers_control.failed() {
-                let reached = reached
-                    .as_ref()
-                    .map_or(frontier, |probe| probe.with_frontier(|frontier| frontier.first().copied()));
-                let progress = Progress { reached, done: frontier };
-                if told != Some(progress) {
-                    told = Some(progress);
-                    watch.progress(progress);
-                }
-            }
-            if let Some(snapshots) = &snapshots {
-                let (number, due) = snapshots.latest();
-                if number > through && frontier.is_none_or(|frontier| frontier > due) && !workers_control.failed() {
-                    participants.take_part(number, snapshots);
-                    through = number;
-                    watch.through(index, number);
-                }
-            }
-            if !live || !worker.has_dataflows() {
-                break;
-            }
-        }
-        if let Some(snapshots) = &snapshots
-            && !workers_control.failed()
-        {
-            participants.take_part(LAST, snapshots);
-            watch.through(index, LAST);
-        }
+    let guards = timely::execute(config(workers), move |worker| {
+        let mut share = Share::build(worker, workers_control.clone(), watch.clone(), snapshots.clone(), &build);
+        while share.turn(worker, None) {}
+        share.end();
     })?;
     for result in guards.join() {
         result?;
@@ -137,4 +92,114 @@ where
         Some(reason) => Err(reason),
         None => Ok(()),
     }
+}
+
+/// A worker's share of a dataflow: it is stepped until it ends.
+pub struct Share {
+    worker: usize,
+    control: Arc<Control>,
+    watch: Arc<dyn Watch>,
+    snapshots: Option<Arc<Snapshots>>,
+    /// Behind all sinks.
+    done: ProbeHandle<u64>,
+    /// Behind what is staged, where anything is.
+    reached: Option<ProbeHandle<u64>>,
+    flight: Rc<RefCell<InFlight>>,
+    activator: Activator,
+    participants: Participants,
+    frontier: Option<u64>,
+    told: Option<Progress>,
+    /// The last snapshot that it has given all its parts of.
+    through: u64,
+}
+
+impl Share {
+    /// Builds it on a worker.
+    pub fn build<B>(
+        worker: &mut Worker,
+        control: Arc<Control>,
+        watch: Arc<dyn Watch>,
+        snapshots: Option<Arc<Snapshots>>,
+        build: &B,
+    ) -> Share
+    where
+        B: for<'scope> Fn(Scope<'scope, u64>, usize) -> Built<'scope>,
+    {
+        let index = worker.index();
+        worker.dataflow_named("pipeline", |scope| {
+            let built = build(scope, index);
+            let done = ProbeHandle::new();
+            scope.concatenate(built.done).probe_with(&done);
+            let reached = (!built.reached.is_empty()).then(|| {
+                let reached = ProbeHandle::new();
+                scope.concatenate(built.reached).probe_with(&reached);
+                reached
+            });
+            Share {
+                worker: index,
+                control,
+                watch,
+                snapshots,
+                done,
+                reached,
+                flight: built.flight,
+                activator: built.activator,
+                participants: built.participants,
+                frontier: Some(0),
+                told: None,
+                through: 0,
+            }
+        })
+    }
+
+    /// One turn of its operators that have something to do; where none has, it waits for that for so long, or for ever. False
+    /// when the dataflow has come to its end.
+    pub fn turn(&mut self, worker: &mut Worker, wait: Option<Duration>) -> bool {
+        let live = worker.step_or_park(wait);
+        let frontier = frontier_of(&self.done);
+        if frontier != self.frontier {
+            self.frontier = frontier;
+            if self.flight.borrow_mut().release(frontier) {
+                self.control.wake();
+            }
+            self.activator.activate();
+        }
+        // After a fault capabilities are dropped without an acknowledgement: nothing may be committed.
+        if self.worker == 0 && !self.control.failed() {
+            let progress = Progress { reached: self.reached.as_ref().map_or(frontier, frontier_of), done: frontier };
+            if self.told != Some(progress) {
+                self.told = Some(progress);
+                self.watch.progress(progress);
+            }
+        }
+        if let Some(snapshots) = &self.snapshots {
+            let (number, due) = snapshots.latest();
+            let is_passed = frontier.is_none_or(|frontier| frontier > due);
+            if number > self.through && is_passed && !self.control.failed() {
+                self.participants.take_part(number, snapshots);
+                self.through = number;
+                self.watch.through(self.worker, number);
+            }
+        }
+        live && worker.has_dataflows()
+    }
+
+    /// A clock that was given has moved: what its sources wait for may be due. Without a clock of its own timely can't tell.
+    pub fn time_passes(&self) {
+        self.activator.activate();
+    }
+
+    /// Gives its parts of the last snapshot, of all there is.
+    pub fn end(self) {
+        if let Some(snapshots) = &self.snapshots
+            && !self.control.failed()
+        {
+            self.participants.take_part(LAST, snapshots);
+            self.watch.through(self.worker, LAST);
+        }
+    }
+}
+
+fn frontier_of(probe: &ProbeHandle<u64>) -> Option<u64> {
+    probe.with_frontier(|frontier| frontier.first().copied())
 }

@@ -223,10 +223,14 @@ pub fn stage<'scope>(
                     let cap = cap.delayed(&epoch);
                     errors_out.activate().session_with_builder(&cap).give_container(&mut rows.clone());
                 }
-                // When the input has ended the last epoch is to be committed, so that what fails of it comes after it.
                 match frontier {
                     Some(frontier) => cap.downgrade(&frontier),
-                    None if !std::mem::replace(&mut has_ended, true) => cap.downgrade(&(cap.time() + 1)),
+                    // When the input has ended the last epoch is to be committed, so that what fails of it comes after it. Several
+                    // may have passed since this worker looked last.
+                    None if !std::mem::replace(&mut has_ended, true) => {
+                        let staged = outbox.lock().staged.last_key_value().map_or(0, |(epoch, _)| *epoch);
+                        cap.downgrade(&(staged.max(*cap.time()) + 1));
+                    }
                     None => {}
                 }
             }

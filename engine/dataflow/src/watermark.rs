@@ -105,9 +105,10 @@ impl SourceTime {
         }
     }
 
-    /// Puts a partition back to where a former run had brought it.
-    pub fn restore(&mut self, partition: u32, watermark_ns: i64, now_ns: u64) {
-        let at = PartitionTime { watermark_ns: Some(watermark_ns), quiet_since_ns: now_ns, silenced_ns: None };
+    /// Puts a partition back to where a former run had brought it. One that had no row then still holds back the others: it is not
+    /// new.
+    pub fn restore(&mut self, partition: u32, watermark_ns: Option<i64>, now_ns: u64) {
+        let at = PartitionTime { watermark_ns, quiet_since_ns: now_ns, silenced_ns: None };
         self.partitions.insert(partition, at);
     }
 
@@ -285,6 +286,13 @@ mod tests {
         // A new partition starts where the others stand.
         time.assigned([2].into_iter(), 302);
         assert_eq!(time.standing(302), Active(690));
+        // One that a former run knew, and that had no row, does not.
+        time.restore(3, None, 302);
+        time.restore(4, Some(500), 302);
+        time.assigned([3, 4].into_iter(), 302);
+        assert_eq!(time.standing(302), Unknown);
+        time.saw(3, 1_000, 303);
+        assert_eq!(time.standing(303), Active(500));
     }
 
     #[test]

@@ -6,21 +6,20 @@
 use crate::cli::PipelineArgs;
 use crate::load::load_plan;
 use crate::process;
-use crate::runtime::durable::{Closing, Event, Message, Recovered, StateDir, Threads, giver, lossy_sources};
+use crate::runtime::durable::{Parts, Recovered, Running, StateDir, assemble, begin, exact_sinks, lossy_sources};
 use crate::runtime::errors_file::ErrorsFile;
-use crate::runtime::graph::{Durable, GraphShared, SharedSink, build, pruned};
+use crate::runtime::graph::{GraphShared, SharedSink, build, pruned};
 use crate::runtime::watch::{Instruments, Watch, WatchArgs};
 use engine_base::units::parse_duration;
 use engine_base::{Clock, StepId, SystemClock};
-use engine_connectors::{Delivered, Exact, SinkStart};
+use engine_connectors::{Exact, SinkStart};
 use engine_dataflow::deliver::SinkShared;
 use engine_dataflow::ingest::{Committed, IngestShared};
 use engine_dataflow::operate::Room;
 use engine_dataflow::operate::StepShared;
 use engine_dataflow::run;
-use engine_dataflow::snapshot::Snapshots;
 use engine_dataflow::{Budget, Control, CutBoard, RecordedCuts, SourceNames};
-use engine_plan::plan::{Plan, Role, Step};
+use engine_plan::plan::{Plan, Role};
 use engine_plan::types;
 use engine_state::StateMemory;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -28,9 +27,7 @@ use signal_hook::iterator::Signals;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Bytes of input in flight where the pipeline does not say.
@@ -154,11 +151,7 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
     let instruments = Instruments::new(&plan, usize::from(args.workers), budget_bytes(&plan), clock.clone());
     let handles = open_sinks(&plan, &clock, recovered.as_ref(), begun, &args.reset_sinks)?;
     if let (Some(state), Some(recovered)) = (&mut state, &mut recovered) {
-        let notes = first_notes(&plan, recovered, &handles);
-        state.begin(&plan, &notes)?;
-        for (sink, exact) in &mut recovered.exact {
-            exact.delivered = notes.get(sink).cloned().or_else(|| exact.delivered.take());
-        }
+        begin(state, recovered, &plan, &handles)?;
     }
     let board = Arc::new(CutBoard::default());
     if args.record_cuts.is_some() {
@@ -179,7 +172,8 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
         (Some(state), Some(recovered)) => {
             let parts =
                 Parts { plan: &plan, workers, board: &board, control: &control, committed: &committed, clock: &clock };
-            Some(start_durable(state, recovered, parts)?)
+            let (durable, works) = assemble(state, recovered, parts);
+            Some((durable, works.start()?))
         }
         _ => None,
     };
@@ -219,6 +213,7 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
         meters: instruments.meters(&plan),
         errors_meter: instruments.errors_meter(),
         state_memory,
+        start_source: Arc::new(engine_connectors::start_source),
         stand: None,
         durable,
         clock,
@@ -311,11 +306,6 @@ fn say_how_it_starts(plan: &Plan, recovered: Option<&Recovered>) {
     }
 }
 
-/// The sinks that deliver exactly once.
-fn exact_sinks(plan: &Plan) -> impl Iterator<Item = &Step> {
-    plan.sinks().filter(|step| matches!(step.role, Role::Sink { exact: Some(_), .. }))
-}
-
 fn open_sinks(
     plan: &Plan,
     clock: &Arc<dyn Clock>,
@@ -347,117 +337,6 @@ fn open_sinks(
         handles.insert(step.id, Arc::new(Mutex::new(Some(handle))));
     }
     Ok(handles)
-}
-
-/// Where sinks go on that the journal does not have so: those that are new, and those whose target is another one.
-fn first_notes(
-    plan: &Plan,
-    recovered: &Recovered,
-    handles: &HashMap<StepId, SharedSink>,
-) -> BTreeMap<String, Delivered> {
-    let new = |step: &Step| {
-        let handle = handles.get(&step.id)?.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = recovered.exact.get(&step.name)?.delivered.as_ref();
-        let sequence = known.map_or(0, |known| known.sequence);
-        let note = match (handle.as_ref()?.first_note(), known) {
-            (Some(note), _) => note,
-            (None, Some(known)) => known.note.clone(),
-            (None, None) => String::new(),
-        };
-        let delivered = Delivered { sequence, note };
-        (known != Some(&delivered)).then(|| (step.name.clone(), delivered))
-    };
-    exact_sinks(plan).filter_map(new).collect()
-}
-
-/// What a durable run is made of.
-struct Parts<'a> {
-    plan: &'a Plan,
-    workers: usize,
-    board: &'a Arc<CutBoard>,
-    control: &'a Arc<Control>,
-    committed: &'a Arc<Committed>,
-    clock: &'a Arc<dyn Clock>,
-}
-
-/// The threads of a durable run.
-struct Running {
-    snapshots: Arc<Snapshots>,
-    watcher: Arc<dyn run::Watch>,
-    events: Sender<Event>,
-    messages: Sender<Message>,
-    committer: JoinHandle<Result<(), String>>,
-    checkpointer: JoinHandle<Result<(), String>>,
-    closing: Closing,
-}
-
-/// Passes on how far the run is.
-struct Watcher {
-    events: Mutex<Sender<Event>>,
-    messages: Mutex<Sender<Message>>,
-}
-
-impl run::Watch for Watcher {
-    fn progress(&self, progress: run::Progress) {
-        // When the threads are gone the run is failing.
-        let _ = self.events.lock().unwrap_or_else(PoisonError::into_inner).send(Event::Progress(progress));
-    }
-
-    fn through(&self, _worker: usize, snapshot: u64) {
-        let _ = self.messages.lock().unwrap_or_else(PoisonError::into_inner).send(Message::Through(snapshot));
-    }
-}
-
-fn start_durable(state: StateDir, mut recovered: Recovered, parts: Parts<'_>) -> Result<(Durable, Running), String> {
-    let (events, heard) = channel();
-    let (messages, parts_heard) = channel();
-    let snapshots = Arc::new(Snapshots::new(parts.workers, giver(messages.clone())));
-    let outstanding = recovered.batches();
-    let mut outboxes = HashMap::new();
-    let mut by_name = Vec::new();
-    for (at, step) in exact_sinks(parts.plan).enumerate() {
-        let events = Mutex::new(events.clone());
-        let delivered = Box::new(move |delivered| {
-            let _ = events.lock().unwrap_or_else(PoisonError::into_inner).send(Event::Delivered(at, delivered));
-        });
-        let outbox = recovered.outbox(&step.name, delivered);
-        outboxes.insert(step.id, outbox.clone());
-        by_name.push((step.name.clone(), outbox));
-    }
-    let threads = Threads {
-        plan: parts.plan,
-        workers: parts.workers,
-        board: parts.board.clone(),
-        control: parts.control.clone(),
-        committed: parts.committed.clone(),
-        snapshots: snapshots.clone(),
-        outboxes: by_name,
-        outstanding,
-        clock: parts.clock.clone(),
-    };
-    let (committer, checkpointer, closing) = state.threads(threads, &mut recovered);
-    let spawn = |name: &str| std::thread::Builder::new().name(name.to_owned());
-    let started = |error| format!("a thread can't be started: {error}");
-    let committer = spawn("commit").spawn(move || committer.run(&heard)).map_err(started)?;
-    let checkpointer = spawn("checkpoint").spawn(move || checkpointer.run(&parts_heard)).map_err(started)?;
-    let watcher: Arc<dyn run::Watch> =
-        Arc::new(Watcher { events: Mutex::new(events.clone()), messages: Mutex::new(messages.clone()) });
-    let running = Running { snapshots, watcher, events, messages, committer, checkpointer, closing };
-    Ok((Durable { recovered, outboxes }, running))
-}
-
-impl Running {
-    /// Waits for what is left to be written.
-    fn finish(self) -> Result<(), String> {
-        let Running { events, messages, committer, checkpointer, closing, .. } = self;
-        let _ = events.send(Event::End);
-        let panicked = |_| Err("a thread that makes the run durable panicked".to_owned());
-        let committed = committer.join().unwrap_or_else(panicked);
-        let _ = messages.send(Message::End);
-        let written = checkpointer.join().unwrap_or_else(panicked);
-        drop(closing);
-        committed.and(written)
-    }
 }
 
 /// Closes the sinks. After a fault nobody heard what systems took last, so the summary goes by the sinks' own figures.

@@ -22,13 +22,22 @@ mod checkpointer;
 mod committer;
 mod ledger;
 mod open;
+#[cfg(test)]
+pub(crate) mod planted;
 mod record;
+mod start;
 
 pub(crate) use change::{Fate, fates};
-pub(crate) use checkpointer::Message;
-pub(crate) use committer::Event;
 pub(crate) use ledger::Kept;
-pub(crate) use open::{Closing, Recovered, StateDir, Threads, giver, lock, lossy_sources, newest, read_journal, tail};
+pub(crate) use open::{Recovered, StateDir, lock, lossy_sources, newest, read_journal, tail};
+pub(crate) use start::{Parts, Running, assemble, begin, exact_sinks};
+#[cfg(test)]
+pub(crate) use {
+    checkpointer::{Message, Waits},
+    committer::Event,
+    open::Ground,
+    start::Works,
+};
 
 use engine_base::SourceId;
 use engine_dataflow::{Cut, Mark};

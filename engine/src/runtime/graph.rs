@@ -5,10 +5,9 @@
 
 use super::durable::Recovered;
 use super::errors_file::ErrorsFile;
-use super::given::GivenRows;
 use arrow::datatypes::{Schema, SchemaRef};
 use engine_base::{Clock, SourceId, StepId};
-use engine_connectors::{SinkHandle, SourceStart};
+use engine_connectors::{SinkHandle, SourceStart, Started};
 use engine_dataflow::capture::{Captured, capture};
 use engine_dataflow::changes::{Encode, Give, Join, Region, RegionStep, region};
 use engine_dataflow::deliver::{SinkShared, deliver};
@@ -19,11 +18,11 @@ use engine_dataflow::run::Built;
 use engine_dataflow::snapshot::Participants;
 use engine_dataflow::stage::{Outbox, stage};
 use engine_dataflow::watermark::{InputTime, Statement, TimePolicy};
-use engine_dataflow::{Cut, Reader, RowStep, Rows, StepOutput, Unmetered};
+use engine_dataflow::{Cut, RowStep, Rows, StepOutput, Unmetered};
 use engine_operators::{Render, RenderCx};
-use engine_plan::Output;
 use engine_plan::event_time::EventTimePlan;
 use engine_plan::plan::{Edge, Plan, Role, Step};
+use engine_plan::{Output, Planned};
 use engine_state::StateMemory;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -51,7 +50,9 @@ pub(crate) struct GraphShared {
     pub(crate) errors_meter: Arc<dyn Meter>,
     /// The bound for the memory of state.
     pub(crate) state_memory: Option<Arc<StateMemory>>,
-    /// In a test, what stands for all systems.
+    /// Starts the shares of sources.
+    pub(crate) start_source: StartSource,
+    /// In a test, what stands for all sinks.
     pub(crate) stand: Option<Arc<Stand>>,
     /// What the run goes on from, and what makes it durable.
     pub(crate) durable: Option<Durable>,
@@ -64,10 +65,11 @@ pub(crate) struct Durable {
     pub(crate) outboxes: HashMap<StepId, Arc<Outbox>>,
 }
 
-/// What stands for all systems in a test: rows that are given, and ends that remember.
+/// Starts a worker's share of a source of some kind.
+pub(crate) type StartSource = Arc<dyn Fn(&str, &dyn Planned, SourceStart) -> Started + Send + Sync>;
+
+/// What stands for all sinks in a test: ends that remember.
 pub(crate) struct Stand {
-    /// The rows of each source.
-    pub(crate) given: HashMap<SourceId, Vec<Rows>>,
     /// What came to each sink.
     pub(crate) sinks: HashMap<StepId, Arc<Captured>>,
     /// Error rows that no step reads.
@@ -251,18 +253,12 @@ fn source_input(
         clock: shared.clock.clone(),
         finite_from_start: false,
     };
-    let reached_ns =
-        shared.durable.as_ref().map(|durable| durable.recovered.reached_ns(&step.name)).unwrap_or_default();
+    let reached = shared.durable.as_ref().map(|durable| durable.recovered.reached_ns(&step.name)).unwrap_or_default();
+    let known = shared.from.get(&id).into_iter().flat_map(|marks| marks.keys());
+    let reached_ns = known.map(|partition| (*partition, reached.get(partition).copied())).collect();
     let (kind, planned) = (step.kind, step.planned.clone());
-    let stand = shared.stand.clone();
-    let open = Box::new(move |waker| {
-        if let Some(stand) = stand {
-            let given = stand.given.get(&start.source).filter(|_| start.owns_single_partition());
-            return Ok(given.map(|given| Box::new(GivenRows::new(given.clone())) as Box<dyn Reader>));
-        }
-        let entry = engine_connectors::find_source(kind).ok_or_else(|| format!("no source of type `{kind}`"))?;
-        (entry.start)(&*planned, SourceStart { waker, ..start })
-    });
+    let start_source = shared.start_source.clone();
+    let open = Box::new(move |waker| start_source(kind, &*planned, SourceStart { waker, ..start }));
     SourceInput { name, id, open, meter: shared.meters[step.id.0 as usize].clone(), steps, time, reached_ns }
 }
 

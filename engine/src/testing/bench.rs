@@ -4,9 +4,10 @@ use super::case::Case;
 use super::compare::{Difference, compare};
 use super::rows::cells;
 use crate::runtime::errors_file::ErrorsFile;
+use crate::runtime::given::GivenRows;
 use crate::runtime::graph::{GraphShared, Stand, build};
 use arrow::array::AsArray;
-use engine_base::{Clock, StepId, SystemClock};
+use engine_base::{Clock, SourceId, StepId, SystemClock};
 use engine_dataflow::capture::Captured;
 use engine_dataflow::deliver::SinkShared;
 use engine_dataflow::ingest::{Committed, IngestShared};
@@ -14,7 +15,7 @@ use engine_dataflow::operate::Room;
 use engine_dataflow::operate::StepShared;
 use engine_dataflow::rows::RowPosition;
 use engine_dataflow::run;
-use engine_dataflow::{Budget, Control, Cut, CutBoard, Meter, Rows, SourceNames, Unmetered};
+use engine_dataflow::{Budget, Control, Cut, CutBoard, Meter, Reader, Rows, SourceNames, Unmetered};
 use engine_plan::Plan;
 use engine_state::StateMemory;
 use std::collections::{BTreeMap, HashMap};
@@ -55,10 +56,10 @@ pub(crate) fn run(case: &Case, setting: Setting) -> Outcome {
     let sinks: HashMap<StepId, Arc<Captured>> =
         case.expects.iter().map(|expect| (expect.end, Arc::new(Captured::default()))).collect();
     let errors = Arc::new(Captured::default());
-    let stand = Stand { given: table.given, sinks: sinks.clone(), errors: errors.clone() };
+    let stand = Stand { sinks: sinks.clone(), errors: errors.clone() };
     let follow = (!table.cuts.epochs.is_empty()).then(|| Arc::new(table.cuts));
     let stopped = match follow {
-        Some(follow) => flow(&case.plan, setting.workers, stand, follow).err(),
+        Some(follow) => flow(&case.plan, setting.workers, table.given, stand, follow).err(),
         None => None,
     };
     let came: HashMap<StepId, Vec<(u64, Vec<String>)>> =
@@ -125,6 +126,7 @@ fn failed_rows(captured: Vec<(u64, Rows)>) -> Vec<String> {
 fn flow(
     plan: &Arc<Plan>,
     workers: usize,
+    given: HashMap<SourceId, Vec<Rows>>,
     stand: Stand,
     follow: Arc<engine_dataflow::RecordedCuts>,
 ) -> Result<(), String> {
@@ -172,6 +174,10 @@ fn flow(
         state_memory,
         clock,
         plan: plan.clone(),
+        start_source: Arc::new(move |_, _, start| {
+            let rows = given.get(&start.source).filter(|_| start.owns_single_partition());
+            Ok(rows.map(|rows| Box::new(GivenRows::new(rows.clone())) as Box<dyn Reader>))
+        }),
         stand: Some(Arc::new(stand)),
         durable: None,
     };

@@ -158,7 +158,7 @@ impl Names {
     /// `name`, or `name.errors` and `name.column`.
     fn word(&self, word: &str) -> String {
         let ends = word.match_indices('.').map(|(at, _)| at).chain([word.len()]);
-        let known = ends.filter_map(|end| Some((end, self.0.get(&word[..end])?))).last();
+        let known = ends.filter_map(|end| Some((end, self.0.get(&word[..end])?))).next_back();
         known.map_or_else(|| word.to_owned(), |(end, before)| format!("{before}{}", &word[end..]))
     }
 }

@@ -1,8 +1,11 @@
 //! The thread that writes checkpoints: it asks for a snapshot every so often, writes its parts as they come, and publishes a
-//! manifest once all of them are there and what came before is committed and delivered.
+//! manifest once all of them are there and what came before is committed and delivered. It goes turn by turn, as the committer
+//! does.
 
 use super::Sources;
 use super::ledger::{Chunks, Kept, Ledger};
+#[cfg(test)]
+use super::planted::{self, Planted};
 use engine_dataflow::snapshot::{LAST, Part, Snapshots, changes};
 use engine_dataflow::{Control, KeyGroups};
 use engine_state::checkpoint::{
@@ -14,7 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// How often it is looked whether what a checkpoint needs is committed.
@@ -52,7 +55,7 @@ pub(crate) struct Checkpointer {
     pub(super) control: Arc<Control>,
     pub(super) sources: Sources,
     pub(super) workers: usize,
-    pub(super) every: Duration,
+    pub(super) every_ns: u64,
     pub(super) journal_id: u64,
     pub(super) plan: String,
     /// What the steps with state are, by their names.
@@ -62,72 +65,137 @@ pub(crate) struct Checkpointer {
     /// What the last manifest kept.
     pub(super) kept: Kept,
     pub(super) clock: Arc<dyn engine_base::Clock>,
+    /// When the last one was due, by the monotonic clock.
+    pub(super) last_ns: u64,
+    /// The epoch of the last one that was published, or where the run began.
+    pub(super) last_epoch: u64,
+    /// The one under way.
+    pub(super) open: Option<Open>,
 }
 
 /// A checkpoint under way.
-struct Open {
+pub(super) struct Open {
     number: u64,
     epoch: u64,
     draft: Draft,
     writer: Writer,
     through: usize,
-    begun: Instant,
+    begun_ns: u64,
+}
+
+impl Open {
+    fn step(&mut self, abouts: &BTreeMap<String, StepAbout>, name: &str) -> Result<StepId, String> {
+        let about = abouts.get(name).cloned().ok_or_else(|| format!("`{name}` has state, and no plan of it"))?;
+        Ok(self.draft.step(name, about))
+    }
+}
+
+/// What the checkpointer waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waits {
+    /// A message, for so long or for ever.
+    ForMessage(Option<Duration>),
+    /// What it holds is to be committed first; until then it takes no message.
+    ForCommit,
 }
 
 impl Checkpointer {
     /// Runs until the run is over. The sentence with which it failed.
     pub(crate) fn run(mut self, messages: &Receiver<Message>) -> Result<(), String> {
-        let result = self.work(messages);
+        loop {
+            let heard = match self.waits() {
+                Waits::ForMessage(Some(wait)) => messages.recv_timeout(wait),
+                Waits::ForMessage(None) => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Waits::ForCommit => {
+                    std::thread::sleep(PATIENCE);
+                    Err(RecvTimeoutError::Timeout)
+                }
+            };
+            let message = match heard {
+                Ok(message) => Some(message),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => Some(Message::End),
+            };
+            if !self.turn(message)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What its next turn is for.
+    pub(crate) fn waits(&self) -> Waits {
+        match &self.open {
+            Some(open) if open.through == self.workers => Waits::ForCommit,
+            Some(_) => Waits::ForMessage(None),
+            None => Waits::ForMessage(Some(self.due_in().max(PATIENCE))),
+        }
+    }
+
+    /// In how long the next checkpoint is due.
+    fn due_in(&self) -> Duration {
+        let since_ns = self.clock.monotonic_ns().saturating_sub(self.last_ns);
+        Duration::from_nanos(self.every_ns.saturating_sub(since_ns))
+    }
+
+    /// Takes a message, if there is one, and goes on with what is due. False when the run is over.
+    pub(crate) fn turn(&mut self, message: Option<Message>) -> Result<bool, String> {
+        let result = self.go_on(message);
         if let Err(reason) = &result {
             self.control.fail(reason.clone());
         }
         result
     }
 
-    fn work(&mut self, messages: &Receiver<Message>) -> Result<(), String> {
-        let mut last = Instant::now();
-        let mut open: Option<Open> = None;
-        let mut last_epoch = self.ledger().committed;
-        loop {
-            let wait = self.every.saturating_sub(last.elapsed());
-            let message = match &open {
-                Some(_) => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                None => messages.recv_timeout(wait.max(PATIENCE)),
-            };
-            match message {
-                Ok(Message::Part(number, part)) => self.take(number, part, &mut open)?,
-                Ok(Message::Through(LAST)) => self.last(&mut open)?,
-                Ok(Message::Through(number)) => {
-                    if let Some(mut under_way) = open.take_if(|open| open.number == number) {
-                        under_way.through += 1;
-                        if under_way.through == self.workers {
-                            last_epoch = under_way.epoch;
-                            self.publish(under_way)?;
-                        } else {
-                            open = Some(under_way);
-                        }
-                    }
+    fn go_on(&mut self, message: Option<Message>) -> Result<bool, String> {
+        match message {
+            Some(Message::Part(number, part)) => self.take(number, part)?,
+            Some(Message::Through(LAST)) => self.last()?,
+            Some(Message::Through(number)) => {
+                if let Some(open) = self.open.as_mut().filter(|open| open.number == number) {
+                    open.through += 1;
                 }
-                Ok(Message::End) | Err(RecvTimeoutError::Disconnected) => {
-                    if let Some(mut open) = open.filter(|_| !self.control.failed()) {
-                        open.epoch = self.ledger().committed;
-                        self.publish(open)?;
-                    }
-                    return Ok(());
-                }
-                Err(RecvTimeoutError::Timeout) => {}
             }
-            if open.is_none() && last.elapsed() >= self.every && !self.control.failed() {
-                last = Instant::now();
-                // Without anything new there is nothing to write.
-                if self.ledger().committed > last_epoch
-                    && let Some((number, epoch)) = self.snapshots.ask()
-                {
-                    open = Some(self.begin(number, epoch)?);
-                    self.control.wake();
+            Some(Message::End) => {
+                if let Some(mut open) = self.open.take().filter(|_| !self.control.failed()) {
+                    open.epoch = self.ledger().committed;
+                    self.publish(open)?;
                 }
+                return Ok(false);
+            }
+            None => {}
+        }
+        if let Some(open) = self.open.take_if(|open| open.through == self.workers) {
+            self.publish_once_committed(open)?;
+        }
+        if self.open.is_none() && self.due_in().is_zero() && !self.control.failed() {
+            self.last_ns = self.clock.monotonic_ns();
+            // Without anything new there is nothing to write.
+            if self.ledger().committed > self.last_epoch
+                && let Some((number, epoch)) = self.snapshots.ask()
+            {
+                self.open = Some(self.begin(number, epoch)?);
+                self.control.wake();
             }
         }
+        Ok(true)
+    }
+
+    /// What is delivered is committed, but the committer may not have noted it yet.
+    fn publish_once_committed(&mut self, mut open: Open) -> Result<(), String> {
+        if self.ledger().over {
+            // The last epochs had nothing in them.
+            open.epoch = open.epoch.min(self.ledger().committed);
+        }
+        let is_committed = self.ledger().committed >= open.epoch;
+        if is_committed {
+            self.last_epoch = open.epoch;
+            return self.publish(open);
+        }
+        // A commit that failed never comes, and the draft comes to nothing.
+        if !self.control.failed() && !self.ledger().failed {
+            self.open = Some(open);
+        }
+        Ok(())
     }
 
     fn ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
@@ -140,28 +208,23 @@ impl Checkpointer {
             draft.step(name, about.clone());
         }
         let writer = draft.writer();
-        Ok(Open { number, epoch, draft, writer, through: 0, begun: Instant::now() })
+        Ok(Open { number, epoch, draft, writer, through: 0, begun_ns: self.clock.monotonic_ns() })
     }
 
-    fn last(&mut self, open: &mut Option<Open>) -> Result<(), String> {
-        match open {
+    fn last(&mut self) -> Result<(), String> {
+        match &mut self.open {
             // From here on it holds what comes after its epoch: it is a snapshot of the end.
             Some(open) => open.number = LAST,
-            None => *open = Some(self.begin(LAST, 0)?),
+            None => self.open = Some(self.begin(LAST, 0)?),
         }
         Ok(())
     }
 
-    fn step(&self, open: &mut Open, name: &str) -> Result<StepId, String> {
-        let about = self.abouts.get(name).cloned().ok_or_else(|| format!("`{name}` has state, and no plan of it"))?;
-        Ok(open.draft.step(name, about))
-    }
-
-    fn take(&mut self, number: u64, part: Part, open: &mut Option<Open>) -> Result<(), String> {
+    fn take(&mut self, number: u64, part: Part) -> Result<(), String> {
         let writes = matches!(part, Part::Slots { .. } | Part::Input { .. });
         if writes && number == LAST {
             // All there is: with what a snapshot under way has of it already.
-            self.last(open)?;
+            self.last()?;
         }
         match part {
             Part::Reached { step, watermarks_ns } => {
@@ -172,8 +235,8 @@ impl Checkpointer {
                 self.kept.reached_ns.entry(name).or_default().extend(reached_ns);
             }
             Part::Slots { step, changes: bytes, groups } => {
-                let Some(open) = open else { return Ok(()) };
-                let id = self.step(open, &step)?;
+                let Some(open) = &mut self.open else { return Ok(()) };
+                let id = open.step(&self.abouts, &step)?;
                 let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
                 let mut all = changes(&bytes).peekable();
                 while all.peek().is_some() {
@@ -182,8 +245,8 @@ impl Checkpointer {
                 }
             }
             Part::Input { step, input, rows } => {
-                let Some(open) = open else { return Ok(()) };
-                let id = self.step(open, &step)?;
+                let Some(open) = &mut self.open else { return Ok(()) };
+                let id = open.step(&self.abouts, &step)?;
                 let chunks = self.kept.inputs.entry(input_name(&step, input)).or_default();
                 write_chunks(id, input, rows, chunks, &mut open.writer)?;
             }
@@ -192,17 +255,9 @@ impl Checkpointer {
     }
 
     fn publish(&mut self, mut open: Open) -> Result<(), String> {
-        // What is delivered is committed, but the committer may not have noted it yet.
-        while self.ledger().committed < open.epoch {
-            if self.control.failed() || self.ledger().failed {
-                return Ok(());
-            }
-            if self.ledger().over {
-                // The last epochs had nothing in them.
-                open.epoch = open.epoch.min(self.ledger().committed);
-                break;
-            }
-            std::thread::sleep(PATIENCE);
+        #[cfg(test)]
+        if planted::is(Planted::SnapshotTooLate) {
+            open.epoch = open.epoch.saturating_sub(1);
         }
         self.shorten_logs(&mut open)?;
         open.writer.finish().map_err(told)?;
@@ -229,6 +284,10 @@ impl Checkpointer {
         let mut ledger = self.ledger();
         ledger.checkpointed(epoch, place);
         ledger.needless = needed.map(Sequence);
+        #[cfg(test)]
+        if planted::is(Planted::TruncateTooMuch) {
+            ledger.needless = Some(ledger.next_record);
+        }
         drop(ledger);
         let contents = manifest.contents();
         tracing::debug!(
@@ -236,7 +295,7 @@ impl Checkpointer {
             epoch,
             entries = contents.entries,
             bytes = contents.bytes,
-            took_ms = open.begun.elapsed().as_millis() as u64,
+            took_ms = self.clock.monotonic_ns().saturating_sub(open.begun_ns) / 1_000_000,
             "checkpoint"
         );
         if open.number == LAST {
@@ -261,7 +320,7 @@ impl Checkpointer {
                 continue;
             }
             let Some((step, input)) = named_input(&name) else { continue };
-            let id = self.step(open, step)?;
+            let id = open.step(&self.abouts, step)?;
             // What the last checkpoint has; the chunks of this one stay behind it.
             let mut rows: HashMap<Vec<u8>, i64> = HashMap::new();
             let mut held = Vec::new();

@@ -1,18 +1,22 @@
-//! The thread that makes commits durable, and has what is committed brought out.
+//! The thread that makes commits durable, and has what is committed brought out. It goes turn by turn: a simulation takes them
+//! one by one.
 
 use super::ledger::Ledger;
+#[cfg(test)]
+use super::planted::{self, Planted};
 use super::record::{EpochRecord, Failed, Place, Record, Staged};
 use super::{Sources, fill, move_on};
+use engine_base::Clock;
 use engine_dataflow::cuts::Together;
 use engine_dataflow::ingest::Committed;
 use engine_dataflow::run::Progress;
 use engine_dataflow::stage::{Batch, Delivered, Outbox};
 use engine_dataflow::{Control, Cut, CutBoard, wire};
 use engine_state::journal::{Journal, Sequence};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What the committer hears.
 pub(crate) enum Event {
@@ -34,7 +38,12 @@ pub(crate) struct Committer {
     pub(super) committed: Arc<Committed>,
     /// The sinks that deliver exactly once.
     pub(super) outboxes: Vec<(String, Arc<Outbox>)>,
-    pub(super) every: Duration,
+    pub(super) every_ns: u64,
+    pub(super) clock: Arc<dyn Clock>,
+    /// When it committed last, by the monotonic clock.
+    pub(super) last_ns: Option<u64>,
+    /// How far the run is, if it went on since.
+    pub(super) progress: Option<Progress>,
     pub(super) together: Together,
     /// The digest of the plan's logic.
     pub(super) plan: Option<String>,
@@ -52,7 +61,33 @@ pub(crate) struct Committer {
 impl Committer {
     /// Runs until the run is over. The sentence with which it failed.
     pub(crate) fn run(mut self, events: &Receiver<Event>) -> Result<(), String> {
-        let result = self.work(events);
+        loop {
+            let heard = match self.due_in() {
+                Some(due_in) => events.recv_timeout(due_in),
+                None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            let event = match heard {
+                Ok(event) => Some(event),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => Some(Event::End),
+            };
+            if !self.turn(event)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// In how long the next commit is due; `None` while nothing waits for one.
+    pub(crate) fn due_in(&self) -> Option<Duration> {
+        let waits = self.progress.is_some() || !self.waiting.is_empty();
+        let now_ns = self.clock.monotonic_ns();
+        let left_ns = |last_ns| self.every_ns.saturating_sub(now_ns.saturating_sub(last_ns));
+        (waits && !self.control.failed()).then(|| Duration::from_nanos(self.last_ns.map_or(0, left_ns)))
+    }
+
+    /// Takes an event, if there is one, and commits if that is due. False when the run is over.
+    pub(crate) fn turn(&mut self, event: Option<Event>) -> Result<bool, String> {
+        let result = self.take(event);
         if let Err(reason) = &result {
             self.ledger().failed = true;
             self.control.fail(reason.clone());
@@ -64,45 +99,33 @@ impl Committer {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn work(&mut self, events: &Receiver<Event>) -> Result<(), String> {
-        let mut last: Option<Instant> = None;
-        let mut progress: Option<Progress> = None;
-        loop {
-            // While something waits, until the next commit is due.
-            let due_in = last.map_or(Duration::ZERO, |last| self.every.saturating_sub(last.elapsed()));
-            let event = match progress.is_some() || !self.waiting.is_empty() {
-                true => events.recv_timeout(due_in),
-                false => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
-            match event {
-                Ok(Event::Progress(reached)) => progress = Some(reached),
-                Ok(Event::Delivered(sink, delivered)) => self.waiting.push((sink, delivered)),
-                Ok(Event::End) | Err(RecvTimeoutError::Disconnected) => {
-                    if !self.control.failed() {
-                        self.commit(progress)?;
-                    }
-                    self.ledger().over = true;
-                    return Ok(());
+    fn take(&mut self, event: Option<Event>) -> Result<bool, String> {
+        match event {
+            Some(Event::Progress(reached)) => self.progress = Some(reached),
+            Some(Event::Delivered(sink, delivered)) => self.waiting.push((sink, delivered)),
+            Some(Event::End) => {
+                if !self.control.failed() {
+                    self.commit()?;
                 }
-                Err(RecvTimeoutError::Timeout) => {}
+                self.ledger().over = true;
+                return Ok(false);
             }
-            if self.control.failed() {
-                continue;
-            }
-            if last.is_none_or(|last| last.elapsed() >= self.every) {
-                self.commit(progress.take())?;
-                last = Some(Instant::now());
-            }
+            None => {}
         }
+        if self.due_in() == Some(Duration::ZERO) {
+            self.commit()?;
+            self.last_ns = Some(self.clock.monotonic_ns());
+        }
+        Ok(true)
     }
 
     /// Commits what there is. Nothing is written where there is nothing new.
-    fn commit(&mut self, progress: Option<Progress>) -> Result<(), String> {
+    fn commit(&mut self) -> Result<(), String> {
         let mut record = Record::default();
         let mut batches: Vec<(usize, Batch)> = Vec::new();
         let mut epochs = Vec::new();
         let mut upto = self.upto;
-        if let Some(progress) = progress {
+        if let Some(progress) = self.progress.take() {
             let frontier = progress.reached;
             upto = upto.max(frontier.unwrap_or(0).saturating_sub(1));
             for closed in self.board.take(frontier) {
@@ -142,6 +165,8 @@ impl Committer {
                 }
                 for (epoch, failed) in outbox.take_failed(frontier) {
                     upto = upto.max(epoch);
+                    #[cfg(test)]
+                    let failed = if planted::is(Planted::ForgetFailedRows) { Vec::new() } else { failed };
                     let all = failed.iter().map(|rows| Failed::new(sink.clone(), epoch, wire::to_bytes(rows)));
                     record.failed.extend(all);
                 }
@@ -154,10 +179,7 @@ impl Committer {
         }
         let starts = self.board.take_starts();
         record.starts = self.sources.named(&starts);
-        let ready = |(_, delivered): &(usize, Delivered)| delivered.failed_in.is_none_or(|epoch| epoch <= upto);
-        let (ready, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting).into_iter().partition(ready);
-        self.waiting = later;
-        for (sink, delivered) in ready {
+        for (sink, delivered) in self.take_delivered(upto) {
             let note = delivered.note.clone().unwrap_or_default();
             let delivered = engine_connectors::Delivered { sequence: delivered.sequence, note };
             record.delivered.insert(self.outboxes[sink].0.clone(), delivered);
@@ -201,16 +223,49 @@ impl Committer {
         Ok(())
     }
 
+    /// What was delivered of which no row failed in an epoch after this one. A batch waits with those before it: that it is
+    /// delivered says so of them too.
+    fn take_delivered(&mut self, upto: u64) -> Vec<(usize, Delivered)> {
+        let mut waits = BTreeSet::new();
+        let mut ready = |(sink, delivered): &(usize, Delivered)| {
+            let is_ready = delivered.failed_in.is_none_or(|epoch| epoch <= upto);
+            #[cfg(test)]
+            let is_ready = is_ready || planted::is(Planted::NoteDeliveredEarly);
+            if !is_ready {
+                waits.insert(*sink);
+            }
+            !waits.contains(sink)
+        };
+        let (ready, later) = std::mem::take(&mut self.waiting).into_iter().partition(&mut ready);
+        self.waiting = later;
+        ready
+    }
+
     fn write(&mut self, record: &mut Record) -> Result<Sequence, String> {
         let bytes = record.encode()?;
+        #[cfg(test)]
+        if planted::is(Planted::DeliverBeforeSync) {
+            // That of the commit before.
+            let synced = self.journal.sync().and_then(|()| self.journal.append(&bytes));
+            return synced.map_err(|error| error.to_string());
+        }
         let written = self.journal.append(&bytes).and_then(|sequence| self.journal.sync().map(|()| sequence));
+        #[cfg(test)]
+        let written = written.or_else(|error| {
+            let is_full = error.kind() == engine_state::StateErrorKind::DiskFull;
+            let planted = if is_full { Planted::IgnoreFullDisk } else { Planted::IgnoreFailedSync };
+            if planted::is(planted) { Ok(Sequence(self.journal.next().0 - 1)) } else { Err(error) }
+        });
         written.map_err(|error| format!("the commit of epochs up to {} can't be made durable: {error}", record.upto))
     }
 
     /// What every sink has, and is durable, may be told to the sources.
     fn tell_done(&mut self) {
         let mut moved = false;
-        while self.not_done.front().is_some_and(|(epoch, _)| *epoch <= self.done) {
+        let done = self.done;
+        #[cfg(test)]
+        let done = if planted::is(Planted::CommitSourceEarly) { self.upto } else { done };
+        while self.not_done.front().is_some_and(|(epoch, _)| *epoch <= done) {
             let Some((_, cut)) = self.not_done.pop_front() else { break };
             move_on(&mut self.done_cut, &cut);
             moved = true;

@@ -1,5 +1,7 @@
 //! What the committer knows and a checkpoint needs: which epochs are committed, and what each brought.
 
+#[cfg(test)]
+use super::planted;
 use super::{NamedCut, Sources, fill, move_on};
 use engine_base::SourceId;
 use engine_connectors::Delivered;
@@ -147,6 +149,8 @@ impl Ledger {
         let is_out = |(sink, sequence): &(String, u64)| {
             self.delivered.get(sink).is_some_and(|delivered| delivered.sequence >= *sequence)
         };
+        #[cfg(test)]
+        let is_out = |batch: &(String, u64)| is_out(batch) || planted::is(planted::Planted::ForgetDelivered);
         let is_needed = |written: &&Written| written.upto > epoch || !written.staged.iter().all(is_out);
         let mut place = Place {
             record: self.records.iter().find(is_needed).map_or(self.next_record, |written| written.record),

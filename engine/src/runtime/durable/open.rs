@@ -4,8 +4,11 @@ use super::change::{Change, Fate, abouts, fates};
 use super::checkpointer::{Checkpointer, HeldEntries, hash_of, input_name, read_chunk, told};
 use super::committer::Committer;
 use super::ledger::{Kept, Ledger};
+#[cfg(test)]
+use super::planted;
 use super::record::Record;
-use super::{Message, NamedCut, Sources, move_on};
+use super::start::exact_sinks;
+use super::{NamedCut, Sources, move_on};
 use engine_base::{Clock, Epoch, SourceId};
 use engine_connectors::{Delivered, Exact};
 use engine_dataflow::changes::KeptInputs;
@@ -17,19 +20,19 @@ use engine_dataflow::stage::{Batch, OnDelivered, Outbox};
 use engine_dataflow::watermark::{Standing, Statement};
 use engine_dataflow::{Control, Cut, CutBoard, RecordedCuts, Rows, StepState, wire};
 use engine_plan::{Plan, Role};
-use engine_state::checkpoint::{CheckpointConfig, Checkpoints, EntryKey, LsmEntries, Manifest, Space, inspect};
+use engine_state::checkpoint::{
+    CheckpointConfig, Checkpoints, EntryKey, EntryStore, LsmEntries, Manifest, Space, inspect,
+};
 use engine_state::disk::{Disk, RealDisk};
 use engine_state::journal::{Journal, JournalConfig, Replay, Sequence, survey};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 /// The format of the folder.
 const FORMAT: u32 = 3;
@@ -41,11 +44,24 @@ struct Whose {
     pipeline: String,
 }
 
+/// What a state directory lies on.
+pub(crate) struct Ground {
+    pub(crate) disk: Arc<dyn Disk>,
+    /// Opens the store of the checkpoints' entries in the folder of the checkpoints.
+    pub(crate) entries: OpenEntries,
+    /// How a new journal is made.
+    pub(crate) journal: JournalConfig,
+}
+
+/// Opens a store of entries in a folder.
+pub(crate) type OpenEntries = Box<dyn FnOnce(&Path) -> engine_state::Result<Arc<dyn EntryStore>>>;
+
 /// An open state directory.
 pub(crate) struct StateDir {
     path: PathBuf,
     /// Locked while it is open.
-    _lock: File,
+    lock: Option<File>,
+    disk: Arc<dyn Disk>,
     journal: Journal,
     journal_id: u64,
     checkpoints: Checkpoints,
@@ -80,7 +96,7 @@ pub(crate) struct Recovered {
 
 /// The newest checkpoint of a state directory, which is only read, and what it keeps.
 pub(crate) fn newest(path: &Path, plan: &Plan) -> Result<Option<(Manifest, Kept)>, String> {
-    if !check_whose(path, plan)? {
+    if !check_whose(&RealDisk, path, plan)? {
         return Err(format!("{} is no state directory: it has no pipeline.json", path.display()));
     }
     let found = inspect(&RealDisk, &path.join("checkpoint")).map_err(told)?;
@@ -111,19 +127,28 @@ impl StateDir {
         let shown = path.display();
         RealDisk.create_dir_all(path).map_err(|error| format!("the state directory {shown} can't be made: {error}"))?;
         let lock = lock(path)?;
-        let begun = check_whose(path, plan)?;
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-        let id = rand::random::<u64>() >> 1;
-        let config = JournalConfig { id, ..JournalConfig::default() };
+        let ground = Ground {
+            disk: Arc::new(RealDisk),
+            entries: Box::new(|folder| Ok(Arc::new(LsmEntries::open(&folder.join("entries"))?))),
+            journal: JournalConfig { id: rand::random::<u64>() >> 1, ..JournalConfig::default() },
+        };
+        Ok(StateDir { lock: Some(lock), ..StateDir::open_on(ground, path, plan)? })
+    }
+
+    /// Opens or makes the directory on a disk, without a lock.
+    pub(crate) fn open_on(ground: Ground, path: &Path, plan: &Plan) -> Result<StateDir, String> {
+        let shown = path.display();
+        let Ground { disk, entries, journal: config } = ground;
+        let begun = check_whose(&*disk, path, plan)?;
         let (journal, opened) = Journal::open(disk.clone(), &path.join("journal"), config).map_err(told)?;
         if let Some(torn) = &opened.torn {
             tracing::info!("the end of the journal was half written when the last run ended, and is cut off: {torn:?}");
         }
         let folder = path.join("checkpoint");
-        fs::create_dir_all(&folder).map_err(|error| format!("{} can't be made: {error}", folder.display()))?;
-        let entries = Arc::new(LsmEntries::open(&folder.join("entries")).map_err(told)?);
+        disk.create_dir_all(&folder).map_err(|error| format!("{} can't be made: {error}", folder.display()))?;
+        let entries = entries(&folder).map_err(told)?;
         let (checkpoints, report) =
-            Checkpoints::open(disk, &folder, entries, CheckpointConfig::default()).map_err(told)?;
+            Checkpoints::open(disk.clone(), &folder, entries, CheckpointConfig::default()).map_err(told)?;
         for refused in &report.refused {
             tracing::warn!("the checkpoint {} is not used: {}", refused.path.display(), refused.why);
         }
@@ -145,7 +170,8 @@ impl StateDir {
         let held = Arc::default();
         Ok(StateDir {
             path: path.to_owned(),
-            _lock: lock,
+            lock: None,
+            disk,
             journal,
             journal_id,
             checkpoints,
@@ -183,7 +209,13 @@ impl StateDir {
         let whose = Whose { format: FORMAT, pipeline: plan.name.clone() };
         let text = serde_json::to_vec(&whose).map_err(|error| failed(error.to_string()))?;
         let path = self.path.join("pipeline.json");
-        engine_state::disk::write_atomically(&RealDisk, &path, &text).map_err(|error| failed(error.to_string()))
+        #[cfg(test)]
+        if planted::is(planted::Planted::WriteInPlace) {
+            let written = self.disk.create(&path).and_then(|mut file| file.append(&text));
+            let written = written.and_then(|()| self.disk.sync_dir(&self.path));
+            return written.map_err(|error| failed(error.to_string()));
+        }
+        engine_state::disk::write_atomically(&*self.disk, &path, &text).map_err(|error| failed(error.to_string()))
     }
 
     /// What a run goes on from. A pipeline that changed changes the state first, where it can.
@@ -261,7 +293,8 @@ impl StateDir {
         if is_changed || others.is_any {
             self.check_changed(others.epochs, &recovered, &fates, rebuild)?;
         }
-        if let Some(sink) = recovered.outstanding.keys().find(|sink| !exact(plan).any(|step| step.name == **sink)) {
+        if let Some(sink) = recovered.outstanding.keys().find(|sink| !exact_sinks(plan).any(|step| step.name == **sink))
+        {
             return Err(format!(
                 "the state directory {shown} has output that is committed and not delivered for the sink `{sink}`, which the \
                  pipeline no longer has, or no longer with `delivery: exactly_once`: run the pipeline as it was until that is out"
@@ -285,7 +318,7 @@ impl StateDir {
             return self.recover(plan, &[]);
         }
         check_sources(&self.kept, &sources).map_err(|problem| format!("the state directory {shown} {problem}"))?;
-        for step in exact(plan) {
+        for step in exact_sinks(plan) {
             let exact = Exact {
                 pipeline: plan.name.as_str().into(),
                 delivered: delivered.get(&step.name).cloned(),
@@ -351,7 +384,7 @@ impl StateDir {
     }
 
     /// The threads that make the run durable: their work, to be run on them.
-    pub(crate) fn threads(self, parts: Threads<'_>, recovered: &mut Recovered) -> (Committer, Checkpointer, Closing) {
+    pub(super) fn threads(self, parts: Threads<'_>, recovered: &Recovered) -> (Committer, Checkpointer, Closing) {
         let sources = Sources::of(parts.plan);
         let committed = recovered.committed.unwrap_or(0);
         let mut ledger = Ledger::new(sources.clone(), recovered.from.clone(), committed, self.journal.next());
@@ -386,13 +419,16 @@ impl StateDir {
             control: parts.control.clone(),
             sources: sources.clone(),
             workers: parts.workers,
-            every: Duration::from_nanos(parts.plan.checkpoint_ns.max(1) as u64),
+            every_ns: parts.plan.checkpoint_ns.max(1) as u64,
             journal_id: self.journal_id,
             plan: parts.plan.logic.clone(),
             abouts: abouts(parts.plan),
             held: self.held,
             kept: self.kept,
-            clock: parts.clock,
+            last_ns: parts.clock.monotonic_ns(),
+            last_epoch: committed,
+            open: None,
+            clock: parts.clock.clone(),
         };
         let together = Together::new(sources.len(), parts.workers);
         let committer = Committer {
@@ -403,7 +439,10 @@ impl StateDir {
             control: parts.control,
             committed: parts.committed,
             outboxes: parts.outboxes,
-            every: Duration::from_nanos(parts.plan.commit_ns.max(1) as u64),
+            every_ns: parts.plan.commit_ns.max(1) as u64,
+            clock: parts.clock,
+            last_ns: None,
+            progress: None,
             together,
             plan: Some(parts.plan.logic.clone()),
             upto: committed,
@@ -412,27 +451,27 @@ impl StateDir {
             not_done,
             waiting: Vec::new(),
         };
-        (committer, checkpointer, Closing { _lock: self._lock })
+        (committer, checkpointer, Closing { _lock: self.lock })
     }
 }
 
 /// Held until the threads are done.
-pub(crate) struct Closing {
-    _lock: File,
+pub(super) struct Closing {
+    _lock: Option<File>,
 }
 
 /// What the threads share with the dataflow.
-pub(crate) struct Threads<'a> {
-    pub(crate) plan: &'a Plan,
-    pub(crate) workers: usize,
-    pub(crate) board: Arc<CutBoard>,
-    pub(crate) control: Arc<Control>,
-    pub(crate) committed: Arc<Committed>,
-    pub(crate) snapshots: Arc<Snapshots>,
-    pub(crate) outboxes: Vec<(String, Arc<Outbox>)>,
+pub(super) struct Threads<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) workers: usize,
+    pub(super) board: Arc<CutBoard>,
+    pub(super) control: Arc<Control>,
+    pub(super) committed: Arc<Committed>,
+    pub(super) snapshots: Arc<Snapshots>,
+    pub(super) outboxes: Vec<(String, Arc<Outbox>)>,
     /// The batches of a former run that are perhaps not delivered: their sinks and sequences.
-    pub(crate) outstanding: Vec<(String, u64)>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(super) outstanding: Vec<(String, u64)>,
+    pub(super) clock: Arc<dyn Clock>,
 }
 
 impl Recovered {
@@ -442,8 +481,11 @@ impl Recovered {
     }
 
     /// The outbox of a sink that delivers exactly once, with what is still to be brought out.
-    pub(crate) fn outbox(&mut self, sink: &str, delivered: OnDelivered) -> Arc<Outbox> {
-        let outbox = Outbox::new(self.committed, delivered);
+    pub(super) fn outbox(&mut self, sink: &str, delivered: OnDelivered) -> Arc<Outbox> {
+        let committed = self.committed;
+        #[cfg(test)]
+        let committed = committed.filter(|_| !planted::is(planted::Planted::SkipReplayDrop));
+        let outbox = Outbox::new(committed, delivered);
         for batch in self.outstanding.remove(sink).unwrap_or_default() {
             outbox.deliver_again(batch);
         }
@@ -451,7 +493,7 @@ impl Recovered {
     }
 
     /// The batches that are committed and perhaps not delivered: their sinks and sequences.
-    pub(crate) fn batches(&self) -> Vec<(String, u64)> {
+    pub(super) fn batches(&self) -> Vec<(String, u64)> {
         let of = |(sink, batches): (&String, &Vec<Batch>)| {
             batches.iter().map(|batch| (sink.clone(), batch.sequence)).collect::<Vec<_>>()
         };
@@ -470,6 +512,10 @@ impl Recovered {
 
     /// The watermarks that the inputs of a step had reached.
     pub(crate) fn watermarks_ns(&self, step: &str) -> Vec<Option<i64>> {
+        #[cfg(test)]
+        if planted::is(planted::Planted::ForgetWatermark) {
+            return Vec::new();
+        }
         let reached = self.kept.watermarks_ns.get(step).into_iter().flatten();
         // An input that had ended may have more now: a file that grew. Its rows are not late for that.
         reached.map(|reached_ns| reached_ns.filter(|reached_ns| *reached_ns < i64::MAX)).collect()
@@ -586,15 +632,15 @@ fn records(
 }
 
 /// Whether a former run has begun with the folder. Refuses one of another pipeline, or of another engine.
-fn check_whose(path: &Path, plan: &Plan) -> Result<bool, String> {
+fn check_whose(disk: &dyn Disk, path: &Path, plan: &Plan) -> Result<bool, String> {
     let shown = path.display();
-    if path.join("cut.json").exists() {
+    if disk.len(&path.join("cut.json")).is_ok() {
         return Err(format!(
             "the state directory {shown} was made by an earlier version of the engine, which kept no checkpoints; give another \
              --state, or move its files away to start from the beginning"
         ));
     }
-    let found = match fs::read(path.join("pipeline.json")) {
+    let found = match disk.read(&path.join("pipeline.json")) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(format!("{shown}/pipeline.json can't be read: {error}")),
@@ -615,11 +661,6 @@ fn check_whose(path: &Path, plan: &Plan) -> Result<bool, String> {
         ));
     }
     Ok(true)
-}
-
-/// The sinks that deliver exactly once.
-fn exact(plan: &Plan) -> impl Iterator<Item = &engine_plan::Step> {
-    plan.sinks().filter(|step| matches!(step.role, Role::Sink { exact: Some(_), .. }))
 }
 
 /// What another pipeline than this one has left in the journal behind the newest checkpoint.
@@ -703,13 +744,4 @@ pub(crate) fn lossy_sources(plan: &Plan) -> Vec<&str> {
         .filter(|step| matches!(step.role, Role::Source { replayable: false, .. }))
         .map(|step| step.name.as_str())
         .collect()
-}
-
-/// For the channel of the checkpointer.
-pub(crate) fn giver(to: Sender<Message>) -> Box<dyn Fn(u64, engine_dataflow::snapshot::Part) + Send + Sync> {
-    let to = Mutex::new(to);
-    Box::new(move |number, part| {
-        // When it is gone the run is failing.
-        let _ = to.lock().unwrap_or_else(PoisonError::into_inner).send(Message::Part(number, part));
-    })
 }
