@@ -282,7 +282,7 @@ fn a_replay_comes_to_its_end_before_a_signal_is_obeyed() {
     let folder = folder(&pipeline);
     let folder = folder.path();
     write_rows(folder, 0..600_000, 3);
-    run_and_kill(folder, 5_000_000);
+    run_and_kill(folder, 500_000);
     let mut child = Command::new("timeout")
         .arg("120")
         .arg(engine())
