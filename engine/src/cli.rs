@@ -3,9 +3,11 @@
 use crate::commands;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use engine_base::diagnostic::render::Format;
+use engine_base::units::parse_duration;
 use engine_spec::LoadOptions;
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A streaming dataflow engine for AI: one YAML file is one pipeline.
 #[derive(Debug, Parser)]
@@ -44,7 +46,13 @@ pub(crate) enum Command {
     ///
     /// Exit codes: 0 (it can go on), 1 (problems, or `engine run` would refuse), 2 (usage).
     Plan(PlanArgs),
-    /// What a state directory holds: checkpoints, the journal, and whether both are sound
+    /// Stop the engine that runs on a state directory, and keep its state by name
+    ///
+    /// It is stopped as by a signal: what was read is finished and delivered, and a checkpoint holds all of it.
+    ///
+    /// Exit codes: 0 (it has ended, and there is the savepoint that was asked for), 1 (it has not, or there is none), 2 (usage).
+    Stop(commands::stop::StopArgs),
+    /// What a state directory holds: checkpoints, savepoints, the journal, and whether all are sound
     State(State),
     /// Explain an error code in full
     Explain(Explain),
@@ -163,7 +171,7 @@ pub(crate) struct State {
 /// What is done with a state directory.
 #[derive(clap::Subcommand, Debug)]
 pub(crate) enum StateCommand {
-    /// The checkpoints that are kept, and the journal behind them; an engine may run on it meanwhile
+    /// The checkpoints and savepoints that are kept, and the journal behind them; an engine may run on it meanwhile
     List {
         /// The state directory
         dir: PathBuf,
@@ -182,6 +190,25 @@ pub(crate) enum StateCommand {
         /// The state directory
         dir: PathBuf,
     },
+    /// Goes back to a savepoint: the next run begins where that stands; no engine may run on it
+    ///
+    /// What came after it is let go, in the state. What systems were given they keep, so sinks that deliver exactly once are
+    /// told to go on with `engine run --reset-sink`. Later savepoints must be released before.
+    Restore {
+        /// The state directory
+        dir: PathBuf,
+        /// The name of the savepoint
+        #[arg(value_parser = commands::stop::savepoint_name)]
+        savepoint: String,
+    },
+    /// Lets a savepoint go; no engine may run on it
+    Release {
+        /// The state directory
+        dir: PathBuf,
+        /// The name of the savepoint
+        #[arg(value_parser = commands::stop::savepoint_name)]
+        savepoint: String,
+    },
 }
 
 /// `engine explain`.
@@ -193,6 +220,12 @@ pub(crate) struct Explain {
     /// Every code, as a page of the documentation
     #[arg(long)]
     pub(crate) all: bool,
+}
+
+/// A span of time, from zero on.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let ns = parse_duration(text).map_err(|error| format!("{}: {}", error.message, error.help))?;
+    u64::try_from(ns).map(Duration::from_nanos).map_err(|_| "a time from zero is due".to_owned())
 }
 
 /// `left=right`, cut at the first `=`.

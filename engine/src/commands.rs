@@ -7,6 +7,7 @@ pub(crate) mod plan;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod state;
+pub(crate) mod stop;
 pub(crate) mod test;
 
 use crate::cli::{self, PipelineArgs};

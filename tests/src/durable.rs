@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-const PIPELINE: &str = "
+pub(crate) const PIPELINE: &str = "
 version: 1
 pipeline: durable
 delivery: exactly_once
@@ -23,7 +23,7 @@ sinks:
   all: { type: file, input: rows, path: all.jsonl }
 ";
 
-fn write_rows(folder: &Path, rows: std::ops::Range<i64>, n: i64) {
+pub(crate) fn write_rows(folder: &Path, rows: std::ops::Range<i64>, n: i64) {
     let text = rows.fold(String::new(), |mut text, id| {
         writeln!(text, r#"{{"id":{id},"key":"k{}","n":{n}}}"#, id % 7).expect("a string takes text");
         text
@@ -31,13 +31,13 @@ fn write_rows(folder: &Path, rows: std::ops::Range<i64>, n: i64) {
     std::fs::write(folder.join("rows.jsonl"), text).expect("written");
 }
 
-fn run(folder: &Path, arguments: &[&str]) -> Output {
+pub(crate) fn run(folder: &Path, arguments: &[&str]) -> Output {
     // A run that hangs is a failure too.
     let mut command = Command::new("timeout");
     command.arg("120").arg(engine()).current_dir(folder).args(arguments).stdin(Stdio::null()).output().expect("it runs")
 }
 
-fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
@@ -45,23 +45,23 @@ fn said_of(folder: &Path, arguments: &[&str]) -> String {
     said(&run(folder, arguments))
 }
 
-const RUN: [&str; 6] = ["run", "pipeline.yaml", "--no-metrics", "--quiet", "--state", "state"];
+pub(crate) const RUN: [&str; 6] = ["run", "pipeline.yaml", "--no-metrics", "--quiet", "--state", "state"];
 
-fn folder(pipeline: &str) -> tempfile::TempDir {
+pub(crate) fn folder(pipeline: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("pipeline.yaml"), pipeline).expect("written");
     folder
 }
 
 /// By key: how many, and how much.
-fn totals(folder: &Path) -> BTreeMap<String, (i64, i64)> {
+pub(crate) fn totals(folder: &Path) -> BTreeMap<String, (i64, i64)> {
     let file = rusqlite::Connection::open(folder.join("out.db")).expect("it opens");
     let mut query = file.prepare("SELECT key, c, total FROM totals").expect("a table");
     let rows = query.query_map((), |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?)))).expect("rows");
     rows.map(|row| row.expect("a row")).collect()
 }
 
-fn expected(count: i64, n: i64) -> BTreeMap<String, (i64, i64)> {
+pub(crate) fn expected(count: i64, n: i64) -> BTreeMap<String, (i64, i64)> {
     let mut all = BTreeMap::new();
     for id in 0..count {
         let of: &mut (i64, i64) = all.entry(format!("k{}", id % 7)).or_default();

@@ -17,6 +17,7 @@ mod nexmark;
 mod receiver;
 mod running;
 mod runs;
+mod savepoints;
 mod systems;
 mod torture;
 mod windows;

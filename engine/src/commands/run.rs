@@ -3,14 +3,13 @@
 //! Exit codes: 0 the input ended or a signal was obeyed, everything read is acknowledged; 1 the pipeline has problems or
 //! stopped for a fault; 2 usage; 70 an operator panicked (a fault of the engine).
 
-use crate::cli::PipelineArgs;
+use crate::cli::{PipelineArgs, duration};
 use crate::load::load_plan;
 use crate::process;
 use crate::runtime::durable::{Parts, Recovered, Running, StateDir, assemble, begin, exact_sinks, lossy_sources};
 use crate::runtime::errors_file::ErrorsFile;
 use crate::runtime::graph::{GraphShared, SharedSink, build, pruned};
 use crate::runtime::watch::{Instruments, Watch, WatchArgs};
-use engine_base::units::parse_duration;
 use engine_base::{Clock, StepId, SystemClock};
 use engine_connectors::{Exact, SinkStart};
 use engine_dataflow::deliver::SinkShared;
@@ -58,7 +57,7 @@ pub(crate) struct RunArgs {
 
     /// How long a signal waits for what was read to be acknowledged. What is not by then is given up, and with `--state`
     /// read again at the next start.
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = drain_timeout)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     drain_timeout: Duration,
 
     /// Lets a sink that delivers exactly once go on from what the journal says, though its system says otherwise: it was
@@ -357,12 +356,6 @@ fn close_sinks(
         }
     }
     outcome
-}
-
-/// Reads `--drain-timeout`.
-fn drain_timeout(text: &str) -> Result<Duration, String> {
-    let ns = parse_duration(text).map_err(|error| format!("{}: {}", error.message, error.help))?;
-    u64::try_from(ns).map(Duration::from_nanos).map_err(|_| "a time from zero is due".to_owned())
 }
 
 /// The first SIGINT or SIGTERM stops reading and lets what was read finish, for as long as `drain`; the second ends the

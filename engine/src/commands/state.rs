@@ -2,7 +2,7 @@
 
 use super::{Exit, print};
 use crate::cli::{State, StateCommand};
-use crate::runtime::durable::{self, Kept};
+use crate::runtime::durable::{self, Kept, savepoint};
 use chrono::DateTime;
 use engine_base::units::format_size;
 use engine_state::checkpoint::{CheckpointConfig, Checkpoints, Inspection, LsmEntries, Manifest, inspect};
@@ -19,6 +19,10 @@ pub(crate) fn run(arguments: &State) -> Exit {
         StateCommand::List { dir } => list(dir),
         StateCommand::Inspect { dir, checkpoint } => show(dir, *checkpoint),
         StateCommand::Verify { dir } => verify(dir),
+        StateCommand::Restore { dir, savepoint } => restore(dir, savepoint),
+        StateCommand::Release { dir, savepoint } => {
+            savepoint::release(dir, savepoint).map(|()| (format!("savepoint `{savepoint}` is released\n"), true))
+        }
     };
     let (text, exit) = match done {
         Ok((text, true)) => (text, Exit::Success),
@@ -59,6 +63,15 @@ fn list(dir: &Path) -> Result<(String, bool), String> {
             manifest.epoch,
             contents.entries,
             format_size(contents.bytes)
+        );
+    }
+    for (name, manifest) in &found.savepoints {
+        let _ = writeln!(
+            text,
+            "savepoint {name}: checkpoint {}, {}, epoch {}",
+            manifest.checkpoint,
+            time(manifest),
+            manifest.epoch
         );
     }
     if found.retained.is_empty() {
@@ -124,7 +137,15 @@ fn verify(dir: &Path) -> Result<(String, bool), String> {
     let entries = Arc::new(LsmEntries::open(&folder.join("entries")).map_err(told)?);
     let (checkpoints, _) =
         Checkpoints::open(Arc::new(RealDisk), &folder, entries, CheckpointConfig::default()).map_err(told)?;
-    for manifest in checkpoints.retained() {
+    let mut kept = checkpoints.retained();
+    kept.extend(
+        checkpoints
+            .savepoints()
+            .into_values()
+            .filter(|saved| !kept.iter().any(|kept| kept.checkpoint == saved.checkpoint))
+            .collect::<Vec<_>>(),
+    );
+    for manifest in kept {
         let differences = checkpoints.verify(&manifest).map_err(told)?;
         for difference in &differences {
             let step = difference.step.as_deref().unwrap_or("a step that it does not know");
@@ -148,6 +169,24 @@ fn verify(dir: &Path) -> Result<(String, bool), String> {
     let records = durable::read_journal(dir, checkpoints.newest().map_or(0, |manifest| manifest.journal_sequence))?;
     let _ = writeln!(text, "journal: {records} records behind the last checkpoint, as written");
     Ok((text, sound))
+}
+
+fn restore(dir: &Path, name: &str) -> Result<(String, bool), String> {
+    let savepoint::Restored { manifest, epochs, batches, ahead } = savepoint::restore(dir, name)?;
+    let mut text = format!("checkpoint {} is savepoint `{name}`, epoch {}\n", manifest.checkpoint, manifest.epoch);
+    if epochs > 0 {
+        let _ = writeln!(text, "let go: {epochs} epochs that were read behind the last checkpoint");
+    }
+    if batches > 0 {
+        let _ = writeln!(text, "let go: {batches} batches that were committed and perhaps not delivered");
+    }
+    for sink in ahead {
+        let _ = writeln!(
+            text,
+            "sink {sink} was given more than that: start once with --reset-sink {sink}, and what comes after the savepoint goes to it again"
+        );
+    }
+    Ok((text, true))
 }
 
 /// When a checkpoint was made.

@@ -10,7 +10,8 @@
 //! In the folder of a state:
 //!
 //! ```text
-//! STATE/lock          held while an engine runs on it; a second one is refused
+//! STATE/lock          held while an engine runs on it, with its process; a second one is refused
+//! STATE/savepoint     the name of a savepoint that is asked for
 //! STATE/pipeline.json whose state it is
 //! STATE/journal/      a record for each commit
 //! STATE/checkpoint/   manifests; STATE/checkpoint/entries/ the store that they speak of
@@ -21,15 +22,18 @@ mod change;
 mod checkpointer;
 mod committer;
 mod ledger;
+mod lock;
 mod open;
 #[cfg(test)]
 pub(crate) mod planted;
 mod record;
+pub(crate) mod savepoint;
 mod start;
 
 pub(crate) use change::{Fate, fates};
 pub(crate) use ledger::Kept;
-pub(crate) use open::{Recovered, StateDir, lock, lossy_sources, newest, read_journal, tail};
+pub(crate) use lock::{holder, lock};
+pub(crate) use open::{Recovered, StateDir, lossy_sources, newest, read_journal, tail};
 pub(crate) use start::{Parts, Running, assemble, begin, exact_sinks};
 #[cfg(test)]
 pub(crate) use {

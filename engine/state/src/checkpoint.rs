@@ -44,7 +44,6 @@ pub use read::Difference;
 use crate::disk::Disk;
 use crate::error::{Result, StateErrorKind};
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -149,6 +148,12 @@ impl State {
     }
 }
 
+/// Whether a savepoint may have this name: up to 100 letters, digits, `.`, `_` and `-`, with no `.` first.
+pub fn is_savepoint_name(name: &str) -> bool {
+    let is_sound = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    !name.is_empty() && name.len() <= 100 && !name.starts_with('.') && name.bytes().all(is_sound)
+}
+
 impl Checkpoints {
     /// The newest one.
     pub fn newest(&self) -> Option<Arc<Manifest>> {
@@ -211,8 +216,7 @@ impl Checkpoints {
 
     /// Keeps a retained checkpoint by name, until it is released. The name is of letters, digits, `.`, `_` and `-`.
     pub fn save(&self, name: &str, checkpoint: u64) -> Result<()> {
-        let is_sound = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-        if name.is_empty() || name.len() > 100 || name.starts_with('.') || !name.bytes().all(is_sound) {
+        if !is_savepoint_name(name) {
             return Err(self.inner.error(
                 StateErrorKind::Misused,
                 "make a savepoint in",
@@ -249,34 +253,65 @@ impl Checkpoints {
         Ok(true)
     }
 
-    /// Goes back to an earlier checkpoint: later ones are removed, and their changes are never seen again.
-    pub fn roll_back(&self, checkpoint: u64) -> Result<()> {
-        let mut state = self.inner.lock();
-        let target = self.inner.find(&state, checkpoint)?;
-        let misused =
-            |detail: String, remedy: &str| Err(self.inner.error(StateErrorKind::Misused, "roll back", detail, remedy));
-        if state.draft.is_some() {
-            return misused("a checkpoint is being written".to_owned(), "publish or drop it first");
+    /// Goes back to a savepoint: it is published anew as the newest checkpoint, and what came after it is never seen again.
+    /// Later savepoints must be released before. The savepoint stays, and is that of the new checkpoint.
+    ///
+    /// The rename of the new manifest is what counts: interrupted before it nothing has changed, and after it the rest is done
+    /// when the folder is opened. Of `publication` the blobs and what sources and sinks keep are those of the savepoint.
+    pub fn restore(&self, name: &str, publication: Publication) -> Result<Arc<Manifest>> {
+        let inner = &self.inner;
+        let misused = |detail: String, remedy: &str| {
+            Err(inner.error(StateErrorKind::Misused, "go back to a savepoint in", detail, remedy))
+        };
+        let mut state = inner.lock();
+        if state.doubt.is_some() || state.draft.is_some() {
+            return misused("a checkpoint is being written, or in doubt".to_owned(), "open the folder again");
         }
-        if let Some((name, _)) = state.savepoints.iter().find(|(_, later)| later.checkpoint > checkpoint) {
-            return misused(format!("savepoint `{name}` is later"), "release it first");
+        let Some(target) = state.savepoints.get(name).cloned() else {
+            let known: Vec<&str> = state.savepoints.keys().map(String::as_str).collect();
+            let remedy = match known.as_slice() {
+                [] => "there are none".to_owned(),
+                known => format!("there are {}", known.join(", ")),
+            };
+            return Err(inner.error(
+                StateErrorKind::Missing,
+                "find a savepoint in",
+                format!("there is no savepoint `{name}`"),
+                remedy,
+            ));
+        };
+        if let Some((later, _)) = state.savepoints.iter().find(|(_, saved)| saved.stamp > target.stamp) {
+            return misused(format!("savepoint `{later}` is later"), "release it first: what it holds is let go");
         }
-        let later: Vec<u64> = state.manifests.range(checkpoint + 1..).map(|(number, _)| *number).collect();
-        // It may be kept by a savepoint only.
-        if let Entry::Vacant(vacant) = state.manifests.entry(checkpoint) {
-            manifest::write(&*self.inner.disk, &manifest::manifest_path(&self.inner.dir, checkpoint), &*target)?;
-            vacant.insert(Arc::clone(&target));
-        }
-        // The newest first: wherever this is interrupted, what is left is a checkpoint and those before it.
-        for number in later.into_iter().rev() {
-            self.inner.remove_file(&manifest::manifest_path(&self.inner.dir, number))?;
+        inner.check_not_fenced()?;
+        let mut lineage = Lineage::clone(&state.lineage);
+        lineage.bury(target.stamp + 1, state.next_stamp - 1);
+        let Publication { journal_id, journal_sequence, time_ns, .. } = publication;
+        let manifest = Manifest {
+            checkpoint: state.next_number,
+            generation: inner.generation,
+            journal_id,
+            journal_sequence,
+            time_ns,
+            dead: lineage.dead.clone(),
+            ..Manifest::clone(&target)
+        };
+        inner.write_manifest(&mut state, &manifest)?;
+        let manifest = Arc::new(manifest);
+        state.next_number += 1;
+        state.lineage = Arc::new(lineage);
+        let undone: Vec<u64> =
+            state.manifests.values().filter(|old| old.stamp > target.stamp).map(|old| old.checkpoint).collect();
+        state.manifests.insert(manifest.checkpoint, Arc::clone(&manifest));
+        // From here on it stands for itself: should its manifest be damaged, what is used instead says the same.
+        manifest::write(&*inner.disk, &manifest::savepoint_path(&inner.dir, name), &*manifest)?;
+        state.savepoints.insert(name.to_owned(), Arc::clone(&manifest));
+        for number in undone {
+            inner.remove_file(&manifest::manifest_path(&inner.dir, number))?;
             state.manifests.remove(&number);
         }
-        if let Some(last) = state.next_stamp.checked_sub(1) {
-            state.bury(target.stamp + 1, last);
-        }
-        state.refresh(&*self.inner.entries);
-        Ok(())
+        inner.let_go(&mut state);
+        Ok(manifest)
     }
 
     /// Rewrites the store without what is of no use any more. It may take long: seconds for a gigabyte.
@@ -366,32 +401,49 @@ impl Inner {
 
     fn publish(&self, mut manifest: Manifest) -> Result<Arc<Manifest>> {
         self.entries.persist()?;
-        let claim: manifest::Claim = manifest::read(&*self.disk, &manifest::claim_path(&self.dir))?;
-        if claim.generation > self.generation {
-            return Err(self.error(
-                StateErrorKind::Fenced { ours: self.generation, stored: claim.generation },
-                "publish a checkpoint to",
-                format!("generation {} has taken over from {}", claim.generation, self.generation),
-                "this process must stop",
-            ));
-        }
+        self.check_not_fenced()?;
         let mut state = self.lock();
         manifest.checkpoint = state.next_number;
         manifest.generation = self.generation;
         manifest.stamp = state.next_stamp - 1;
         manifest.dead = state.lineage.dead.clone();
-        let path = manifest::manifest_path(&self.dir, manifest.checkpoint);
-        if let Err(error) = manifest::write(&*self.disk, &path, &manifest) {
-            // Under its name it may count after a crash, or not.
-            if self.disk.len(&path).is_ok() {
-                state.doubt = Some(error.to_string());
-            }
-            return Err(error);
-        }
+        self.write_manifest(&mut state, &manifest)?;
         let manifest = Arc::new(manifest);
         state.draft = None;
         state.next_number += 1;
         state.manifests.insert(manifest.checkpoint, Arc::clone(&manifest));
+        self.let_go(&mut state);
+        Ok(manifest)
+    }
+
+    /// Refuses where another process has taken over.
+    fn check_not_fenced(&self) -> Result<()> {
+        let claim: manifest::Claim = manifest::read(&*self.disk, &manifest::claim_path(&self.dir))?;
+        if claim.generation <= self.generation {
+            return Ok(());
+        }
+        Err(self.error(
+            StateErrorKind::Fenced { ours: self.generation, stored: claim.generation },
+            "publish a checkpoint to",
+            format!("generation {} has taken over from {}", claim.generation, self.generation),
+            "this process must stop",
+        ))
+    }
+
+    fn write_manifest(&self, state: &mut State, manifest: &Manifest) -> Result<()> {
+        let path = manifest::manifest_path(&self.dir, manifest.checkpoint);
+        let written = manifest::write(&*self.disk, &path, manifest);
+        if let Err(error) = &written
+            && self.disk.len(&path).is_ok()
+        {
+            // Under its name it may count after a crash, or not.
+            state.doubt = Some(error.to_string());
+        }
+        written
+    }
+
+    /// Removes the manifests that are too many.
+    fn let_go(&self, state: &mut State) {
         let excess = state.manifests.len().saturating_sub(self.config.retained.max(1));
         for _ in 0..excess {
             let Some(number) = state.manifests.keys().next().copied() else { break };
@@ -402,7 +454,6 @@ impl Inner {
             state.manifests.remove(&number);
         }
         state.refresh(&*self.entries);
-        Ok(manifest)
     }
 
     /// A draft comes to nothing, unless it was published.

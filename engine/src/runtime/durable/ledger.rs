@@ -143,6 +143,11 @@ impl Ledger {
         self.next_record = Sequence(record.0 + 1);
     }
 
+    /// Whether nothing is behind the last checkpoint.
+    pub(super) fn is_empty(&self) -> bool {
+        self.epochs.is_empty() && self.records.is_empty()
+    }
+
     /// Where a checkpoint after an epoch stands.
     pub(super) fn place(&self, epoch: u64) -> Place {
         // A batch that is delivered is needed until that is noted: the sink must be told where it stands.

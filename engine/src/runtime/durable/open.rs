@@ -4,11 +4,12 @@ use super::change::{Change, Fate, abouts, fates};
 use super::checkpointer::{Checkpointer, HeldEntries, hash_of, input_name, read_chunk, told};
 use super::committer::Committer;
 use super::ledger::{Kept, Ledger};
+use super::lock::{lock, sign};
 #[cfg(test)]
 use super::planted;
 use super::record::Record;
 use super::start::exact_sinks;
-use super::{NamedCut, Sources, move_on};
+use super::{NamedCut, Sources, move_on, savepoint};
 use engine_base::{Clock, Epoch, SourceId};
 use engine_connectors::{Delivered, Exact};
 use engine_dataflow::changes::KeptInputs;
@@ -27,10 +28,9 @@ use engine_state::disk::{Disk, RealDisk};
 use engine_state::journal::{Journal, JournalConfig, Replay, Sequence, survey};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -126,7 +126,10 @@ impl StateDir {
     pub(crate) fn open(path: &Path, plan: &Plan) -> Result<StateDir, String> {
         let shown = path.display();
         RealDisk.create_dir_all(path).map_err(|error| format!("the state directory {shown} can't be made: {error}"))?;
-        let lock = lock(path)?;
+        let mut lock = lock(path)?;
+        sign(&mut lock).map_err(|error| format!("{shown}/lock can't be written: {error}"))?;
+        // One that nobody got is not for this run.
+        savepoint::take_back(&RealDisk, path)?;
         let ground = Ground {
             disk: Arc::new(RealDisk),
             entries: Box::new(|folder| Ok(Arc::new(LsmEntries::open(&folder.join("entries"))?))),
@@ -412,6 +415,13 @@ impl StateDir {
             recovered.exact.iter().filter_map(|(n, e)| Some((n.clone(), e.delivered.clone()?))).collect();
         ledger.sequences = recovered.exact.iter().map(|(name, exact)| (name.clone(), exact.last)).collect();
         let ledger = Arc::new(Mutex::new(ledger));
+        let closing = Closing {
+            path: self.path,
+            disk: self.disk,
+            checkpoints: self.checkpoints.clone(),
+            ledger: ledger.clone(),
+            _lock: self.lock,
+        };
         let checkpointer = Checkpointer {
             checkpoints: self.checkpoints,
             ledger: ledger.clone(),
@@ -451,13 +461,25 @@ impl StateDir {
             not_done,
             waiting: Vec::new(),
         };
-        (committer, checkpointer, Closing { _lock: self.lock })
+        (committer, checkpointer, closing)
     }
 }
 
 /// Held until the threads are done.
 pub(super) struct Closing {
+    path: PathBuf,
+    disk: Arc<dyn Disk>,
+    checkpoints: Checkpoints,
+    ledger: Arc<Mutex<Ledger>>,
     _lock: Option<File>,
+}
+
+impl Closing {
+    /// Makes the savepoint that was asked for. Called when all is written, and the run was stopped in order.
+    pub(super) fn grant_savepoint(&self) -> Result<(), String> {
+        let is_whole = self.ledger.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        if is_whole { savepoint::grant(&*self.disk, &self.path, &self.checkpoints) } else { Ok(()) }
+    }
 }
 
 /// What the threads share with the dataflow.
@@ -590,22 +612,6 @@ impl Recovered {
     }
 }
 
-/// Takes the lock of a state directory; it is given back when the file is closed, also by a kill.
-pub(crate) fn lock(path: &Path) -> Result<File, String> {
-    let shown = path.display();
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path.join("lock"))
-        .map_err(|error| format!("the state directory {shown} can't be locked: {error}"))?;
-    // SAFETY: `flock` reads nothing but the descriptor, which `lock` keeps open.
-    if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-        return Err(format!("another engine runs on the state directory {shown}; stop it, or give another --state"));
-    }
-    Ok(lock)
-}
-
 /// Reads all records of a journal from one on. How many there are.
 pub(crate) fn read_journal(path: &Path, from: u64) -> Result<u64, String> {
     let (journal, _) =
@@ -619,7 +625,7 @@ pub(crate) fn read_journal(path: &Path, from: u64) -> Result<u64, String> {
 }
 
 /// The commits in the journal of a state directory.
-fn records(
+pub(super) fn records(
     replay: engine_state::Result<Replay>,
     path: &Path,
 ) -> Result<impl Iterator<Item = Result<Record, String>>, String> {
@@ -633,6 +639,19 @@ fn records(
 
 /// Whether a former run has begun with the folder. Refuses one of another pipeline, or of another engine.
 fn check_whose(disk: &dyn Disk, path: &Path, plan: &Plan) -> Result<bool, String> {
+    let Some(pipeline) = whose(disk, path)? else { return Ok(false) };
+    if pipeline == plan.name {
+        return Ok(true);
+    }
+    Err(format!(
+        "the state directory {} is that of pipeline `{pipeline}`, not of `{}`; give another --state",
+        path.display(),
+        plan.name
+    ))
+}
+
+/// The pipeline whose state a folder has, `None` if it has none. Refuses one of another engine.
+pub(super) fn whose(disk: &dyn Disk, path: &Path) -> Result<Option<String>, String> {
     let shown = path.display();
     if disk.len(&path.join("cut.json")).is_ok() {
         return Err(format!(
@@ -642,7 +661,7 @@ fn check_whose(disk: &dyn Disk, path: &Path, plan: &Plan) -> Result<bool, String
     }
     let found = match disk.read(&path.join("pipeline.json")) {
         Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(format!("{shown}/pipeline.json can't be read: {error}")),
     };
     let whose: Whose = serde_json::from_slice(&found).map_err(|error| {
@@ -654,13 +673,7 @@ fn check_whose(disk: &dyn Disk, path: &Path, plan: &Plan) -> Result<bool, String
             whose.format
         ));
     }
-    if whose.pipeline != plan.name {
-        return Err(format!(
-            "the state directory {shown} is that of pipeline `{}`, not of `{}`; give another --state",
-            whose.pipeline, plan.name
-        ));
-    }
-    Ok(true)
+    Ok(Some(whose.pipeline))
 }
 
 /// What another pipeline than this one has left in the journal behind the newest checkpoint.

@@ -181,7 +181,7 @@ impl Running {
         let committed = committer.join().unwrap_or_else(panicked);
         let _ = messages.send(Message::End);
         let written = checkpointer.join().unwrap_or_else(panicked);
-        drop(closing);
-        committed.and(written)
+        committed.and(written)?;
+        closing.grant_savepoint()
     }
 }

@@ -35,6 +35,8 @@ pub struct Refused {
 struct Found {
     manifests: BTreeMap<u64, Arc<Manifest>>,
     savepoints: BTreeMap<String, Arc<Manifest>>,
+    /// Those that a savepoint was restored over; a crash left their manifests.
+    undone: Vec<u64>,
     greatest_number: u64,
     report: Report,
 }
@@ -90,6 +92,12 @@ fn find(disk: &dyn Disk, dir: &Path) -> Result<Found> {
             files.join("; "),
             "restore the files from a copy, or start with an empty state directory",
         ));
+    }
+    if let Some(newest) = found.manifests.last_key_value().map(|(_, newest)| Arc::clone(newest)) {
+        // Stamps grow with the numbers, unless it went back in between.
+        let is_undone = |manifest: &Arc<Manifest>| manifest.stamp > newest.stamp;
+        found.undone = found.manifests.values().filter(|old| is_undone(old)).map(|old| old.checkpoint).collect();
+        found.manifests.retain(|_, manifest| !is_undone(manifest));
     }
     // Only those that are not a copy kept for its name count as retained; the newest always does.
     found.manifests.retain(|number, manifest| {
@@ -148,6 +156,10 @@ impl Checkpoints {
                 let path = dir.join(name);
                 disk.remove(&path).map_err(|error| StateError::io(&path, "remove", error))?;
             }
+        }
+        for number in &found.undone {
+            let path = manifest_path(dir, *number);
+            disk.remove(&path).map_err(|error| StateError::io(&path, "remove", error))?;
         }
         let next_stamp = generation << 32;
         let dead = newest.as_ref().map_or_else(Vec::new, |manifest| manifest.dead.clone());

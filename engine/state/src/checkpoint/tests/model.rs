@@ -272,11 +272,46 @@ fn live(seed: u64, medium: &Medium, rounds: u64) -> std::result::Result<(), Stri
             }
             17 | 18 => checkpoints.compact().map_err(shown)?,
             _ => {
-                let saved = model.savepoints.values().map(|(number, _)| *number).max().unwrap_or(0);
-                let oldest = model.retained.keys().copied().find(|number| *number >= saved);
-                if let Some(number) = oldest {
-                    checkpoints.roll_back(number).map_err(shown)?;
-                    model.retained.split_off(&(number + 1));
+                let last = model.savepoints.iter().max_by_key(|(_, (number, _))| *number);
+                let Some((name, (number, map))) = last.map(|(name, saved)| (name.clone(), saved.clone())) else {
+                    continue;
+                };
+                let saved = checkpoints.savepoints();
+                if let Some(earlier) = saved.keys().find(|earlier| saved[*earlier].stamp < saved[&name].stamp)
+                    && checkpoints.restore(earlier, Publication::default()).is_ok()
+                {
+                    return Err(format!("it went back to `{earlier}`, over the later `{name}`"));
+                }
+                let publication = Publication { journal_sequence: seed, ..Publication::default() };
+                match medium {
+                    // It is interrupted anywhere: it went back or it did not.
+                    Medium::Sim { disk, entries, bug: None } if random.next(2) == 0 => {
+                        if random.next(2) == 0 {
+                            disk.fail_write_in(random.next(4) as u32);
+                        } else {
+                            disk.fail_sync_in(random.next(6) as u32);
+                        }
+                        let _ = checkpoints.restore(&name, publication);
+                        drop(checkpoints);
+                        disk.crash();
+                        entries.crash(random.next(u64::MAX));
+                        checkpoints = medium.open().map_err(shown)?.0;
+                    }
+                    _ => {
+                        let manifest = checkpoints.restore(&name, publication).map_err(shown)?;
+                        if manifest.journal_sequence != seed || manifest.checkpoint <= number {
+                            return Err(format!("it went back to {manifest:?}"));
+                        }
+                    }
+                }
+                let newest = checkpoints.newest().map_or(0, |newest| newest.checkpoint);
+                if model.retained.keys().last().is_none_or(|last| newest > *last) {
+                    // What was published behind it and differs is gone: of what is retained the contents are compared.
+                    let kept: Vec<u64> = checkpoints.retained().iter().map(|kept| kept.checkpoint).collect();
+                    model.retained.retain(|number, _| kept.contains(number));
+                    model.retained.insert(newest, map.clone());
+                    // After a crash it may still be that of the older one, which is the same.
+                    model.savepoints.insert(name.clone(), (checkpoints.savepoints()[&name].checkpoint, map));
                 }
             }
         }
