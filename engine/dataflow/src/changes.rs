@@ -290,6 +290,11 @@ impl Participant for Log {
             snapshots.give(number, Part::Input { step: self.name.clone(), input: self.input, rows });
         }
     }
+
+    /// It is given at once.
+    fn give(&mut self, _bytes: usize, _snapshots: &Snapshots) -> bool {
+        false
+    }
 }
 
 /// `0, or 1 and the length of the key u32 and the key │ length of the order u32 │ order │ row`

@@ -270,23 +270,39 @@ struct Kept {
     name: Arc<str>,
     step: Box<dyn EpochStep>,
     watch: Option<Watch>,
-    /// The number of the last snapshot that it gave its part of.
+    /// The number of the last snapshot that it took part in.
     taken: u64,
+    /// Not all of that is given.
+    gives: bool,
     worker: usize,
 }
 
 impl Participant for Kept {
     fn take_part(&mut self, number: u64, snapshots: &Snapshots) {
-        if std::mem::replace(&mut self.taken, number) == number {
+        if self.taken == number {
             return;
         }
-        if let Some(part) = self.step.state().and_then(|state| part_of(&self.name, state)) {
-            snapshots.give(number, part);
+        // The last one may come while another is given.
+        while self.give(usize::MAX, snapshots) {}
+        self.taken = number;
+        if let Some(state) = self.step.state() {
+            state.freeze();
+            self.gives = true;
         }
         // It is the same on all workers.
         if let (Some(watch), 0) = (&self.watch, self.worker) {
             snapshots.give(number, Part::Reached { step: self.name.clone(), watermarks_ns: watch.reached.clone() });
         }
+    }
+
+    fn give(&mut self, bytes: usize, snapshots: &Snapshots) -> bool {
+        let Some(state) = self.step.state().filter(|_| self.gives) else { return false };
+        let (part, more) = part_of(&self.name, state, bytes);
+        if let Some(part) = part {
+            snapshots.give(self.taken, part);
+        }
+        self.gives = more;
+        more
     }
 }
 
@@ -333,7 +349,8 @@ pub fn keyed<'scope>(
     let (errors_out, errors) = builder.new_output::<Rows>();
     let mut errors_out = Output::from(errors_out);
     let shared = shared.clone();
-    let kept = Rc::new(RefCell::new(Kept { name: name.into(), step, watch, taken: 0, worker: scope.index() }));
+    let kept =
+        Rc::new(RefCell::new(Kept { name: name.into(), step, watch, taken: 0, gives: false, worker: scope.index() }));
     if shared.snapshots.is_some() {
         participants.add(kept.clone());
     }

@@ -109,8 +109,10 @@ pub struct Share {
     participants: Participants,
     frontier: Option<u64>,
     told: Option<Progress>,
-    /// The last snapshot that it has given all its parts of.
-    through: u64,
+    /// The last snapshot that it took part in.
+    taken: u64,
+    /// Not all of its parts of that are given.
+    gives: bool,
 }
 
 impl Share {
@@ -147,7 +149,8 @@ impl Share {
                 participants: built.participants,
                 frontier: Some(0),
                 told: None,
-                through: 0,
+                taken: 0,
+                gives: false,
             }
         })
     }
@@ -155,7 +158,7 @@ impl Share {
     /// One turn of its operators that have something to do; where none has, it waits for that for so long, or for ever. False
     /// when the dataflow has come to its end.
     pub fn turn(&mut self, worker: &mut Worker, wait: Option<Duration>) -> bool {
-        let live = worker.step_or_park(wait);
+        let live = worker.step_or_park(if self.gives { Some(Duration::ZERO) } else { wait });
         let frontier = frontier_of(&self.done);
         if frontier != self.frontier {
             self.frontier = frontier;
@@ -172,13 +175,18 @@ impl Share {
                 self.watch.progress(progress);
             }
         }
-        if let Some(snapshots) = &self.snapshots {
+        if let Some(snapshots) = &self.snapshots
+            && !self.control.failed()
+        {
             let (number, due) = snapshots.latest();
             let is_passed = frontier.is_none_or(|frontier| frontier > due);
-            if number > self.through && is_passed && !self.control.failed() {
+            if number > self.taken && is_passed {
                 self.participants.take_part(number, snapshots);
-                self.through = number;
-                self.watch.through(self.worker, number);
+                (self.taken, self.gives) = (number, true);
+            }
+            if self.gives && !self.participants.give(snapshots.portion_bytes(), snapshots) {
+                self.gives = false;
+                self.watch.through(self.worker, self.taken);
             }
         }
         live && worker.has_dataflows()
@@ -195,6 +203,7 @@ impl Share {
             && !self.control.failed()
         {
             self.participants.take_part(LAST, snapshots);
+            while self.participants.give(snapshots.portion_bytes(), snapshots) {}
             self.watch.through(self.worker, LAST);
         }
     }

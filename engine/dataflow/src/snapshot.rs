@@ -4,12 +4,13 @@
 //! ```text
 //! ask ─▶ the epoch: the greatest that is open on any worker, so that no step has seen its close
 //!          │ sources close it
-//!          ├─▶ a step that is about to act in a later epoch gives its part first
-//!          └─▶ the others give theirs when the frontier behind all has passed it ─▶ through, on each worker
+//!          ├─▶ a step that is about to act in a later epoch freezes what has changed first
+//!          └─▶ the others when the frontier behind all has passed it
+//!                └─▶ portion by portion what is frozen is given, between turns of the dataflow ─▶ through, on each worker
 //! ```
 //!
-//! So a snapshot is of one cut of the input, no row waits for it, and a step gives its part when it is between two epochs. What
-//! is written down of the parts, and when it counts, is left to whoever asks.
+//! So a snapshot is of one cut of the input, a step freezes when it is between two epochs, and no row waits for longer than a
+//! portion takes. What is written down of the parts, and when it counts, is left to whoever asks.
 
 use crate::step::{KeyGroups, StepState};
 use engine_base::SourceId;
@@ -30,7 +31,7 @@ const ENDED: u64 = u64::MAX - 1;
 
 /// A piece of a snapshot.
 pub enum Part {
-    /// The slots of a step that changed on a worker since the snapshot before.
+    /// Some of the slots of a step that changed on a worker since the snapshot before.
     Slots {
         /// The step.
         step: Arc<str>,
@@ -66,8 +67,11 @@ pub enum Part {
 
 /// Something on a worker that has a part in snapshots.
 pub trait Participant {
-    /// Gives its part of the snapshot of this number, unless it has done so.
+    /// Freezes its part of the snapshot of this number, unless it has done so. Nothing that comes later is in it.
     fn take_part(&mut self, number: u64, snapshots: &Snapshots);
+
+    /// Gives about so many bytes of its part, if any are left. False when none are.
+    fn give(&mut self, bytes: usize, snapshots: &Snapshots) -> bool;
 }
 
 /// One that an operator and its worker's loop share.
@@ -83,13 +87,21 @@ impl Participants {
         self.0.borrow_mut().push(participant);
     }
 
-    /// All give their parts that have not yet.
+    /// All freeze their parts that have not yet.
     pub fn take_part(&self, number: u64, snapshots: &Snapshots) {
         for participant in &*self.0.borrow() {
             participant.borrow_mut().take_part(number, snapshots);
         }
     }
+
+    /// Gives a portion of what is frozen. False when nothing is left of it.
+    pub fn give(&self, bytes: usize, snapshots: &Snapshots) -> bool {
+        self.0.borrow().iter().any(|participant| participant.borrow_mut().give(bytes, snapshots))
+    }
 }
+
+/// Bytes of changes that a worker may give between two turns of its operators: that takes one or two milliseconds.
+pub const PORTION_BYTES: usize = 512 << 10;
 
 /// The snapshots of a process.
 pub struct Snapshots {
@@ -99,13 +111,21 @@ pub struct Snapshots {
     number: AtomicU64,
     /// The open epoch of each worker.
     open: Mutex<Vec<u64>>,
+    portion_bytes: usize,
     give: Box<dyn Fn(u64, Part) + Send + Sync>,
 }
 
 impl Snapshots {
-    /// None yet. `give` takes the parts with the number of their snapshot, on the workers' threads.
-    pub fn new(workers: usize, give: Box<dyn Fn(u64, Part) + Send + Sync>) -> Self {
-        Snapshots { due: AtomicU64::new(NONE), number: AtomicU64::new(0), open: Mutex::new(vec![NONE; workers]), give }
+    /// None yet. Between two turns of its operators a worker gives so many bytes; [`PORTION_BYTES`] are good. `give` takes the
+    /// parts with the number of their snapshot, on the workers' threads.
+    pub fn new(workers: usize, portion_bytes: usize, give: Box<dyn Fn(u64, Part) + Send + Sync>) -> Self {
+        let open = Mutex::new(vec![NONE; workers]);
+        Snapshots { due: AtomicU64::new(NONE), number: AtomicU64::new(0), open, portion_bytes, give }
+    }
+
+    /// Bytes that a worker gives between two turns of its operators.
+    pub fn portion_bytes(&self) -> usize {
+        self.portion_bytes
     }
 
     /// A worker opens an epoch, the first that is not replayed; `None` where its sources have ended.
@@ -163,11 +183,12 @@ impl Snapshots {
     }
 }
 
-/// The slots of a step that changed.
-pub fn part_of(step: &Arc<str>, state: &mut dyn StepState) -> Option<Part> {
+/// About so many bytes of the slots of a step that are frozen, and whether more are left.
+pub fn part_of(step: &Arc<str>, state: &mut dyn StepState, bytes: usize) -> (Option<Part>, bool) {
     let mut changes = Vec::new();
-    state.drain_changes(&mut |change| put_change(&change, &mut changes));
-    (!changes.is_empty()).then(|| Part::Slots { step: step.clone(), changes, groups: state.key_groups() })
+    let more = state.drain(bytes, &mut |change| put_change(&change, &mut changes));
+    let part = (!changes.is_empty()).then(|| Part::Slots { step: step.clone(), changes, groups: state.key_groups() });
+    (part, more)
 }
 
 /// `0 or 1 (put) │ slice i64 │ length of the key u32 │ length of the state u32 │ key │ state`
@@ -215,7 +236,7 @@ mod tests {
 
     #[test]
     fn one_is_of_the_greatest_open_epoch_and_only_while_all_have_one() {
-        let snapshots = Snapshots::new(2, Box::new(|_, _| ()));
+        let snapshots = Snapshots::new(2, PORTION_BYTES, Box::new(|_, _| ()));
         snapshots.opens(0, Some(3));
         assert_eq!((snapshots.ask(), snapshots.before(99)), (None, None), "the other one replays");
         snapshots.opens(1, Some(5));

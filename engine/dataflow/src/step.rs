@@ -87,8 +87,19 @@ pub trait EpochStep {
 
 /// The state of a step by key: what a checkpoint writes, and a restart puts back.
 pub trait StepState {
-    /// Visits what changed since the last call. Called between epochs.
-    fn drain_changes(&mut self, visit: &mut dyn FnMut(Change<'_>));
+    /// From now on [`StepState::drain`] visits what has changed up to now, as it is now, whatever the step does meanwhile. Called
+    /// between epochs, when what was frozen before is drained.
+    fn freeze(&mut self);
+
+    /// Visits about so many bytes of what is frozen, at least one change. False when nothing is left of it. Called at any time.
+    fn drain(&mut self, bytes: usize, visit: &mut dyn FnMut(Change<'_>)) -> bool;
+
+    /// Visits what changed since the last call, at once. Called between epochs.
+    fn drain_changes(&mut self, visit: &mut dyn FnMut(Change<'_>)) {
+        while self.drain(usize::MAX, visit) {}
+        self.freeze();
+        while self.drain(usize::MAX, visit) {}
+    }
 
     /// Puts a slot back as a checkpoint has it, before the first row.
     fn restore(&mut self, key: &[u8], slice: i64, state: &[u8]) -> Result<(), String>;

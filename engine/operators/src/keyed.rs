@@ -74,8 +74,12 @@ pub(crate) fn key_groups(types: Vec<DataType>) -> KeyGroups {
 macro_rules! kept_by_key {
     ($step:ty, |$of:ident| $keys:expr) => {
         impl engine_dataflow::StepState for $step {
-            fn drain_changes(&mut self, visit: &mut dyn FnMut(engine_state::Change<'_>)) {
-                self.store.drain_changes(visit);
+            fn freeze(&mut self) {
+                self.store.freeze();
+            }
+
+            fn drain(&mut self, bytes: usize, visit: &mut dyn FnMut(engine_state::Change<'_>)) -> bool {
+                self.store.drain(bytes, visit)
             }
 
             fn restore(&mut self, key: &[u8], slice: i64, state: &[u8]) -> Result<(), String> {

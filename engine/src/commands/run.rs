@@ -17,6 +17,7 @@ use engine_dataflow::ingest::{Committed, IngestShared};
 use engine_dataflow::operate::Room;
 use engine_dataflow::operate::StepShared;
 use engine_dataflow::run;
+use engine_dataflow::snapshot::PORTION_BYTES;
 use engine_dataflow::{Budget, Control, CutBoard, RecordedCuts, SourceNames};
 use engine_plan::plan::{Plan, Role};
 use engine_plan::types;
@@ -169,8 +170,15 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
     let follow = follow.or_else(|| recovered.as_ref().map(|recovered| Arc::new(recovered.tail.clone())));
     let running = match (state, recovered) {
         (Some(state), Some(recovered)) => {
-            let parts =
-                Parts { plan: &plan, workers, board: &board, control: &control, committed: &committed, clock: &clock };
+            let parts = Parts {
+                plan: &plan,
+                workers,
+                board: &board,
+                control: &control,
+                committed: &committed,
+                clock: &clock,
+                portion_bytes: PORTION_BYTES,
+            };
             let (durable, works) = assemble(state, recovered, parts);
             Some((durable, works.start()?))
         }

@@ -12,6 +12,7 @@ pub mod checkpoint;
 pub mod cold;
 pub mod disk;
 mod error;
+mod frozen;
 pub mod journal;
 mod memory;
 mod tiered;
@@ -65,8 +66,8 @@ pub enum Change<'a> {
 
 /// The slots of one step on one worker.
 ///
-/// Contract: a state is changed only through [`SlotStore::get_mut`], which marks it; every change since the last drain is
-/// visited once by the next one; restoring all puts of a drain into an empty store gives an equal store.
+/// Contract: a state is changed only through [`SlotStore::get_mut`], which marks it; every change between two freezes is
+/// visited once by the drain of the second; restoring all puts of a drain into an empty store gives an equal store.
 pub trait SlotStore<S: SlotState> {
     /// The slot of a key and slice, if there is one.
     fn find(&self, key: &[u8], slice: i64) -> Option<SlotId>;
@@ -90,8 +91,18 @@ pub trait SlotStore<S: SlotState> {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Visits what changed since the last call, and forgets that it did. A store that does not note its changes visits nothing.
-    fn drain_changes(&mut self, visit: &mut dyn FnMut(Change<'_>));
+    /// From now on [`SlotStore::drain`] visits what has changed up to now, as it is now, whatever becomes of it meanwhile. What was
+    /// frozen before must be drained. A store that does not note its changes has none.
+    fn freeze(&mut self);
+    /// Visits about so many bytes of what is frozen, at least one change, and forgets that it changed. False when nothing is left
+    /// of it.
+    fn drain(&mut self, bytes: usize, visit: &mut dyn FnMut(Change<'_>)) -> bool;
+    /// Visits what changed since the last drain, at once.
+    fn drain_changes(&mut self, visit: &mut dyn FnMut(Change<'_>)) {
+        while self.drain(usize::MAX, visit) {}
+        self.freeze();
+        while self.drain(usize::MAX, visit) {}
+    }
     /// Puts a slot back as a checkpoint has it, unmarked.
     fn restore(&mut self, key: &[u8], slice: i64, state: &[u8]) -> Result<(), String>;
     /// Bytes of keys and states, about.

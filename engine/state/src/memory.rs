@@ -1,9 +1,9 @@
 //! All slots in memory: a slab of entries behind a raw hash table.
 
+use crate::frozen::{Frozen, Key};
 use crate::tags::{self, hash_of};
 use crate::{Change, SlotId, SlotState, SlotStore, prefetch};
 use hashbrown::HashTable;
-use smallvec::SmallVec;
 use std::collections::BTreeSet;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -15,10 +15,13 @@ pub struct MemoryStore<S> {
     free: Vec<u32>,
     /// Whether changes are noted for [`SlotStore::drain_changes`]: what nobody drains must not grow.
     tracking: bool,
+    /// How slots are marked that change now.
+    mark: Mark,
     /// Slots that changed, in the order of their first change.
     dirty: Vec<u32>,
     /// Slots that were durable and are gone.
     deleted: BTreeSet<(Key, i64)>,
+    frozen: Frozen,
 }
 
 /// Where a slot is, and what its hash is told by.
@@ -28,8 +31,20 @@ struct Entry {
     at: u32,
 }
 
-/// A key's bytes; a short one lies in the slot itself, so that to compare it costs no other cache line.
-type Key = SmallVec<[u8; 24]>;
+/// Whether a slot changed: since the last freeze, or before it and not drained. Which of the two it is goes by turns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Mark {
+    Clean,
+    #[default]
+    Odd,
+    Even,
+}
+
+impl Mark {
+    fn other(self) -> Mark {
+        if self == Mark::Odd { Mark::Even } else { Mark::Odd }
+    }
+}
 
 #[derive(Debug)]
 struct Slot<S> {
@@ -37,7 +52,7 @@ struct Slot<S> {
     key: Key,
     slice: i64,
     state: S,
-    dirty: bool,
+    mark: Mark,
     /// A drain has visited it, or it was restored.
     durable: bool,
 }
@@ -49,8 +64,10 @@ impl<S> Default for MemoryStore<S> {
             slots: Slab { parts: Vec::new(), len: 0 },
             free: Vec::new(),
             tracking: false,
+            mark: Mark::default(),
             dirty: Vec::new(),
             deleted: BTreeSet::new(),
+            frozen: Frozen::default(),
         }
     }
 }
@@ -97,6 +114,17 @@ impl<T> Slab<T> {
 /// Bytes that come from the memory together.
 const CACHE_LINE: usize = 64;
 
+impl<S: SlotState> Slot<S> {
+    /// It is about to change or to go, and is not marked as changed since the last freeze: what is still to be drained of it is
+    /// put aside.
+    fn thaw(&mut self, frozen: &mut Frozen) {
+        if self.mark != Mark::Clean {
+            frozen.put_aside(&self.key, self.slice, |bytes| self.state.encode(bytes));
+            self.durable = true;
+        }
+    }
+}
+
 fn tag(key: &[u8], slice: i64) -> u32 {
     tags::tag_of(xxh3_64_with_seed(key, slice as u64))
 }
@@ -122,7 +150,8 @@ impl<S> MemoryStore<S> {
 
     fn insert(&mut self, tag: u32, key: &[u8], slice: i64, state: S, durable: bool) -> u32 {
         let dirty = self.tracking && !durable;
-        let slot = Slot { tag, key: Key::from_slice(key), slice, state, dirty, durable };
+        let mark = if dirty { self.mark } else { Mark::Clean };
+        let slot = Slot { tag, key: Key::from_slice(key), slice, state, mark, durable };
         let at = match self.free.pop() {
             Some(at) => {
                 if let Some(place) = self.slots.place(at) {
@@ -178,15 +207,19 @@ impl<S: SlotState> SlotStore<S> for MemoryStore<S> {
 
     fn get_mut(&mut self, id: SlotId) -> Option<&mut S> {
         let slot = self.slots.place(id.0)?.as_mut()?;
-        if self.tracking && !slot.dirty {
-            slot.dirty = true;
+        if self.tracking && slot.mark != self.mark {
+            slot.thaw(&mut self.frozen);
+            slot.mark = self.mark;
             self.dirty.push(id.0);
         }
         Some(&mut slot.state)
     }
 
     fn remove(&mut self, id: SlotId) {
-        let Some(slot) = self.slots.place(id.0).and_then(Option::take) else { return };
+        let Some(mut slot) = self.slots.place(id.0).and_then(Option::take) else { return };
+        if self.tracking && slot.mark != self.mark {
+            slot.thaw(&mut self.frozen);
+        }
         if let Ok(entry) = self.index.find_entry(hash_of(slot.tag), |entry| entry.at == id.0) {
             entry.remove();
         }
@@ -202,22 +235,21 @@ impl<S: SlotState> SlotStore<S> for MemoryStore<S> {
         self.index.len()
     }
 
-    fn drain_changes(&mut self, visit: &mut dyn FnMut(Change<'_>)) {
-        let mut bytes = Vec::new();
-        for at in std::mem::take(&mut self.dirty) {
-            let Some(slot) = self.slots.place(at).and_then(Option::as_mut) else { continue };
-            if !std::mem::take(&mut slot.dirty) {
-                continue;
-            }
-            slot.durable = true;
-            self.deleted.remove(&(slot.key.clone(), slot.slice));
-            bytes.clear();
-            slot.state.encode(&mut bytes);
-            visit(Change::Put { key: &slot.key, slice: slot.slice, state: &bytes });
-        }
-        for (key, slice) in std::mem::take(&mut self.deleted) {
-            visit(Change::Delete { key: &key, slice });
-        }
+    fn freeze(&mut self) {
+        self.frozen = Frozen::new(std::mem::take(&mut self.dirty), std::mem::take(&mut self.deleted));
+        self.mark = self.mark.other();
+    }
+
+    fn drain(&mut self, bytes: usize, visit: &mut dyn FnMut(Change<'_>)) -> bool {
+        let old = self.mark.other();
+        let slots = &mut self.slots;
+        let slot = |at: u32, bytes: &mut Vec<u8>| {
+            let slot = slots.place(at)?.as_mut().filter(|slot| slot.mark == old)?;
+            (slot.mark, slot.durable) = (Mark::Clean, true);
+            slot.state.encode(bytes);
+            Some((slot.key.clone(), slot.slice))
+        };
+        self.frozen.drain(bytes, slot, visit)
     }
 
     fn restore(&mut self, key: &[u8], slice: i64, state: &[u8]) -> Result<(), String> {
@@ -260,7 +292,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// A store, a plain map beside it, and a checkpoint kept up from drains; random steps from a seed.
+    /// A store, a plain map beside it, and a checkpoint kept up from drains, which take several steps; random steps from a seed.
     pub(crate) fn check(seed: u64, new: &dyn Fn() -> Box<dyn SlotStore<u64>>) {
         let mut random = seed;
         let mut next = move |bound: u64| {
@@ -270,7 +302,9 @@ pub(crate) mod tests {
         let mut store = new();
         let mut plain: BTreeMap<(Vec<u8>, i64), u64> = BTreeMap::new();
         let mut checkpoint: BTreeMap<(Vec<u8>, i64), Vec<u8>> = BTreeMap::new();
-        for _ in 0..400 {
+        // As it was at the freeze, while that is drained.
+        let mut frozen: Option<BTreeMap<(Vec<u8>, i64), u64>> = None;
+        for _ in 0..600 {
             let key = vec![b'k', next(12) as u8];
             let slice = next(3) as i64;
             match next(10) {
@@ -287,26 +321,42 @@ pub(crate) mod tests {
                     plain.remove(&(key, slice));
                 }
                 _ => {
-                    store.drain_changes(&mut |change| match change {
+                    let was = match frozen.take() {
+                        Some(was) => was,
+                        None => {
+                            store.freeze();
+                            plain.clone()
+                        }
+                    };
+                    let bytes = if next(2) == 0 { usize::MAX } else { next(60) as usize };
+                    let mut visited = 0;
+                    let more = store.drain(bytes, &mut |change| match change {
                         Change::Put { key, slice, state } => {
+                            visited += 1;
                             checkpoint.insert((key.to_vec(), slice), state.to_vec());
                         }
                         Change::Delete { key, slice } => {
+                            visited += 1;
                             checkpoint.remove(&(key.to_vec(), slice));
                         }
                     });
+                    assert!(visited <= 31 || bytes > 60, "seed {seed}: {visited} of {bytes} bytes");
                     store.settle();
+                    if more {
+                        frozen = Some(was);
+                        continue;
+                    }
                     let mut restored = new();
                     for ((key, slice), state) in &checkpoint {
                         restored.restore(key, *slice, state).unwrap();
                     }
-                    assert_eq!(restored.len(), plain.len(), "seed {seed}");
-                    for ((key, slice), value) in &plain {
+                    assert_eq!(restored.len(), was.len(), "seed {seed}");
+                    for ((key, slice), value) in &was {
                         let id = restored.find(key, *slice).unwrap();
                         assert_eq!(restored.get(id), Some(value), "seed {seed}");
                     }
                     if next(4) == 0 {
-                        store = restored;
+                        (store, plain) = (restored, was);
                     }
                 }
             }

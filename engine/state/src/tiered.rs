@@ -6,10 +6,10 @@
 
 use crate::cold::{ColdStore, LsmCold};
 use crate::error::Result;
+use crate::frozen::{Frozen, Key};
 use crate::tags::{self, hash_of};
 use crate::{Change, SlotId, SlotState, SlotStore};
 use hashbrown::HashTable;
-use smallvec::SmallVec;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -93,8 +93,11 @@ pub struct TieredStore<S> {
     places: Vec<Place<S>>,
     free: Vec<u32>,
     tracking: bool,
+    /// How slots are marked that change now: one of [`MARKS`].
+    mark: u8,
     dirty: Vec<u32>,
     deleted: BTreeSet<(Key, i64)>,
+    frozen: Frozen,
     /// Slots whose size may be another than it was.
     touched: RefCell<Vec<u32>>,
     /// Cold copies of slots that are gone.
@@ -102,8 +105,6 @@ pub struct TieredStore<S> {
     resident: i64,
     hand: usize,
 }
-
-type Key = SmallVec<[u8; 24]>;
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -137,10 +138,11 @@ const CLEAN: u8 = 4;
 const USED: u8 = 8;
 /// It is among those that were touched.
 const TOUCHED: u8 = 16;
-/// It changed since the last drain.
-const DIRTY: u8 = 32;
 /// A drain has visited it, or it was restored.
-const DURABLE: u8 = 64;
+const DURABLE: u8 = 32;
+/// It changed: since the last freeze, or before it and is not drained. Which of the two it is goes by turns.
+const MARKS: u8 = 64 | 128;
+const FIRST_MARK: u8 = 64;
 
 impl<S> Place<S> {
     fn has(&self, flag: u8) -> bool {
@@ -153,6 +155,18 @@ impl<S> Place<S> {
 
     fn clear(&self, flags: u8) {
         self.flags.set(self.flags.get() & !flags);
+    }
+}
+
+impl<S: SlotState> Place<S> {
+    /// Its slot is in memory and about to change or to go, and not marked as changed since the last freeze: what is still to be
+    /// drained of it is put aside.
+    fn thaw(&self, frozen: &mut Frozen) {
+        if let Some(slot) = self.slot.get().filter(|_| self.has(MARKS)) {
+            frozen.put_aside(&slot.key, slot.slice, |bytes| slot.state.encode(bytes));
+            self.clear(MARKS);
+            self.set(DURABLE);
+        }
     }
 }
 
@@ -171,8 +185,10 @@ impl<S: SlotState> TieredStore<S> {
             places: Vec::new(),
             free: Vec::new(),
             tracking: false,
+            mark: FIRST_MARK,
             dirty: Vec::new(),
             deleted: BTreeSet::new(),
+            frozen: Frozen::default(),
             touched: RefCell::default(),
             removed: Vec::new(),
             resident: 0,
@@ -241,7 +257,7 @@ impl<S: SlotState> TieredStore<S> {
         if let Some(place) = self.places.get(at as usize) {
             self.touch(at, place);
         }
-        if flags & DIRTY != 0 {
+        if flags & MARKS != 0 {
             self.dirty.push(at);
         }
         at
@@ -379,7 +395,7 @@ impl<S: SlotState> SlotStore<S> for TieredStore<S> {
         let tag = tag(key, slice);
         match self.lookup(tag, key, slice) {
             Some(at) => SlotId(at),
-            None => SlotId(self.insert(tag, key, slice, make(), if self.tracking { DIRTY } else { 0 })),
+            None => SlotId(self.insert(tag, key, slice, make(), if self.tracking { self.mark } else { 0 })),
         }
     }
 
@@ -400,8 +416,9 @@ impl<S: SlotState> SlotStore<S> for TieredStore<S> {
         let place = self.places.get(id.0 as usize)?;
         self.touch(id.0, place);
         place.clear(CLEAN);
-        if self.tracking && !place.has(DIRTY) {
-            place.set(DIRTY);
+        if self.tracking && !place.has(self.mark) {
+            place.thaw(&mut self.frozen);
+            place.set(self.mark);
             self.dirty.push(id.0);
         }
         self.places.get_mut(id.0 as usize)?.slot.get_mut().map(|slot| &mut slot.state)
@@ -409,6 +426,14 @@ impl<S: SlotState> SlotStore<S> for TieredStore<S> {
 
     fn remove(&mut self, id: SlotId) {
         let Some(place) = self.places.get(id.0 as usize).filter(|place| place.has(THERE)) else { return };
+        if place.has(MARKS & !self.mark) {
+            // What is drained of it is put aside from memory.
+            self.slot(id.0);
+            if let Some(place) = self.places.get(id.0 as usize) {
+                place.thaw(&mut self.frozen);
+            }
+        }
+        let Some(place) = self.places.get(id.0 as usize) else { return };
         if self.tracking && place.has(DURABLE) {
             let name = self.slot(id.0).map(|slot| (slot.key.clone(), slot.slice));
             self.deleted.extend(name);
@@ -418,7 +443,7 @@ impl<S: SlotState> SlotStore<S> for TieredStore<S> {
             entry.remove();
         }
         place.slot.take();
-        place.clear(THERE | CLEAN | USED | DIRTY | DURABLE);
+        place.clear(THERE | CLEAN | USED | MARKS | DURABLE);
         let bytes = i64::from(place.bytes.replace(0));
         if place.has(COPY) {
             self.removed.push(id.0);
@@ -432,13 +457,17 @@ impl<S: SlotState> SlotStore<S> for TieredStore<S> {
         self.index.len()
     }
 
-    fn drain_changes(&mut self, visit: &mut dyn FnMut(Change<'_>)) {
-        let mut bytes = Vec::new();
-        for at in std::mem::take(&mut self.dirty) {
-            let Some(place) = self.places.get(at as usize).filter(|place| place.has(THERE) && place.has(DIRTY)) else {
-                continue;
-            };
-            place.clear(DIRTY);
+    fn freeze(&mut self) {
+        self.frozen = Frozen::new(std::mem::take(&mut self.dirty), std::mem::take(&mut self.deleted));
+        self.mark = MARKS & !self.mark;
+    }
+
+    fn drain(&mut self, bytes: usize, visit: &mut dyn FnMut(Change<'_>)) -> bool {
+        let old = MARKS & !self.mark;
+        let mut frozen = std::mem::take(&mut self.frozen);
+        let slot = |at: u32, bytes: &mut Vec<u8>| {
+            let place = self.places.get(at as usize).filter(|place| place.has(old))?;
+            place.clear(MARKS);
             place.set(DURABLE);
             let read;
             let slot = match place.slot.get() {
@@ -448,15 +477,12 @@ impl<S: SlotState> SlotStore<S> for TieredStore<S> {
                     &read
                 }
             };
-            bytes.clear();
-            slot.state.encode(&mut bytes);
-            visit(Change::Put { key: &slot.key, slice: slot.slice, state: &bytes });
-            let name = (slot.key.clone(), slot.slice);
-            self.deleted.remove(&name);
-        }
-        for (key, slice) in std::mem::take(&mut self.deleted) {
-            visit(Change::Delete { key: &key, slice });
-        }
+            slot.state.encode(bytes);
+            Some((slot.key.clone(), slot.slice))
+        };
+        let more = frozen.drain(bytes, slot, visit);
+        self.frozen = frozen;
+        more
     }
 
     fn restore(&mut self, key: &[u8], slice: i64, state: &[u8]) -> std::result::Result<(), String> {

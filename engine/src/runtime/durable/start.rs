@@ -25,6 +25,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) control: &'a Arc<Control>,
     pub(crate) committed: &'a Arc<Committed>,
     pub(crate) clock: &'a Arc<dyn Clock>,
+    /// What a worker gives of a snapshot at one time.
+    pub(crate) portion_bytes: usize,
 }
 
 /// What makes a run durable, before anybody runs it.
@@ -119,7 +121,7 @@ fn first_notes(
 pub(crate) fn assemble(state: StateDir, mut recovered: Recovered, parts: Parts<'_>) -> (Durable, Works) {
     let (event_sender, events) = channel();
     let (message_sender, messages) = channel();
-    let snapshots = Arc::new(Snapshots::new(parts.workers, giver(message_sender.clone())));
+    let snapshots = Arc::new(Snapshots::new(parts.workers, parts.portion_bytes, giver(message_sender.clone())));
     let outstanding = recovered.batches();
     let mut outboxes = HashMap::new();
     let mut by_name = Vec::new();

@@ -247,6 +247,7 @@ impl Simulation {
             control: &control,
             committed: &committed,
             clock: &shared_clock,
+            portion_bytes: self.world.lock().random.one_of(&[1, 60, 1 << 20]),
         };
         let (durable, works) = assemble(state, recovered, parts);
         let graph = self.graph(workers, &shared_clock, durable, &works, (&board, &control, &committed), handles);
