@@ -9,7 +9,7 @@ use crate::process;
 use crate::runtime::durable::{Parts, Recovered, Running, StateDir, assemble, begin, exact_sinks, lossy_sources};
 use crate::runtime::errors_file::ErrorsFile;
 use crate::runtime::graph::{GraphShared, SharedSink, build, pruned};
-use crate::runtime::watch::{Instruments, Watch, WatchArgs};
+use crate::runtime::watch::{Instruments, Loading, Watch, WatchArgs};
 use engine_base::{Clock, StepId, SystemClock};
 use engine_connectors::{Exact, SinkStart};
 use engine_dataflow::deliver::SinkShared;
@@ -166,6 +166,7 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
     let workers = usize::from(args.workers);
     let first = recovered.as_ref().map_or(0, |recovered| recovered.first());
     let done = recovered.as_ref().and_then(|recovered| recovered.done);
+    let loads = recovered.as_ref().and_then(Recovered::bytes);
     let then_live = follow.is_none();
     let follow = follow.or_else(|| recovered.as_ref().map(|recovered| Arc::new(recovered.tail.clone())));
     let running = match (state, recovered) {
@@ -232,7 +233,12 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
         Some(running) => running.watcher.clone(),
         None => Arc::new(run::Unwatched),
     };
-    let outcome = run::run(workers, &control, watcher, snapshots, move |scope, worker| build(&shared, scope, worker));
+    let loading = Loading::begin(workers, loads, &instruments);
+    let outcome = run::run(workers, &control, watcher, snapshots, move |scope, worker| {
+        let built = build(&shared, scope, worker);
+        loading.built();
+        built
+    });
     let durable = running.map_or(Ok(()), Running::finish);
     let closed = close_sinks(&plan, &handles, &instruments, outcome.is_err());
     if let Some(path) = &args.record_cuts {

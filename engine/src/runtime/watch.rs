@@ -15,10 +15,10 @@ use engine_spec::pipeline;
 use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tracing_subscriber::EnvFilter;
 
 /// Where metrics are served if nothing is said; another free port is taken if it is in use.
@@ -271,6 +271,38 @@ fn late_unread(plan: &Plan, step: &engine_plan::Step) -> Option<String> {
     (!unread.is_empty()).then(|| unread.join(" and "))
 }
 
+/// Says that rows flow when all workers have built their share, which puts back what steps keep.
+pub(crate) struct Loading {
+    /// Workers that have not.
+    left: AtomicUsize,
+    begun: Instant,
+    /// Bytes of a checkpoint, where one is put back.
+    bytes: Option<u64>,
+    metrics: Arc<Metrics>,
+}
+
+impl Loading {
+    /// So many workers begin to build, and put back so many bytes of a checkpoint if there is one.
+    pub(crate) fn begin(workers: usize, bytes: Option<u64>, instruments: &Instruments) -> Loading {
+        Loading { left: AtomicUsize::new(workers), begun: Instant::now(), bytes, metrics: instruments.metrics.clone() }
+    }
+
+    /// A worker is done.
+    pub(crate) fn built(&self) {
+        if self.left.fetch_sub(1, Ordering::SeqCst) > 1 {
+            return;
+        }
+        // A signal may have come meanwhile.
+        if self.metrics.phase() == Phase::Starting {
+            self.metrics.set_phase(Phase::Ready);
+        }
+        if let Some(bytes) = self.bytes {
+            let took_ms = self.begun.elapsed().as_millis() as u64;
+            tracing::info!(bytes, took_ms, "what steps keep is loaded");
+        }
+    }
+}
+
 /// The readers of a run's instruments; they end with it.
 pub(crate) struct Watch {
     server: Option<Server>,
@@ -289,7 +321,6 @@ impl Watch {
         control: &Arc<Control>,
     ) -> Result<Watch, String> {
         let metrics = &instruments.metrics;
-        metrics.set_phase(Phase::Ready);
         let to_stdout = plan.sinks().any(|step| step.kind == "stdout");
         let mode = if args.quiet { ProgressMode::Off } else { ProgressMode::detect(to_stdout) };
         let threads = |error: std::io::Error| format!("a thread can't be started: {error}");

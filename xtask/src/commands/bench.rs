@@ -15,6 +15,7 @@ mod cost;
 mod crayfish;
 mod fraud_kafka;
 mod kafka_read;
+mod large_state;
 mod live;
 mod many_keys;
 mod nexmark;
@@ -45,7 +46,7 @@ const fn benchmark(name: &'static str, measures: &'static str, run: fn(&Context<
     Benchmark { name, measures, by_default: true, run }
 }
 
-const BENCHMARKS: [Benchmark; 19] = [
+const BENCHMARKS: [Benchmark; 20] = [
     benchmark(
         "json-filter",
         "JSON Lines, filter and project two columns; against a program by hand",
@@ -71,6 +72,12 @@ const BENCHMARKS: [Benchmark; 19] = [
         "fraud and map-all from file to file, exactly once against without state",
         paired::exactly_once,
     ),
+    Benchmark {
+        name: "large-state",
+        measures: "a gigabyte of state: loading it, checkpoints under load, back in step after a kill; by name only",
+        by_default: false,
+        run: large_state::run,
+    },
     benchmark("kafka-read", "read and decode a topic; against bare librdkafka", kafka_read::run),
     benchmark(
         "crayfish",

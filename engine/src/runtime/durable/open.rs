@@ -527,6 +527,11 @@ impl Recovered {
         self.outstanding.values().flatten().map(|batch| batch.rows.num_rows()).sum()
     }
 
+    /// Bytes of the checkpoint that it goes on from.
+    pub(crate) fn bytes(&self) -> Option<u64> {
+        self.state.as_ref().map(|(_, manifest, _)| manifest.contents().bytes)
+    }
+
     /// The event times that the partitions of a source had reached.
     pub(crate) fn reached_ns(&self, source: &str) -> BTreeMap<u32, i64> {
         self.kept.reached_ns.get(source).cloned().unwrap_or_default()

@@ -90,7 +90,7 @@ fn write(to: &mut dyn Write, start: Instant, rate: f64, count: usize) -> Result<
 }
 
 /// When each row's line was there, by the number in it: `{"number":17,...`. Ends when all have come, or with the stream.
-fn read(mut stdout: impl Read, start: Instant, count: usize) -> Result<Vec<Option<Duration>>> {
+pub(super) fn read(mut stdout: impl Read, start: Instant, count: usize) -> Result<Vec<Option<Duration>>> {
     let mut arrivals = vec![None; count];
     let (mut buffer, mut chunk, mut left) = (Vec::new(), vec![0; 1 << 16], count);
     while left > 0 {
