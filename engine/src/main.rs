@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         cli::Command::Test(arguments) => commands::test::run(&arguments),
         cli::Command::Plan(arguments) => commands::plan::run(&arguments),
         cli::Command::State(arguments) => commands::state::run(&arguments),
+        cli::Command::DeadLetters(arguments) => commands::dead_letters::run(&arguments),
         cli::Command::Explain(arguments) => commands::explain::run(&arguments),
         cli::Command::Run(arguments) => return commands::run::run(arguments),
     }

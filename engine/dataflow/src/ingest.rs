@@ -22,15 +22,15 @@ use crate::meter::{Meter, Pulse, count_failed};
 use crate::operate::{ChainStep, Link, StepShared, through};
 use crate::rows::{Rows, Times, partition_of};
 use crate::snapshot::{self, Part, Snapshots};
-use crate::source::{Mark, Marks, Polled, Reader, Waker};
+use crate::source::{Mark, Marks, Polled, Reader, Removal, Waker};
 use crate::watermark::{SourceTime, Standing, Statement, TimePolicy};
 use crate::{control::Control, cuts};
 use engine_base::{Clock, Epoch, SourceId};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
 use timely::dataflow::channels::pact::Exchange;
@@ -106,7 +106,7 @@ pub struct IngestShared {
     pub accept_changed_input: bool,
     /// Names of sources, for error rows.
     pub names: SourceNames,
-    /// What is committed, for [`Reader::committed`].
+    /// What is committed, for [`Reader::committed`] and [`Removal`].
     pub committed: Arc<Committed>,
     /// Who hears of epochs and of what is in flight.
     pub pulse: Arc<dyn Pulse>,
@@ -120,27 +120,78 @@ pub struct IngestShared {
     pub ticks_ns: Vec<i64>,
 }
 
-/// The last committed cut, for telling readers.
+/// The last committed cut, and the last one that is released, for telling sources.
 #[derive(Debug, Default)]
 pub struct Committed {
-    version: std::sync::atomic::AtomicU64,
-    cut: std::sync::Mutex<cuts::Cut>,
+    version: AtomicU64,
+    safe: Mutex<Safe>,
+}
+
+/// What may be told, and to whom.
+#[derive(Debug, Default)]
+struct Safe {
+    /// Every sink has acknowledged what stands before it, and that is durable.
+    committed: cuts::Cut,
+    /// Nobody will ever ask again for what stands before it.
+    released: cuts::Cut,
+    removals: Vec<(SourceId, Arc<dyn Removal>)>,
 }
 
 impl Committed {
     /// A cut is durable.
     pub fn set(&self, cut: cuts::Cut) {
-        *self.cut.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = cut;
-        self.version.fetch_add(1, std::sync::atomic::Ordering::Release);
+        let mut safe = self.safe();
+        safe.committed = cut;
+        safe.tell(|removal, marks| removal.committed(marks), |safe| &safe.committed);
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// What stands before a cut is never read again.
+    pub fn release(&self, cut: cuts::Cut) {
+        let mut safe = self.safe();
+        safe.released = cut;
+        safe.tell(|removal, marks| removal.released(marks), |safe| &safe.released);
+    }
+
+    /// Has one hear of what is committed and released of a source, until the run is over.
+    pub fn attend(&self, source: SourceId, removal: Arc<dyn Removal>) {
+        let mut safe = self.safe();
+        if let Some(marks) = safe.committed.get(&source) {
+            removal.committed(marks);
+        }
+        if let Some(marks) = safe.released.get(&source) {
+            removal.released(marks);
+        }
+        safe.removals.push((source, removal));
+    }
+
+    /// The run is over: waits until what was told is carried out.
+    pub fn finish(&self) -> Result<(), String> {
+        let removals = std::mem::take(&mut self.safe().removals);
+        removals.iter().fold(Ok(()), |ended, (_, removal)| ended.and(removal.close()))
     }
 
     fn newer_than(&self, seen: &mut u64) -> Option<cuts::Cut> {
-        let version = self.version.load(std::sync::atomic::Ordering::Acquire);
+        let version = self.version.load(Ordering::Acquire);
         if version == *seen {
             return None;
         }
         *seen = version;
-        Some(self.cut.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone())
+        Some(self.safe().committed.clone())
+    }
+
+    fn safe(&self) -> MutexGuard<'_, Safe> {
+        self.safe.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Safe {
+    fn tell(&self, tell: impl Fn(&dyn Removal, &Marks), cut: impl Fn(&Safe) -> &cuts::Cut) {
+        for (source, removal) in &self.removals {
+            if let Some(marks) = cut(self).get(source) {
+                tell(&**removal, marks);
+            }
+        }
     }
 }
 
@@ -355,6 +406,9 @@ pub fn ingest<'scope>(
             shared.control.fail(format!("source `{}`: {error}", source.name));
             None
         });
+        if let Some(removal) = reader.as_ref().and_then(|reader| reader.removal()) {
+            shared.committed.attend(source.id, removal);
+        }
         slots.push(Slot {
             name: source.name,
             id: source.id,

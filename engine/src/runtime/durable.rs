@@ -40,7 +40,7 @@ pub(crate) use {
 };
 
 use engine_base::SourceId;
-use engine_dataflow::{Cut, Mark};
+use engine_dataflow::{Cut, Mark, Marks};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -93,11 +93,24 @@ impl Sources {
 }
 
 /// Puts marks in the place of those that are known.
-fn move_on(cut: &mut Cut, later: &Cut) {
+pub(crate) fn move_on(cut: &mut Cut, later: &Cut) {
     for (source, marks) in later {
         let known = cut.entry(*source).or_default();
         known.extend(marks.iter().map(|(partition, mark)| (*partition, mark.clone())));
     }
+}
+
+/// What stands before both cuts: of the partitions that both know, the mark that comes first.
+fn common(cut: &Cut, other: &Cut) -> Cut {
+    let of = |(source, marks): (&SourceId, &Marks)| {
+        let others = other.get(source)?;
+        let earlier = |(partition, mark): (&u32, &Mark)| {
+            let other = others.get(partition)?;
+            Some((*partition, if other.next < mark.next { other.clone() } else { mark.clone() }))
+        };
+        Some((*source, marks.iter().filter_map(earlier).collect()))
+    };
+    cut.iter().filter_map(of).collect()
 }
 
 /// Takes over what connectors need to seek to marks that are known without it.
@@ -109,5 +122,30 @@ fn fill(cut: &mut Cut, with: &Cut) {
                 known.detail.clone_from(&mark.detail);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut(marks: &[(u16, u32, u64)]) -> Cut {
+        let mut cut = Cut::new();
+        for (source, partition, next) in marks {
+            let mark = Mark { next: *next, detail: String::new() };
+            cut.entry(SourceId(*source)).or_default().insert(*partition, mark);
+        }
+        cut
+    }
+
+    #[test]
+    fn what_two_cuts_have_in_common_is_what_both_have_passed() {
+        let found =
+            common(&cut(&[(0, 0, 5), (0, 1, 9), (1, 0, 3), (2, 7, 1)]), &cut(&[(0, 0, 7), (0, 1, 2), (2, 8, 1)]));
+        assert_eq!(found, {
+            let mut cut = cut(&[(0, 0, 5), (0, 1, 2)]);
+            cut.insert(SourceId(2), Marks::new());
+            cut
+        });
     }
 }

@@ -1,7 +1,7 @@
 //! Opening the folder of a state, and what a run that goes on needs of it.
 
 use super::change::{Change, Fate, abouts, fates};
-use super::checkpointer::{Checkpointer, HeldEntries, hash_of, input_name, read_chunk, told};
+use super::checkpointer::{Checkpointer, HeldEntries, hash_of, input_name, read_chunk, released, told};
 use super::committer::Committer;
 use super::ledger::{Kept, Ledger};
 #[cfg(test)]
@@ -412,12 +412,19 @@ impl StateDir {
             recovered.exact.iter().filter_map(|(n, e)| Some((n.clone(), e.delivered.clone()?))).collect();
         ledger.sequences = recovered.exact.iter().map(|(name, exact)| (name.clone(), exact.last)).collect();
         let ledger = Arc::new(Mutex::new(ledger));
+        // What the last run left to be told.
+        match released(&self.checkpoints, &sources) {
+            Ok(cut) => parts.committed.release(cut),
+            Err(reason) => parts.control.fail(reason),
+        }
+        parts.committed.set(done_cut.clone());
         let checkpointer = Checkpointer {
             checkpoints: self.checkpoints,
             ledger: ledger.clone(),
             snapshots: parts.snapshots,
             control: parts.control.clone(),
             sources: sources.clone(),
+            committed: parts.committed.clone(),
             workers: parts.workers,
             every_ns: parts.plan.checkpoint_ns.max(1) as u64,
             journal_id: self.journal_id,
