@@ -639,7 +639,7 @@ fn problems_of_the_plan() {
     check(&source("path: q.db, format: csv, schema: { a: int64 }"), &["E0465 a letter has no header before it"]);
     check(
         &source("path: q.db, schema: { a: int64 }, metadata: { a: id }"),
-        &["E0413 `a` is a column of the records already"],
+        &["E0319 `a` is a column of the schema already"],
     );
     let twice = "  one: { type: dead_letters, path: q.db, schema: { a: int64 } }\n  two: { type: dead_letters, path: ./q.db, schema: { a: int64 } }\n\
                  sinks:\n  out: { type: blackhole, input: one }\n  more: { type: blackhole, input: two }\n  rest: { type: blackhole, input: rows }\n";
