@@ -1018,3 +1018,50 @@ fn listen<'scope>(
     });
     (heard, statements)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Heard(Mutex<Vec<String>>);
+
+    impl Heard {
+        fn note(&self, what: &str, marks: &Marks) {
+            self.0.lock().unwrap().push(format!("{what} {}", marks[&0].next));
+        }
+    }
+
+    impl Removal for Heard {
+        fn committed(&self, marks: &Marks) {
+            self.note("committed", marks);
+        }
+        fn released(&self, marks: &Marks) {
+            self.note("released", marks);
+        }
+        fn close(&self) -> Result<(), String> {
+            self.0.lock().unwrap().push("closed".to_owned());
+            Err("it is full".to_owned())
+        }
+    }
+
+    #[test]
+    fn a_removal_hears_of_its_source_from_first_to_last() {
+        let cut = |source: u16, next: u64| {
+            cuts::Cut::from([(SourceId(source), Marks::from([(0, Mark { next, detail: String::new() })]))])
+        };
+        let (committed, heard, other) = (Committed::default(), Arc::new(Heard::default()), Arc::new(Heard::default()));
+        committed.set(cut(1, 5));
+        committed.release(cut(1, 3));
+        // What was told before it came, it hears when it comes.
+        committed.attend(SourceId(1), heard.clone());
+        committed.attend(SourceId(2), other.clone());
+        committed.set(cut(1, 7));
+        committed.release(cut(2, 9));
+        assert_eq!(committed.finish(), Err("it is full".to_owned()));
+        assert_eq!(committed.finish(), Ok(()), "once");
+        committed.set(cut(1, 8));
+        assert_eq!(*heard.0.lock().unwrap(), ["committed 5", "released 3", "committed 7", "closed"]);
+        assert_eq!(*other.0.lock().unwrap(), ["released 9", "closed"]);
+    }
+}

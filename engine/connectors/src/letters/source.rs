@@ -378,7 +378,7 @@ impl Keeper {
     fn run(mut self) -> Result<(), String> {
         loop {
             let told = *lock(&self.shared.told);
-            let done = self.note(told).and_then(|noted| Ok(noted && !self.hand_over()?));
+            let done = self.note(told).and_then(|is_noted| Ok(!self.hand_over()? && is_noted));
             let rests = match done {
                 Ok(rests) => {
                     self.complained = false;
