@@ -138,6 +138,13 @@ struct Safe {
 }
 
 impl Committed {
+    /// A run goes on: what the one before may not have told those who remove. A sink may be without some of it until the journal
+    /// has brought that out again, so readers don't hear of it.
+    pub fn resume(&self, committed: cuts::Cut, released: cuts::Cut) {
+        let mut safe = self.safe();
+        (safe.committed, safe.released) = (committed, released);
+    }
+
     /// A cut is durable.
     pub fn set(&self, cut: cuts::Cut) {
         let mut safe = self.safe();
@@ -168,7 +175,11 @@ impl Committed {
     /// The run is over: waits until what was told is carried out.
     pub fn finish(&self) -> Result<(), String> {
         let removals = std::mem::take(&mut self.safe().removals);
-        removals.iter().fold(Ok(()), |ended, (_, removal)| ended.and(removal.close()))
+        let mut ended = Ok(());
+        for (_, removal) in removals {
+            ended = ended.and(removal.close());
+        }
+        ended
     }
 
     fn newer_than(&self, seen: &mut u64) -> Option<cuts::Cut> {
@@ -1051,8 +1062,8 @@ mod tests {
             cuts::Cut::from([(SourceId(source), Marks::from([(0, Mark { next, detail: String::new() })]))])
         };
         let (committed, heard, other) = (Committed::default(), Arc::new(Heard::default()), Arc::new(Heard::default()));
-        committed.set(cut(1, 5));
-        committed.release(cut(1, 3));
+        committed.resume(cut(1, 5), cut(1, 3));
+        assert_eq!(committed.newer_than(&mut 0), None, "readers don't hear of it");
         // What was told before it came, it hears when it comes.
         committed.attend(SourceId(1), heard.clone());
         committed.attend(SourceId(2), other.clone());

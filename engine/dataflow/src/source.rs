@@ -90,8 +90,8 @@ pub enum Polled {
 /// It hears of that on whatever thread makes it so, and after its reader is gone too: the last epochs of a run are committed when
 /// nothing reads any more. The calls don't block.
 pub trait Removal: Send + Sync + std::fmt::Debug {
-    /// What stands before these marks has acted, and that is durable: a restart may read it again to get back to where it was,
-    /// but nobody else has to see it any more.
+    /// What stands before these marks has acted, or is in the journal on its way out again, and that is durable: a restart may read
+    /// it again to get back to where it was, but nobody else has to see it any more.
     fn committed(&self, marks: &Marks);
 
     /// What stands before these marks is never read again, whichever of the checkpoints that are kept a restart begins with.

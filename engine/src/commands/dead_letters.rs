@@ -276,9 +276,7 @@ mod tests {
         let check = |json: &str, expected: &str| assert_eq!(indented(json).as_deref(), Some(expected), "{json}");
         check(
             r#"{"b":1e400,"a":[1, 2,{}],"c":{ "d" : "x,\"{y" } ,"e":[]}"#,
-            concat!(
-                "{\n  \"b\": 1e400,\n  \"a\": [\n    1,\n    2,\n    {}\n  ],\n  \"c\": {\n    \"d\": \"x,\\\"{y\"\n  },\n  \"e\": []\n}"
-            ),
+            "{\n  \"b\": 1e400,\n  \"a\": [\n    1,\n    2,\n    {}\n  ],\n  \"c\": {\n    \"d\": \"x,\\\"{y\"\n  },\n  \"e\": []\n}",
         );
         check(r#""a\\""#, r#""a\\""#);
         check("12345678901234567890123", "12345678901234567890123");

@@ -412,12 +412,10 @@ impl StateDir {
             recovered.exact.iter().filter_map(|(n, e)| Some((n.clone(), e.delivered.clone()?))).collect();
         ledger.sequences = recovered.exact.iter().map(|(name, exact)| (name.clone(), exact.last)).collect();
         let ledger = Arc::new(Mutex::new(ledger));
-        // What the last run left to be told.
         match released(&self.checkpoints, &sources) {
-            Ok(cut) => parts.committed.release(cut),
+            Ok(released) => parts.committed.resume(done_cut.clone(), released),
             Err(reason) => parts.control.fail(reason),
         }
-        parts.committed.set(done_cut.clone());
         let checkpointer = Checkpointer {
             checkpoints: self.checkpoints,
             ledger: ledger.clone(),
