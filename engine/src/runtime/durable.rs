@@ -128,6 +128,9 @@ fn fill(cut: &mut Cut, with: &Cut) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use engine_state::checkpoint::{CheckpointConfig, Checkpoints, MemoryEntries, Publication};
+    use engine_state::disk::RealDisk;
+    use std::sync::Arc;
 
     fn cut(marks: &[(u16, u32, u64)]) -> Cut {
         let mut cut = Cut::new();
@@ -147,5 +150,34 @@ mod tests {
             cut.insert(SourceId(2), Marks::new());
             cut
         });
+    }
+
+    /// Two of the newest are kept, and those with a savepoint.
+    #[test]
+    fn nothing_is_released_that_a_kept_checkpoint_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let entries = Arc::new(MemoryEntries::default());
+        let (checkpoints, _) =
+            Checkpoints::open(Arc::new(RealDisk), folder.path(), entries, CheckpointConfig::default()).unwrap();
+        let sources = Sources(vec!["a".to_owned(), "b".to_owned()]);
+        let publish = |epoch: u64, marks: &[(u16, u32, u64)]| {
+            let kept = Kept { marks: sources.named(&cut(marks)), ..Kept::default() };
+            let extra = serde_json::to_value(kept).unwrap();
+            checkpoints.begin().unwrap().publish(Publication { epoch, extra, ..Publication::default() }).unwrap()
+        };
+        let released = || checkpointer::released(&checkpoints, &sources).unwrap();
+        assert_eq!(released(), Cut::new());
+        let first = publish(1, &[(0, 0, 5)]);
+        assert_eq!(released(), cut(&[(0, 0, 5)]));
+        // A source that is new is not in all of them.
+        publish(2, &[(0, 0, 7), (1, 0, 3)]);
+        assert_eq!(released(), cut(&[(0, 0, 5)]));
+        checkpoints.save("before", first.checkpoint).unwrap();
+        publish(3, &[(0, 0, 9), (1, 0, 4)]);
+        assert_eq!(released(), cut(&[(0, 0, 5)]));
+        assert!(checkpoints.release("before").unwrap());
+        assert_eq!(released(), cut(&[(0, 0, 7), (1, 0, 3)]));
+        publish(4, &[(0, 0, 9), (1, 0, 4)]);
+        assert_eq!(released(), cut(&[(0, 0, 9), (1, 0, 4)]));
     }
 }
