@@ -1,7 +1,9 @@
 //! What the commands take. A mistake here is a usage error: exit 2.
 
 use crate::commands;
+use chrono::{DateTime, SecondsFormat};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use engine_base::SystemClock;
 use engine_base::diagnostic::render::Format;
 use engine_base::units::parse_duration;
 use engine_spec::LoadOptions;
@@ -54,6 +56,12 @@ pub(crate) enum Command {
     Stop(commands::stop::StopArgs),
     /// What a state directory holds: checkpoints, savepoints, the journal, and whether all are sound
     State(State),
+    /// What a queue of dead letters holds; puts letters back into their pipeline, or drops them
+    ///
+    /// It works on the file that a sink of type `dead_letters` names, while an engine runs too.
+    ///
+    /// Exit codes: 0 (done), 1 (no such queue or letter, or some could not be taken), 2 (usage).
+    DeadLetters(DeadLetters),
     /// Explain an error code in full
     Explain(Explain),
 }
@@ -211,6 +219,80 @@ pub(crate) enum StateCommand {
     },
 }
 
+/// `engine dead-letters`.
+#[derive(Args, Debug)]
+pub(crate) struct DeadLetters {
+    #[command(subcommand)]
+    pub(crate) command: LettersCommand,
+}
+
+/// What is done with a queue of dead letters.
+#[derive(clap::Subcommand, Debug)]
+pub(crate) enum LettersCommand {
+    /// The letters that wait, and those that are being replayed, the oldest first
+    List {
+        /// The file of the queue
+        file: PathBuf,
+        #[command(flatten)]
+        filter: LetterFilter,
+        /// How many are shown at most
+        #[arg(long, value_name = "COUNT", default_value_t = 100)]
+        limit: u32,
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// A letter with its payload
+    Show {
+        /// The file of the queue
+        file: PathBuf,
+        /// The letter's number
+        id: i64,
+    },
+    /// Hands letters to the source of type `dead_letters` that reads the queue, now or when it runs next
+    Replay {
+        /// The file of the queue
+        file: PathBuf,
+        #[command(flatten)]
+        chosen: Chosen,
+    },
+    /// Removes letters that wait
+    Drop {
+        /// The file of the queue
+        file: PathBuf,
+        #[command(flatten)]
+        chosen: Chosen,
+    },
+}
+
+/// Which letters are meant.
+#[derive(Args, Debug)]
+pub(crate) struct LetterFilter {
+    /// Those that failed in this step
+    #[arg(long, value_name = "NAME")]
+    pub(crate) step: Option<String>,
+    /// Those that failed for this reason: the word in the column `code`
+    #[arg(long, value_name = "CODE")]
+    pub(crate) code: Option<String>,
+    /// Those that were written since: a time such as `2026-01-31T10:00:00Z`, or how long ago, such as `1h`
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    pub(crate) since: Option<String>,
+}
+
+/// Letters by their numbers, or by what they have in common.
+#[derive(Args, Debug)]
+#[group(id = "which", required = true, multiple = true, args = ["ids", "all", "step", "code", "since"])]
+pub(crate) struct Chosen {
+    /// The letters' numbers
+    #[arg(value_name = "ID", conflicts_with_all = ["all", "step", "code", "since"])]
+    pub(crate) ids: Vec<i64>,
+    /// All of them
+    #[arg(long, conflicts_with_all = ["step", "code", "since"])]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) filter: LetterFilter,
+}
+
 /// `engine explain`.
 #[derive(Args, Debug)]
 pub(crate) struct Explain {
@@ -226,6 +308,20 @@ pub(crate) struct Explain {
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let ns = parse_duration(text).map_err(|error| format!("{}: {}", error.message, error.help))?;
     u64::try_from(ns).map(Duration::from_nanos).map_err(|_| "a time from zero is due".to_owned())
+}
+
+/// A time, or how long ago, as RFC 3339 in UTC with milliseconds.
+fn since(text: &str) -> Result<String, String> {
+    let time = match DateTime::parse_from_rfc3339(text) {
+        Ok(time) => time.to_utc(),
+        Err(_) => {
+            let ns = parse_duration(text)
+                .map_err(|_| "write a time such as `2026-01-31T10:00:00Z`, or how long ago, such as `1h`".to_owned())?;
+            let at_ns = SystemClock::shared().now_ns().saturating_sub(ns);
+            DateTime::from_timestamp_nanos(at_ns)
+        }
+    };
+    Ok(time.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
 
 /// `left=right`, cut at the first `=`.

@@ -1,5 +1,6 @@
 //! The commands, one file each, and what they share: exit codes, writing problems and results.
 
+pub(crate) mod dead_letters;
 pub(crate) mod dry_run;
 pub(crate) mod explain;
 pub(crate) mod graph;

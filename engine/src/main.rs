@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         cli::Command::Plan(arguments) => commands::plan::run(&arguments),
         cli::Command::Stop(arguments) => commands::stop::run(&arguments),
         cli::Command::State(arguments) => commands::state::run(&arguments),
+        cli::Command::DeadLetters(arguments) => commands::dead_letters::run(&arguments),
         cli::Command::Explain(arguments) => commands::explain::run(&arguments),
         cli::Command::Run(arguments) => return commands::run::run(arguments),
     }

@@ -12,6 +12,7 @@ mod edges;
 mod folds;
 mod joins;
 mod language;
+mod letters;
 mod memory;
 mod nexmark;
 mod receiver;

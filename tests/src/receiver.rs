@@ -15,9 +15,14 @@ pub(crate) struct Receiver {
 struct Shared {
     /// Connections are taken, and no request is answered.
     silent: AtomicBool,
+    /// Requests with these bodies are refused for good.
+    refused: Mutex<Option<Refused>>,
     /// With the `Idempotency-Key` of each, where it had one.
     requests: Mutex<Vec<(Option<String>, String)>>,
 }
+
+/// Whether a body is refused.
+type Refused = Box<dyn Fn(&str) -> bool + Send>;
 
 impl Receiver {
     pub(crate) fn start() -> Receiver {
@@ -41,6 +46,11 @@ impl Receiver {
     /// From now on no request is answered, or all are again.
     pub(crate) fn fall_silent(&self, silent: bool) {
         self.shared.silent.store(silent, Ordering::SeqCst);
+    }
+
+    /// From now on requests with such bodies are refused.
+    pub(crate) fn refuse(&self, refused: impl Fn(&str) -> bool + Send + 'static) {
+        *self.shared.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(refused));
     }
 
     /// The bodies of the requests that were answered.
@@ -86,6 +96,17 @@ fn serve(stream: TcpStream, shared: &Shared) {
             return;
         }
         let body = String::from_utf8_lossy(&body).into_owned();
+        let is_refused = match &*shared.refused.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(refused) => refused(&body),
+            None => false,
+        };
+        if is_refused {
+            let answer = b"HTTP/1.1 422 Unprocessable Content\r\nContent-Length: 12\r\n\r\nno such card";
+            if reader.get_mut().write_all(answer).is_err() {
+                return;
+            }
+            continue;
+        }
         shared.requests.lock().unwrap_or_else(PoisonError::into_inner).push((key, body));
         if reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").is_err() {
             return;

@@ -20,6 +20,8 @@ pub mod delivery;
 mod exact;
 pub mod formats;
 pub mod kafka;
+#[cfg(feature = "sqlite")]
+pub mod letters;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod queue;
@@ -187,8 +189,14 @@ pub enum BreakerState {
 
 /// Every kind of source.
 pub fn sources() -> &'static [SourceEntry] {
-    static SOURCES: &[SourceEntry] =
-        &[sources::file::ENTRY, sources::stdin::ENTRY, sources::generate::ENTRY, kafka::source::ENTRY];
+    static SOURCES: &[SourceEntry] = &[
+        sources::file::ENTRY,
+        sources::stdin::ENTRY,
+        sources::generate::ENTRY,
+        kafka::source::ENTRY,
+        #[cfg(feature = "sqlite")]
+        letters::source::ENTRY,
+    ];
     SOURCES
 }
 
@@ -204,6 +212,8 @@ pub fn sinks() -> &'static [SinkEntry] {
         postgres::ENTRY,
         #[cfg(feature = "sqlite")]
         sqlite::ENTRY,
+        #[cfg(feature = "sqlite")]
+        letters::sink::ENTRY,
     ];
     SINKS
 }

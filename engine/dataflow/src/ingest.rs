@@ -22,15 +22,15 @@ use crate::meter::{Meter, Pulse, count_failed};
 use crate::operate::{ChainStep, Link, StepShared, through};
 use crate::rows::{Rows, Times, partition_of};
 use crate::snapshot::{self, Part, Snapshots};
-use crate::source::{Mark, Marks, Polled, Reader, Waker};
+use crate::source::{Mark, Marks, Polled, Reader, Removal, Waker};
 use crate::watermark::{SourceTime, Standing, Statement, TimePolicy};
 use crate::{control::Control, cuts};
 use engine_base::{Clock, Epoch, SourceId};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
 use timely::dataflow::channels::pact::Exchange;
@@ -106,7 +106,7 @@ pub struct IngestShared {
     pub accept_changed_input: bool,
     /// Names of sources, for error rows.
     pub names: SourceNames,
-    /// What is committed, for [`Reader::committed`].
+    /// What is committed, for [`Reader::committed`] and [`Removal`].
     pub committed: Arc<Committed>,
     /// Who hears of epochs and of what is in flight.
     pub pulse: Arc<dyn Pulse>,
@@ -120,27 +120,89 @@ pub struct IngestShared {
     pub ticks_ns: Vec<i64>,
 }
 
-/// The last committed cut, for telling readers.
+/// The last committed cut, and the last one that is released, for telling sources.
 #[derive(Debug, Default)]
 pub struct Committed {
-    version: std::sync::atomic::AtomicU64,
-    cut: std::sync::Mutex<cuts::Cut>,
+    version: AtomicU64,
+    safe: Mutex<Safe>,
+}
+
+/// What may be told, and to whom.
+#[derive(Debug, Default)]
+struct Safe {
+    /// Every sink has acknowledged what stands before it, and that is durable.
+    committed: cuts::Cut,
+    /// Nobody will ever ask again for what stands before it.
+    released: cuts::Cut,
+    removals: Vec<(SourceId, Arc<dyn Removal>)>,
 }
 
 impl Committed {
+    /// A run goes on: what the one before may not have told those who remove. A sink may be without some of it until the journal
+    /// has brought that out again, so readers don't hear of it.
+    pub fn resume(&self, committed: cuts::Cut, released: cuts::Cut) {
+        let mut safe = self.safe();
+        (safe.committed, safe.released) = (committed, released);
+    }
+
     /// A cut is durable.
     pub fn set(&self, cut: cuts::Cut) {
-        *self.cut.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = cut;
-        self.version.fetch_add(1, std::sync::atomic::Ordering::Release);
+        let mut safe = self.safe();
+        safe.committed = cut;
+        safe.tell(|removal, marks| removal.committed(marks), |safe| &safe.committed);
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// What stands before a cut is never read again.
+    pub fn release(&self, cut: cuts::Cut) {
+        let mut safe = self.safe();
+        safe.released = cut;
+        safe.tell(|removal, marks| removal.released(marks), |safe| &safe.released);
+    }
+
+    /// Has one hear of what is committed and released of a source, until the run is over.
+    pub fn attend(&self, source: SourceId, removal: Arc<dyn Removal>) {
+        let mut safe = self.safe();
+        if let Some(marks) = safe.committed.get(&source) {
+            removal.committed(marks);
+        }
+        if let Some(marks) = safe.released.get(&source) {
+            removal.released(marks);
+        }
+        safe.removals.push((source, removal));
+    }
+
+    /// The run is over: waits until what was told is carried out.
+    pub fn finish(&self) -> Result<(), String> {
+        let removals = std::mem::take(&mut self.safe().removals);
+        let mut ended = Ok(());
+        for (_, removal) in removals {
+            ended = ended.and(removal.close());
+        }
+        ended
     }
 
     fn newer_than(&self, seen: &mut u64) -> Option<cuts::Cut> {
-        let version = self.version.load(std::sync::atomic::Ordering::Acquire);
+        let version = self.version.load(Ordering::Acquire);
         if version == *seen {
             return None;
         }
         *seen = version;
-        Some(self.cut.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone())
+        Some(self.safe().committed.clone())
+    }
+
+    fn safe(&self) -> MutexGuard<'_, Safe> {
+        self.safe.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Safe {
+    fn tell(&self, tell: impl Fn(&dyn Removal, &Marks), cut: impl Fn(&Safe) -> &cuts::Cut) {
+        for (source, removal) in &self.removals {
+            if let Some(marks) = cut(self).get(source) {
+                tell(&**removal, marks);
+            }
+        }
     }
 }
 
@@ -355,6 +417,9 @@ pub fn ingest<'scope>(
             shared.control.fail(format!("source `{}`: {error}", source.name));
             None
         });
+        if let Some(removal) = reader.as_ref().and_then(|reader| reader.removal()) {
+            shared.committed.attend(source.id, removal);
+        }
         slots.push(Slot {
             name: source.name,
             id: source.id,
@@ -963,4 +1028,51 @@ fn listen<'scope>(
         }
     });
     (heard, statements)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Heard(Mutex<Vec<String>>);
+
+    impl Heard {
+        fn note(&self, what: &str, marks: &Marks) {
+            self.0.lock().unwrap().push(format!("{what} {}", marks[&0].next));
+        }
+    }
+
+    impl Removal for Heard {
+        fn committed(&self, marks: &Marks) {
+            self.note("committed", marks);
+        }
+        fn released(&self, marks: &Marks) {
+            self.note("released", marks);
+        }
+        fn close(&self) -> Result<(), String> {
+            self.0.lock().unwrap().push("closed".to_owned());
+            Err("it is full".to_owned())
+        }
+    }
+
+    #[test]
+    fn a_removal_hears_of_its_source_from_first_to_last() {
+        let cut = |source: u16, next: u64| {
+            cuts::Cut::from([(SourceId(source), Marks::from([(0, Mark { next, detail: String::new() })]))])
+        };
+        let (committed, heard, other) = (Committed::default(), Arc::new(Heard::default()), Arc::new(Heard::default()));
+        committed.resume(cut(1, 5), cut(1, 3));
+        assert_eq!(committed.newer_than(&mut 0), None, "readers don't hear of it");
+        // What was told before it came, it hears when it comes.
+        committed.attend(SourceId(1), heard.clone());
+        committed.attend(SourceId(2), other.clone());
+        committed.set(cut(1, 7));
+        committed.release(cut(2, 9));
+        assert_eq!(committed.finish(), Err("it is full".to_owned()));
+        assert_eq!(committed.finish(), Ok(()), "once");
+        committed.set(cut(1, 8));
+        assert_eq!(*heard.0.lock().unwrap(), ["committed 5", "released 3", "committed 7", "closed"]);
+        assert_eq!(*other.0.lock().unwrap(), ["released 9", "closed"]);
+    }
 }

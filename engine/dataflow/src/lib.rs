@@ -40,5 +40,5 @@ pub use flight::Budget;
 pub use meter::{Meter, Pulse, Unmetered};
 pub use rows::{ErrorRow, Positions, RowPosition, Rows, Times};
 pub use sink::{Acknowledged, Writer};
-pub use source::{Mark, Marks, Polled, Reader, SourceRows, Waker};
+pub use source::{Mark, Marks, Polled, Reader, Removal, SourceRows, Waker};
 pub use step::{EpochStep, KeyGroups, Moment, RowStep, StepOutput, StepState};

@@ -85,6 +85,23 @@ pub enum Polled {
     Failed(String),
 }
 
+/// Removes from a system what a source has handed out of it.
+///
+/// It hears of that on whatever thread makes it so, and after its reader is gone too: the last epochs of a run are committed when
+/// nothing reads any more. The calls don't block.
+pub trait Removal: Send + Sync + std::fmt::Debug {
+    /// What stands before these marks has acted, or is in the journal on its way out again, and that is durable: a restart may read
+    /// it again to get back to where it was, but nobody else has to see it any more.
+    fn committed(&self, marks: &Marks);
+
+    /// What stands before these marks is never read again, whichever of the checkpoints that are kept a restart begins with.
+    fn released(&self, marks: &Marks);
+
+    /// The run is over, and nothing more will be told: carries out what was, and lets go of the system. It may block. A sentence if
+    /// something could not be done.
+    fn close(&self) -> Result<(), String>;
+}
+
 /// A worker's share of a source: the partitions assigned to it.
 ///
 /// Contract: `poll` never blocks; each record of a partition is handed out once, in order, as a row or as an error;
@@ -118,6 +135,11 @@ pub trait Reader {
 
     /// What was handed out up to these marks is safe for good: offsets may be stored for monitoring, input acknowledged.
     fn committed(&mut self, _marks: &Marks) {}
+
+    /// Of a source that removes from its system what is safe: who does that. He outlives the reader.
+    fn removal(&self) -> Option<Arc<dyn Removal>> {
+        None
+    }
 
     /// How many records the system still holds behind each partition's mark, where the system can tell.
     fn lag(&self) -> BTreeMap<u32, u64> {

@@ -212,6 +212,11 @@ pub trait Planned: Any + Send + Sync + Debug {
         None
     }
 
+    /// Of a source: whether what it hands out is removed from its system once every sink has taken it.
+    fn removes(&self) -> bool {
+        false
+    }
+
     /// What the component uses that another one must not use at the same time.
     fn claims(&self) -> Vec<Claim> {
         Vec::new()

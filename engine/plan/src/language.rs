@@ -3,7 +3,7 @@
 
 /// The kinds of source.
 pub const SOURCES: &[&str] =
-    &["file", "generate", "http", "kafka", "kinesis", "mqtt", "nats", "postgres", "pubsub", "stdin"];
+    &["dead_letters", "file", "generate", "http", "kafka", "kinesis", "mqtt", "nats", "postgres", "pubsub", "stdin"];
 
 /// The kinds of operator. `chain`, `template` and `sql` are taken apart before the planner sees them.
 pub const OPERATORS: &[&str] = &[
@@ -35,6 +35,7 @@ pub const SINKS: &[&str] = &[
     "alert",
     "blackhole",
     "dashboard",
+    "dead_letters",
     "file",
     "kafka",
     "kinesis",

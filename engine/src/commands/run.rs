@@ -6,7 +6,9 @@
 use crate::cli::{PipelineArgs, duration};
 use crate::load::load_plan;
 use crate::process;
-use crate::runtime::durable::{Parts, Recovered, Running, StateDir, assemble, begin, exact_sinks, lossy_sources};
+use crate::runtime::durable::{
+    Parts, Recovered, Running, StateDir, assemble, begin, exact_sinks, lossy_sources, move_on,
+};
 use crate::runtime::errors_file::ErrorsFile;
 use crate::runtime::graph::{GraphShared, SharedSink, build, pruned};
 use crate::runtime::watch::{Instruments, Loading, Watch, WatchArgs};
@@ -18,7 +20,7 @@ use engine_dataflow::operate::Room;
 use engine_dataflow::operate::StepShared;
 use engine_dataflow::run;
 use engine_dataflow::snapshot::PORTION_BYTES;
-use engine_dataflow::{Budget, Control, CutBoard, RecordedCuts, SourceNames};
+use engine_dataflow::{Budget, Control, Cut, CutBoard, RecordedCuts, SourceNames};
 use engine_plan::plan::{Plan, Role};
 use engine_plan::types;
 use engine_state::StateMemory;
@@ -157,7 +159,8 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
     if args.record_cuts.is_some() {
         board.record();
     }
-    if state.is_some() {
+    let removes = plan.sources().any(|step| step.planned.removes());
+    if state.is_some() || removes {
         board.watch();
     }
     let names = SourceNames::new(plan.sources().map(|step| Arc::from(step.name.as_str())));
@@ -231,6 +234,9 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
 
     let watcher: Arc<dyn run::Watch> = match &running {
         Some(running) => running.watcher.clone(),
+        None if removes => {
+            Arc::new(Telling { board: board.clone(), committed: committed.clone(), cut: Mutex::default() })
+        }
         None => Arc::new(run::Unwatched),
     };
     let loading = Loading::begin(workers, loads, &instruments);
@@ -245,8 +251,28 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
         let text = board.recorded().to_text();
         std::fs::write(path, text).map_err(|error| format!("{} can't be written: {error}", path.display()))?;
     }
+    let removed = committed.finish();
     watch.finish(&plan, &instruments, &errors, started.elapsed());
-    outcome.and(durable).and(closed)
+    outcome.and(durable).and(closed).and(removed)
+}
+
+/// Of a run without a state directory: tells sources what every sink has acknowledged, which nobody will ask for again.
+struct Telling {
+    board: Arc<CutBoard>,
+    committed: Arc<Committed>,
+    cut: Mutex<Cut>,
+}
+
+impl run::Watch for Telling {
+    fn progress(&self, progress: run::Progress) {
+        let mut cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
+        self.board.take_starts();
+        for closed in self.board.take(progress.done) {
+            move_on(&mut cut, &closed.cut);
+        }
+        self.committed.set(cut.clone());
+        self.committed.release(cut.clone());
+    }
 }
 
 /// Where state goes for which there is no room in memory. What runs that were killed have left there goes first.

@@ -44,7 +44,7 @@ pub(crate) use {
 };
 
 use engine_base::SourceId;
-use engine_dataflow::{Cut, Mark};
+use engine_dataflow::{Cut, Mark, Marks};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -97,11 +97,24 @@ impl Sources {
 }
 
 /// Puts marks in the place of those that are known.
-fn move_on(cut: &mut Cut, later: &Cut) {
+pub(crate) fn move_on(cut: &mut Cut, later: &Cut) {
     for (source, marks) in later {
         let known = cut.entry(*source).or_default();
         known.extend(marks.iter().map(|(partition, mark)| (*partition, mark.clone())));
     }
+}
+
+/// What stands before both cuts: of the partitions that both know, the mark that comes first.
+fn common(cut: &Cut, other: &Cut) -> Cut {
+    let of = |(source, marks): (&SourceId, &Marks)| {
+        let others = other.get(source)?;
+        let earlier = |(partition, mark): (&u32, &Mark)| {
+            let other = others.get(partition)?;
+            Some((*partition, if other.next < mark.next { other.clone() } else { mark.clone() }))
+        };
+        Some((*source, marks.iter().filter_map(earlier).collect()))
+    };
+    cut.iter().filter_map(of).collect()
 }
 
 /// Takes over what connectors need to seek to marks that are known without it.
@@ -113,5 +126,62 @@ fn fill(cut: &mut Cut, with: &Cut) {
                 known.detail.clone_from(&mark.detail);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use engine_state::checkpoint::{CheckpointConfig, Checkpoints, MemoryEntries, Publication};
+    use engine_state::disk::RealDisk;
+    use std::sync::Arc;
+
+    fn cut(marks: &[(u16, u32, u64)]) -> Cut {
+        let mut cut = Cut::new();
+        for (source, partition, next) in marks {
+            let mark = Mark { next: *next, detail: String::new() };
+            cut.entry(SourceId(*source)).or_default().insert(*partition, mark);
+        }
+        cut
+    }
+
+    #[test]
+    fn what_two_cuts_have_in_common_is_what_both_have_passed() {
+        let found =
+            common(&cut(&[(0, 0, 5), (0, 1, 9), (1, 0, 3), (2, 7, 1)]), &cut(&[(0, 0, 7), (0, 1, 2), (2, 8, 1)]));
+        assert_eq!(found, {
+            let mut cut = cut(&[(0, 0, 5), (0, 1, 2)]);
+            cut.insert(SourceId(2), Marks::new());
+            cut
+        });
+    }
+
+    /// Two of the newest are kept, and those with a savepoint.
+    #[test]
+    fn nothing_is_released_that_a_kept_checkpoint_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let entries = Arc::new(MemoryEntries::default());
+        let (checkpoints, _) =
+            Checkpoints::open(Arc::new(RealDisk), folder.path(), entries, CheckpointConfig::default()).unwrap();
+        let sources = Sources(vec!["a".to_owned(), "b".to_owned()]);
+        let publish = |epoch: u64, marks: &[(u16, u32, u64)]| {
+            let kept = Kept { marks: sources.named(&cut(marks)), ..Kept::default() };
+            let extra = serde_json::to_value(kept).unwrap();
+            checkpoints.begin().unwrap().publish(Publication { epoch, extra, ..Publication::default() }).unwrap()
+        };
+        let released = || checkpointer::released(&checkpoints, &sources).unwrap();
+        assert_eq!(released(), Cut::new());
+        let first = publish(1, &[(0, 0, 5)]);
+        assert_eq!(released(), cut(&[(0, 0, 5)]));
+        // A source that is new is not in all of them.
+        publish(2, &[(0, 0, 7), (1, 0, 3)]);
+        assert_eq!(released(), cut(&[(0, 0, 5)]));
+        checkpoints.save("before", first.checkpoint).unwrap();
+        publish(3, &[(0, 0, 9), (1, 0, 4)]);
+        assert_eq!(released(), cut(&[(0, 0, 5)]));
+        assert!(checkpoints.release("before").unwrap());
+        assert_eq!(released(), cut(&[(0, 0, 7), (1, 0, 3)]));
+        publish(4, &[(0, 0, 9), (1, 0, 4)]);
+        assert_eq!(released(), cut(&[(0, 0, 9), (1, 0, 4)]));
     }
 }

@@ -29,6 +29,8 @@ pub const NOTHING_TO_GENERATE: Code = Code("E0411");
 pub const OUT_OF_BOUNDS: Code = Code("E0412");
 /// Two columns of a record with one name.
 pub const COLUMN_TWICE: Code = Code("E0413");
+/// Rows for a queue of dead letters that are no error rows.
+pub const NO_ERROR_ROWS: Code = Code("E0414");
 
 /// The codes of this subject, in order.
 pub const CODES: &[CodeInfo] = &[
@@ -170,5 +172,19 @@ A column of `metadata:` has the name of a column that the format gives by itself
     metadata: { line: offset }
 
 Give it another name: `metadata: { number: offset }`.",
+    },
+    CodeInfo {
+        code: NO_ERROR_ROWS,
+        title: "dead letters that are no error rows",
+        explanation: "\
+A queue of dead letters keeps rows that failed: what the error output of a step, source or sink gives, whole. Its columns are
+`step`, `code`, `reason`, `payload`, `position` and `at`.
+
+    sinks:
+      holds: { type: webhook, input: risky, url: \"https://desk.example.com/holds\" }
+      failed: { type: dead_letters, input: risky, path: letters/holds.db }
+
+Write `input: holds.errors`. Several error outputs may go to one queue, by a `union` or by a sink each; a `where` may choose among
+them, and `columns` is left out.",
     },
 ];

@@ -119,6 +119,35 @@ pub(crate) struct Table {
 }
 
 impl Table {
+    /// A table of our own, to which rows are only added: made where it is not there. `place` is where the sink is named.
+    pub(crate) fn fixed(
+        name: &str,
+        schema: &SchemaRef,
+        sent: &[(Kind, Sent)],
+        place: String,
+        delivery: DeliveryKeys,
+    ) -> Table {
+        let BatchKeys { max_rows, max_wait } = BatchKeys::default();
+        let layout = Layout {
+            fields: schema.fields().iter().cloned().collect(),
+            sent: sent.iter().map(|(_, sent)| *sent).collect(),
+            key: Vec::new(),
+            all_or_nothing: delivery.on_error == OnError::Stop,
+        };
+        Table {
+            name: vec![name.to_owned()],
+            place,
+            create: true,
+            key: Vec::new(),
+            layout,
+            kinds: sent.iter().map(|(kind, _)| *kind).collect(),
+            max_rows,
+            max_wait: max_wait.duration(),
+            batch_said: false,
+            delivery,
+        }
+    }
+
     /// The name as it was written.
     pub(crate) fn written(&self) -> String {
         self.name.join(".")
@@ -215,7 +244,7 @@ pub(crate) fn plan(
 }
 
 /// `file:line` of a span.
-fn place(sources: &SourceMap, span: Span) -> String {
+pub(crate) fn place(sources: &SourceMap, span: Span) -> String {
     let file = sources.file(span.file);
     file.map_or_else(String::new, |file| format!("{}:{}", file.path, file.line_column(span.start).0))
 }

@@ -21,8 +21,8 @@ use super::check_topic;
 use super::connection::{Connection, Context};
 use super::keeper::{Arrival, Keeper, PARTITION_BITS, Shared, TOLD_HOLDS, detail, expected, is_ours};
 use super::native::{self, PARTITION_EOF, PartitionQueue, Record};
-use crate::formats::split::PAYLOAD_MAX;
 use crate::formats::{Decoding, RecordDecoder, reasons};
+use crate::sources::bytes::error_row;
 use crate::{SourceEntry, SourceStart};
 use arrow::array::{
     ArrayRef, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray, StringBuilder,
@@ -34,7 +34,7 @@ use chrono::DateTime;
 use engine_base::codes::{spec as spec_codes, system as codes};
 use engine_base::{Clock, Diagnostic, RowError, Span};
 use engine_dataflow::rows::origin;
-use engine_dataflow::{ErrorRow, Mark, Marks, Polled, Positions, Reader, RowPosition, Rows, SourceRows, Times};
+use engine_dataflow::{Mark, Marks, Polled, Positions, Reader, Rows, SourceRows, Times};
 use engine_plan::{Columns, Cx, Planned, PlannedSource, SourceCommon, SourceKind};
 use rdkafka::consumer::BaseConsumer;
 use schemars::{JsonSchema, Schema as JsonSchemaValue, SchemaGenerator, json_schema};
@@ -611,13 +611,8 @@ impl KafkaReader {
                 }
                 Err(error) => {
                     let payload = payload.unwrap_or_default();
-                    out.errors.push(ErrorRow {
-                        step: self.name.clone(),
-                        error,
-                        payload: payload[..payload.len().min(PAYLOAD_MAX)].to_vec(),
-                        position: RowPosition { origin: origin(self.source, *number), offset, suffix: Box::default() },
-                        ingest_ns,
-                    });
+                    let (origin, bytes) = (origin(self.source, *number), payload.len() as u64);
+                    out.errors.push(error_row(&self.name, origin, offset, ingest_ns, error, payload, bytes));
                 }
             }
             *next = offset + 1;

@@ -18,7 +18,7 @@ use crate::formats::Decoding;
 use crate::formats::split::PAYLOAD_MAX;
 use crate::queue::{self, Events, Sender};
 use crate::{SourceEntry, SourceStart};
-use arrow::datatypes::Schema;
+use arrow::datatypes::{Field, Schema};
 use engine_base::codes::{connector as codes, spec};
 use engine_base::{Clock, Diagnostic};
 use engine_dataflow::{Mark, Reader};
@@ -176,15 +176,27 @@ pub(super) fn with_metadata(
     decoding: &Decoding,
     common: &SourceCommon,
 ) -> Option<(Vec<(String, Known)>, Schema)> {
+    let parse = |what: &str| match what {
+        "path" => Some(Known::Path),
+        "offset" => Some(Known::Offset),
+        // The planner has told of what the kind does not know.
+        _ => None,
+    };
+    metadata(cx, decoding, common, parse, |known, name| known.field(name))
+}
+
+/// The same for what another kind knows of a record.
+pub(crate) fn metadata<K>(
+    cx: &mut Cx<'_>,
+    decoding: &Decoding,
+    common: &SourceCommon,
+    parse: impl Fn(&str) -> Option<K>,
+    field: impl Fn(&K, &str) -> Field,
+) -> Option<(Vec<(String, K)>, Schema)> {
     let mut fields: Vec<_> = decoding.schema().fields().iter().cloned().collect();
     let mut metadata = Vec::new();
     for (name, what) in &common.metadata {
-        let known = match what.as_str() {
-            "path" => Known::Path,
-            "offset" => Known::Offset,
-            // The planner has told of what the kind does not know.
-            _ => return None,
-        };
+        let known = parse(what)?;
         if fields.iter().any(|field| field.name() == name) {
             let span = cx.component.node.get("metadata").and_then(|node| node.entry(name)).map(|entry| entry.key_span);
             let span = span.unwrap_or_else(|| cx.span(&["metadata"]));
@@ -194,7 +206,7 @@ pub(super) fn with_metadata(
             );
             return None;
         }
-        fields.push(Arc::new(known.field(name)));
+        fields.push(Arc::new(field(&known, name)));
         metadata.push((name.clone(), known));
     }
     Some((metadata, Schema::new(fields)))

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 pub use store::SqliteStore;
+pub(crate) use store::plain;
 
 /// The registry line.
 pub const ENTRY: SinkEntry = SinkEntry {
@@ -74,16 +75,7 @@ impl Planned for SqliteSink {
 
 fn plan(cx: &mut Cx<'_>, input: &StreamType, _common: &SinkCommon) -> Option<PlannedSink> {
     let keys: Option<SqliteKeys> = own_keys(cx);
-    let path = keys.map(|keys| keys.path).filter(|path| {
-        let names_none = path.trim().is_empty() || path.ends_with('/');
-        if names_none || path.contains(['*', '?', '\0']) || path.starts_with(':') || path.starts_with("file:") {
-            let found = Diagnostic::error(codes::BAD_PATH, cx.span(&["path"]), "the path names no file")
-                .help("name a file: `path: out/cases.db`");
-            cx.push(found);
-            return false;
-        }
-        true
-    });
+    let path = keys.map(|keys| keys.path).filter(|path| check_path(cx, path, "out/cases.db"));
     let table = plan_table(cx, input, 1, |kind| match kind {
         Kind::Bool | Kind::Int | Kind::UInt64 => Sent::Int,
         Kind::Float32 | Kind::Float64 => Sent::FloatNotNan,
@@ -101,9 +93,29 @@ fn plan(cx: &mut Cx<'_>, input: &StreamType, _common: &SinkCommon) -> Option<Pla
     })
 }
 
+/// Notes an error where a path can't name a file of SQLite's.
+pub(crate) fn check_path(cx: &mut Cx<'_>, path: &str, example: &str) -> bool {
+    let names_none = path.trim().is_empty() || path.ends_with('/');
+    if names_none || path.contains(['*', '?', '\0']) || path.starts_with(':') || path.starts_with("file:") {
+        let found = Diagnostic::error(codes::BAD_PATH, cx.span(&["path"]), "the path names no file")
+            .help(format!("name a file: `path: {example}`"));
+        cx.push(found);
+        return false;
+    }
+    true
+}
+
 fn open(planned: &dyn Planned, start: SinkStart) -> Result<Box<dyn SinkHandle>, String> {
     let plan: &SqliteSink = planned.downcast().ok_or("not a planned sqlite sink")?;
-    let mut store = SqliteStore::new(plan.base_dir.join(&plan.written), plan.table.clone());
+    open_store(SqliteStore::new(plan.base_dir.join(&plan.written), plan.table.clone()), &plan.table, start)
+}
+
+/// Opens a sink that writes to a table by a store of its file.
+pub(crate) fn open_store(
+    mut store: SqliteStore,
+    table: &Table,
+    start: SinkStart,
+) -> Result<Box<dyn SinkHandle>, String> {
     // What is wrong with the table is told before anything runs; a lock that another holds now is waited for.
     match store.open() {
         Ok(()) => {}
@@ -113,7 +125,7 @@ fn open(planned: &dyn Planned, start: SinkStart) -> Result<Box<dyn SinkHandle>, 
         }
     }
     let store = Arc::new(tokio::sync::Mutex::new(store));
-    let sink = TableSink::new(plan.table.clone(), start, Box::new(move || store.clone()))?;
+    let sink = TableSink::new(table.clone(), start, Box::new(move || store.clone()))?;
     sink.claim(OPEN_WAIT)?;
     Ok(Box::new(sink))
 }

@@ -13,7 +13,7 @@ use engine_base::RowError;
 use rusqlite::types::ToSqlOutput;
 use rusqlite::types::ValueRef;
 use rusqlite::{CachedStatement, Connection, Error, ErrorCode, OpenFlags, OptionalExtension, ToSql};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long another writer's lock is waited for before the attempt counts as failed.
@@ -27,8 +27,12 @@ const OURS: &str = "pipeline = ?1 AND sink = ?2 AND shard = ?3";
 pub struct SqliteStore {
     path: PathBuf,
     table: Table,
+    set_up: Option<SetUp>,
     open: Option<Open>,
 }
+
+/// What a file must be beside its table: makes a new one so, and says what another one is.
+pub(crate) type SetUp = fn(&Connection, &Path) -> Result<(), Fault>;
 
 #[derive(Debug)]
 struct Open {
@@ -38,12 +42,17 @@ struct Open {
 }
 
 impl SqliteStore {
-    pub(super) fn new(path: PathBuf, table: Table) -> SqliteStore {
-        SqliteStore { path, table, open: None }
+    pub(crate) fn new(path: PathBuf, table: Table) -> SqliteStore {
+        SqliteStore { path, table, set_up: None, open: None }
+    }
+
+    /// The same where the file is to be more than its table.
+    pub(crate) fn set_up_by(self, set_up: SetUp) -> SqliteStore {
+        SqliteStore { set_up: Some(set_up), ..self }
     }
 
     /// Opens the file and checks the table, unless that is done.
-    pub(super) fn open(&mut self) -> Result<(), Fault> {
+    pub(crate) fn open(&mut self) -> Result<(), Fault> {
         if self.open.is_some() {
             return Ok(());
         }
@@ -60,8 +69,11 @@ impl SqliteStore {
         let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         flags.set(OpenFlags::SQLITE_OPEN_CREATE, self.table.create);
         let connection = Connection::open_with_flags(&self.path, flags).map_err(|error| plain(&error))?;
+        connection.busy_timeout(LOCK_WAIT).map_err(|error| plain(&error))?;
+        if let Some(set_up) = self.set_up {
+            set_up(&connection, &self.path)?;
+        }
         let set_up = || {
-            connection.busy_timeout(LOCK_WAIT)?;
             if is_new {
                 // Readers and the writer don't wait for each other. It stays with the file, so only a new one gets it.
                 connection.pragma_update(None, "journal_mode", "wal")?;
@@ -299,7 +311,7 @@ fn is_refusal(error: &Error) -> bool {
 }
 
 /// An error that is not about a row.
-pub(super) fn plain(error: &Error) -> Fault {
+pub(crate) fn plain(error: &Error) -> Fault {
     let reason = error.to_string();
     match error.sqlite_error_code() {
         // Another's lock passes, however long it takes: no row is given up for it.

@@ -2,12 +2,13 @@
 //! manifest once all of them are there and what came before is committed and delivered. It goes turn by turn, as the committer
 //! does.
 
-use super::Sources;
 use super::ledger::{Chunks, Kept, Ledger};
 #[cfg(test)]
 use super::planted::{self, Planted};
+use super::{Sources, common};
+use engine_dataflow::ingest::Committed;
 use engine_dataflow::snapshot::{LAST, Part, Snapshots, changes};
-use engine_dataflow::{Control, KeyGroups};
+use engine_dataflow::{Control, Cut, KeyGroups};
 use engine_state::checkpoint::{
     Before, Checkpoints, Draft, EntryKey, Held, Manifest, Publication, Space, StepAbout, StepId, Writer,
 };
@@ -54,6 +55,8 @@ pub(crate) struct Checkpointer {
     pub(super) snapshots: Arc<Snapshots>,
     pub(super) control: Arc<Control>,
     pub(super) sources: Sources,
+    /// Where it is told before which places nothing is read again.
+    pub(super) committed: Arc<Committed>,
     pub(super) workers: usize,
     pub(super) every_ns: u64,
     pub(super) journal_id: u64,
@@ -289,6 +292,7 @@ impl Checkpointer {
             ledger.needless = Some(ledger.next_record);
         }
         drop(ledger);
+        self.committed.release(released(&self.checkpoints, &self.sources)?);
         let contents = manifest.contents();
         tracing::debug!(
             checkpoint = manifest.checkpoint,
@@ -400,6 +404,20 @@ pub(super) fn hash_of(key: &EntryKey<'_>) -> u64 {
     bytes.extend_from_slice(&key.slice.to_le_bytes());
     bytes.extend_from_slice(key.key);
     xxh3_64(&bytes)
+}
+
+/// The places before which nothing is read again, whichever of the checkpoints and savepoints that are kept a restart begins with.
+/// A partition that one of them does not know is not among them: from there it would be read from its start.
+pub(super) fn released(checkpoints: &Checkpoints, sources: &Sources) -> Result<Cut, String> {
+    let mut least: Option<Cut> = None;
+    for manifest in checkpoints.retained().into_iter().chain(checkpoints.savepoints().into_values()) {
+        let cut = sources.numbered(&Kept::of(&manifest)?.marks);
+        least = Some(match least {
+            Some(least) => common(&least, &cut),
+            None => cut,
+        });
+    }
+    Ok(least.unwrap_or_default())
 }
 
 /// The name by which the chunks of an input are kept.

@@ -1,7 +1,7 @@
 //! Opening the folder of a state, and what a run that goes on needs of it.
 
 use super::change::{Change, Fate, abouts, fates};
-use super::checkpointer::{Checkpointer, HeldEntries, hash_of, input_name, read_chunk, told};
+use super::checkpointer::{Checkpointer, HeldEntries, hash_of, input_name, read_chunk, released, told};
 use super::committer::Committer;
 use super::ledger::{Kept, Ledger};
 use super::lock::{lock, sign};
@@ -422,12 +422,17 @@ impl StateDir {
             ledger: ledger.clone(),
             _lock: self.lock,
         };
+        match released(&self.checkpoints, &sources) {
+            Ok(released) => parts.committed.resume(done_cut.clone(), released),
+            Err(reason) => parts.control.fail(reason),
+        }
         let checkpointer = Checkpointer {
             checkpoints: self.checkpoints,
             ledger: ledger.clone(),
             snapshots: parts.snapshots,
             control: parts.control.clone(),
             sources: sources.clone(),
+            committed: parts.committed.clone(),
             workers: parts.workers,
             every_ns: parts.plan.checkpoint_ns.max(1) as u64,
             journal_id: self.journal_id,

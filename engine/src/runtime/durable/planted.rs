@@ -16,6 +16,8 @@ pub(crate) enum Planted {
     WriteInPlace,
     /// The source is told what is committed, whether the sinks have it or not.
     CommitSourceEarly,
+    /// The source is told that what is committed is never read again, whatever the checkpoints read.
+    ReleaseTooMuch,
     /// The journal is cut off up to the newest record, whatever the checkpoints need.
     TruncateTooMuch,
     /// What a replay puts out again is brought out again.

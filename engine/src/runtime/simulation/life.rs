@@ -123,7 +123,7 @@ impl Simulation {
             age_ns: random.one_of(&[5_000_000, 100_000_000, 10_000_000_000]),
         };
         let rows = input::make(&mut random);
-        let partitions = rows.into_iter().map(|rows| Partition { rows, there: 0, committed: 0 }).collect();
+        let partitions = rows.into_iter().map(|rows| Partition { rows, there: 0, committed: 0, released: 0 }).collect();
         let world = World {
             random,
             trace: Trace::new(prints),

@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use engine_base::SourceId;
 use engine_connectors::{SourceStart, Started};
 use engine_dataflow::rows::origin;
-use engine_dataflow::{Mark, Marks, Polled, Positions, Reader, Rows, SourceRows, Times};
+use engine_dataflow::{Mark, Marks, Polled, Positions, Reader, Removal, Rows, SourceRows, Times};
 use engine_plan::{Columns, Planned, PlannedSource, SourceKind};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -59,7 +59,11 @@ pub(super) fn start(world: &Shared, start: SourceStart) -> Started {
     if next.is_empty() {
         return Ok(None);
     }
-    world.lock().readers.push(start.waker.clone());
+    {
+        let mut world = world.lock();
+        world.readers.push(start.waker.clone());
+        next.iter().for_each(|(partition, next)| world.check_begun(*partition, *next));
+    }
     Ok(Some(Box::new(SimReader { world: world.clone(), source: start.source, next, start })))
 }
 
@@ -68,6 +72,28 @@ struct SimReader {
     source: SourceId,
     next: BTreeMap<u32, u64>,
     start: SourceStart,
+}
+
+/// Lets go of rows that are never read again, as a queue would.
+struct SimRemoval(Shared);
+
+impl std::fmt::Debug for SimRemoval {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SimRemoval")
+    }
+}
+
+impl Removal for SimRemoval {
+    fn committed(&self, _marks: &Marks) {}
+
+    fn released(&self, marks: &Marks) {
+        let mut world = self.0.lock();
+        marks.iter().for_each(|(partition, mark)| world.release(*partition, mark.next));
+    }
+
+    fn close(&self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 impl Reader for SimReader {
@@ -142,6 +168,10 @@ impl Reader for SimReader {
     fn at_end(&self, partition: u32) -> bool {
         let world = self.world.lock();
         self.next.get(&partition).is_some_and(|next| *next >= world.partitions[partition as usize].there)
+    }
+
+    fn removal(&self) -> Option<Arc<dyn Removal>> {
+        Some(Arc::new(SimRemoval(self.world.clone())))
     }
 
     fn committed(&mut self, marks: &Marks) {

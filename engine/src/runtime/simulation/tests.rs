@@ -143,6 +143,7 @@ fn every_planted_fault_is_found() {
         IgnoreFullDisk,
         WriteInPlace,
         CommitSourceEarly,
+        ReleaseTooMuch,
         TruncateTooMuch,
         SkipReplayDrop,
         ForgetDelivered,

@@ -28,6 +28,8 @@ pub(super) struct Partition {
     pub(super) there: u64,
     /// Up to where the engine said that all sinks have it.
     pub(super) committed: u64,
+    /// Up to where it said that nobody will ever ask for it again.
+    pub(super) released: u64,
 }
 
 /// The world, shared with readers and writers.
@@ -68,6 +70,22 @@ impl World {
     /// Whether all rows are there.
     pub(super) fn is_given(&self) -> bool {
         self.partitions.iter().all(|partition| partition.there == partition.rows.len() as u64)
+    }
+
+    /// The engine says that it will never read what stands before: so each start must keep to that.
+    pub(super) fn release(&mut self, partition: u32, next: u64) {
+        let line = format!("source {partition} lets go of what is before {next}");
+        self.note(&line);
+        let of = &mut self.partitions[partition as usize];
+        of.released = of.released.max(next);
+    }
+
+    /// The engine begins to read a partition.
+    pub(super) fn check_begun(&mut self, partition: u32, next: u64) {
+        let released = self.partitions[partition as usize].released;
+        if next < released {
+            self.breaks(format!("source {partition} is read from {next}, and what is before {released} was let go of"));
+        }
     }
 
     /// The engine says that the rows of a partition up to here are safe: every sink has what came of them, or gave it as late, or
