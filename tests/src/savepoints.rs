@@ -109,3 +109,43 @@ fn a_run_is_stopped_with_a_savepoint_and_gone_back_to() {
     let list = said(&run(folder, &["state", "list", "state"]));
     assert!(list.contains("savepoint before: ") && !list.contains("right"), "{list}");
 }
+
+#[test]
+fn a_time_that_was_gone_back_from_is_not_gone_on_with() {
+    let pipeline = PIPELINE.replace("every: 100ms", "every: 1h");
+    let folder = folder(&pipeline);
+    let folder = folder.path();
+    for (count, name) in [(1_000, "first"), (2_000, "second"), (3_000, "third")] {
+        write_rows(folder, 0..count, 3);
+        assert!(run(folder, &RUN).status.success());
+        let saved = run(folder, &["stop", "--state", "state", "--savepoint", name]);
+        assert!(saved.status.success(), "{}", said(&saved));
+    }
+    assert!(run(folder, &["state", "release", "state", "third"]).status.success());
+    assert!(run(folder, &["state", "restore", "state", "second"]).status.success());
+    assert!(run(folder, &["state", "release", "state", "second"]).status.success());
+    // The new time begins, and dies; then its checkpoint is damaged.
+    let reset = [&RUN[..], &["--reset-sink", "out", "--reset-sink", "all"]].concat();
+    write_rows(folder, 0..2_000_000, 3);
+    let mut child = start(folder, &reset[RUN.len()..]);
+    wait_for(&mut child, folder, 4_000);
+    child.kill().expect("it is killed");
+    child.wait().expect("it is gone");
+    let newest = folder.join("state/checkpoint/manifest-0000000004.json");
+    let mut bytes = std::fs::read(&newest).expect("it is there");
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    std::fs::write(&newest, bytes).expect("written");
+    let refused = run(folder, &RUN);
+    assert!(!refused.status.success() && said(&refused).contains("went back to a savepoint"), "{}", said(&refused));
+    // Going back again needs nothing of the journal, though it is gone.
+    std::fs::remove_dir_all(folder.join("state/journal")).expect("removed");
+    let restored = run(folder, &["state", "restore", "state", "first"]);
+    assert!(restored.status.success(), "{}", said(&restored));
+    write_rows(folder, 0..5_000, 3);
+    let again = run(folder, &reset);
+    assert!(again.status.success(), "{}", said(&again));
+    assert_eq!(totals(folder), expected(5_000, 3));
+    let verified = said(&run(folder, &["state", "verify", "state"]));
+    assert!(verified.contains("manifest-0000000004.json") && !verified.contains("are due"), "{verified}");
+}

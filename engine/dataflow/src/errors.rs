@@ -3,6 +3,7 @@
 use crate::rows::{ErrorRow, Positions, RowPosition, Rows, Times, is_made};
 use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringBuilder, TimestampNanosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
 /// The columns of an error stream: step, code, reason, payload, position, at (when the row entered the engine).
@@ -56,14 +57,25 @@ impl SourceNames {
     }
 }
 
+/// What the reason of an error row ends with where its payload, as text, is not what it was.
+pub const REPLACED: &str = "(bytes of the payload that are not UTF-8 are shown as U+FFFD)";
+
 /// Error rows as a batch of [`error_schema`], each at its row's position.
 pub fn error_rows(errors: Vec<ErrorRow>, names: &SourceNames) -> Rows {
     let mut text: [StringBuilder; 5] = std::array::from_fn(|_| StringBuilder::new());
     for error in &errors {
         text[0].append_value(&error.step);
         text[1].append_value(error.error.code);
-        text[2].append_value(&error.error.reason);
-        text[3].append_value(String::from_utf8_lossy(&error.payload));
+        match String::from_utf8_lossy(&error.payload) {
+            Cow::Borrowed(payload) => {
+                text[2].append_value(&error.error.reason);
+                text[3].append_value(payload);
+            }
+            Cow::Owned(payload) => {
+                text[2].append_value(format!("{} {REPLACED}", error.error.reason));
+                text[3].append_value(payload);
+            }
+        }
         text[4].append_value(names.describe(&error.position));
     }
     let at: Vec<i64> = errors.iter().map(|error| error.ingest_ns).collect();

@@ -183,10 +183,19 @@ impl Snapshots {
     }
 }
 
+/// A portion of no more than that is not worth to make room for.
+const SMALL_BYTES: usize = 64 << 10;
+
 /// About so many bytes of the slots of a step that are frozen, and whether more are left.
 pub fn part_of(step: &Arc<str>, state: &mut dyn StepState, bytes: usize) -> (Option<Part>, bool) {
     let mut changes = Vec::new();
-    let more = state.drain(bytes, &mut |change| put_change(&change, &mut changes));
+    let more = state.drain(bytes, &mut |change| {
+        // Once for a whole portion: growing step by step would touch twice the memory.
+        if changes.len() > SMALL_BYTES && changes.capacity() < bytes {
+            changes.reserve_exact(bytes.min(PORTION_BYTES) + SMALL_BYTES);
+        }
+        put_change(&change, &mut changes);
+    });
     let part = (!changes.is_empty()).then(|| Part::Slots { step: step.clone(), changes, groups: state.key_groups() });
     (part, more)
 }

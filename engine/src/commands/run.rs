@@ -239,13 +239,15 @@ fn execute(args: &RunArgs, plan: Arc<Plan>) -> Result<(), String> {
         }
         None => Arc::new(run::Unwatched),
     };
-    let loading = Loading::begin(workers, loads, &instruments);
+    let loading = Loading::begin(workers, loads, &instruments, &control);
     let outcome = run::run(workers, &control, watcher, snapshots, move |scope, worker| {
         let built = build(&shared, scope, worker);
         loading.built();
         built
     });
-    let durable = running.map_or(Ok(()), Running::finish);
+    // The next engine is let in when sinks and sources are closed too.
+    let (durable, _closing) = running.map(Running::finish).unzip();
+    let durable = durable.unwrap_or(Ok(()));
     let closed = close_sinks(&plan, &handles, &instruments, outcome.is_err());
     if let Some(path) = &args.record_cuts {
         let text = board.recorded().to_text();

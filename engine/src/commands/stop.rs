@@ -2,7 +2,7 @@
 
 use super::{Exit, print};
 use crate::cli::duration;
-use crate::runtime::durable::{holder, savepoint};
+use crate::runtime::durable::{holder, lock, savepoint};
 use engine_state::checkpoint::{inspect, is_savepoint_name};
 use engine_state::disk::RealDisk;
 use std::io::Write as _;
@@ -64,6 +64,12 @@ fn stop(arguments: &StopArgs) -> Result<String, String> {
         ));
     }
     let Some(process) = holder(path)? else {
+        drop(lock(path).map_err(|_| {
+            format!(
+                "an engine runs on {shown}, and its process can't be seen from here (it is in another container, or has just begun): send \
+                 it SIGTERM where it runs"
+            )
+        })?);
         let mut text = format!("no engine runs on {shown}\n");
         if let Some(name) = name {
             let checkpoint = savepoint::save(path, name)?;

@@ -165,10 +165,10 @@ mod tests {
         let text = std::fs::read_to_string(file.path()).unwrap();
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.len(), 3);
-        assert_eq!(lines[0]["reason"], "no \"number\"");
+        assert_eq!(lines[0]["reason"], format!("no \"number\" {}", engine_dataflow::errors::REPLACED));
         assert_eq!(lines[0]["position"], "orders/0/7");
         assert_eq!(lines[0]["at"], "1970-01-01T00:00:01.500000000Z");
-        assert_eq!(lines[2]["reason"], "three");
+        assert_eq!(lines[2]["reason"], format!("three {}", engine_dataflow::errors::REPLACED));
         assert_eq!(file.written(), 3);
     }
 

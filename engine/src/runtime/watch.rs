@@ -279,23 +279,28 @@ pub(crate) struct Loading {
     /// Bytes of a checkpoint, where one is put back.
     bytes: Option<u64>,
     metrics: Arc<Metrics>,
+    control: Arc<Control>,
 }
 
 impl Loading {
     /// So many workers begin to build, and put back so many bytes of a checkpoint if there is one.
-    pub(crate) fn begin(workers: usize, bytes: Option<u64>, instruments: &Instruments) -> Loading {
-        Loading { left: AtomicUsize::new(workers), begun: Instant::now(), bytes, metrics: instruments.metrics.clone() }
+    pub(crate) fn begin(
+        workers: usize,
+        bytes: Option<u64>,
+        instruments: &Instruments,
+        control: &Arc<Control>,
+    ) -> Loading {
+        let (metrics, control) = (instruments.metrics.clone(), control.clone());
+        Loading { left: AtomicUsize::new(workers), begun: Instant::now(), bytes, metrics, control }
     }
 
     /// A worker is done.
     pub(crate) fn built(&self) {
-        if self.left.fetch_sub(1, Ordering::SeqCst) > 1 {
+        // A signal may have come meanwhile, or something could not be put back.
+        if self.left.fetch_sub(1, Ordering::SeqCst) > 1 || self.control.stopping() {
             return;
         }
-        // A signal may have come meanwhile.
-        if self.metrics.phase() == Phase::Starting {
-            self.metrics.set_phase(Phase::Ready);
-        }
+        self.metrics.set_phase(Phase::Ready);
         if let Some(bytes) = self.bytes {
             let took_ms = self.begun.elapsed().as_millis() as u64;
             tracing::info!(bytes, took_ms, "what steps keep is loaded");

@@ -36,7 +36,7 @@ pub use draft::{Draft, Writer};
 pub use entries::{EntryStore, MemoryEntries, Stored, Visit};
 pub use key::{EntryKey, KEY_BYTES_MAX, Lineage, Sieve, Space, StepId};
 pub use lsm::LsmEntries;
-pub(crate) use lsm::lsm_error;
+pub(crate) use lsm::{WORKER_THREADS, lsm_error};
 pub use manifest::{Contents, Held, Manifest, StepAbout, StepManifest};
 pub use open::{Inspection, Refused, Report, inspect};
 pub use read::Difference;
@@ -256,8 +256,8 @@ impl Checkpoints {
     /// Goes back to a savepoint: it is published anew as the newest checkpoint, and what came after it is never seen again.
     /// Later savepoints must be released before. The savepoint stays, and is that of the new checkpoint.
     ///
-    /// The rename of the new manifest is what counts: interrupted before it nothing has changed, and after it the rest is done
-    /// when the folder is opened. Of `publication` the blobs and what sources and sinks keep are those of the savepoint.
+    /// The rename of its file is what counts: interrupted before it nothing has changed, and after it the rest is done when the
+    /// folder is opened. It begins another timeline, and of what is retained only it is. Of `publication` the blobs and what sources and sinks keep are those of the savepoint.
     pub fn restore(&self, name: &str, publication: Publication) -> Result<Arc<Manifest>> {
         let inner = &self.inner;
         let misused = |detail: String, remedy: &str| {
@@ -286,26 +286,32 @@ impl Checkpoints {
         inner.check_not_fenced()?;
         let mut lineage = Lineage::clone(&state.lineage);
         lineage.bury(target.stamp + 1, state.next_stamp - 1);
+        let known = state.manifests.values().chain(state.savepoints.values());
+        let timeline = known.map(|manifest| manifest.timeline).max().unwrap_or(0) + 1;
         let Publication { journal_id, journal_sequence, time_ns, .. } = publication;
         let manifest = Manifest {
             checkpoint: state.next_number,
             generation: inner.generation,
+            timeline,
             journal_id,
             journal_sequence,
             time_ns,
             dead: lineage.dead.clone(),
             ..Manifest::clone(&target)
         };
-        inner.write_manifest(&mut state, &manifest)?;
+        // A savepoint is a whole copy: from its rename on this is the newest checkpoint, whatever becomes of its manifest.
+        let saved = manifest::savepoint_path(&inner.dir, name);
+        if let Err(error) = manifest::write(&*inner.disk, &saved, &manifest) {
+            state.doubt = Some(error.to_string());
+            return Err(error);
+        }
         let manifest = Arc::new(manifest);
         state.next_number += 1;
         state.lineage = Arc::new(lineage);
-        let undone: Vec<u64> =
-            state.manifests.values().filter(|old| old.stamp > target.stamp).map(|old| old.checkpoint).collect();
-        state.manifests.insert(manifest.checkpoint, Arc::clone(&manifest));
-        // From here on it stands for itself: should its manifest be damaged, what is used instead says the same.
-        manifest::write(&*inner.disk, &manifest::savepoint_path(&inner.dir, name), &*manifest)?;
         state.savepoints.insert(name.to_owned(), Arc::clone(&manifest));
+        inner.write_manifest(&mut state, &manifest)?;
+        let undone: Vec<u64> = state.manifests.keys().copied().collect();
+        state.manifests.insert(manifest.checkpoint, Arc::clone(&manifest));
         for number in undone {
             inner.remove_file(&manifest::manifest_path(&inner.dir, number))?;
             state.manifests.remove(&number);

@@ -3,7 +3,7 @@
 //! It lives no longer than the process: a checkpoint has its own copy, and a restart begins with an empty one. So nothing
 //! is synced. Most questions are for keys that are not here, and are answered by a filter in memory.
 
-use crate::checkpoint::lsm_error;
+use crate::checkpoint::{WORKER_THREADS, lsm_error};
 use crate::error::{Result, StateError};
 use fjall::config::{BlockSizePolicy, BloomConstructionPolicy, FilterPolicy, FilterPolicyEntry};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
@@ -60,6 +60,7 @@ impl LsmCold {
         let failed = |error| lsm_error(path, "open the cold slots", error);
         let database = Database::builder(path)
             .cache_size(CACHE_BYTES)
+            .worker_threads(WORKER_THREADS)
             .manual_journal_persist(true)
             .temporary(true)
             .open()

@@ -50,9 +50,11 @@ CREATE TABLE queue (
 INSERT INTO queue VALUES (1, lower(hex(randomblob(8))), 0, 0, 0);
 ";
 
-/// Whether of a payload only a part was kept: columns that were too large for it, or the end of a record that could not be decoded.
+/// Whether a payload is not what it was: columns that were too large for it are left out, or the end of a record that could not be
+/// decoded, or bytes that are no text are replaced ([`engine_dataflow::errors::REPLACED`]).
 const IS_CUT: &str = r#"(instr(payload, '"@left_out":') > 0 AND json_valid(payload) AND json_type(payload, '$."@left_out"') IS NOT NULL
-    OR reason LIKE '%(of its % bytes, the first % are kept)')"#;
+    OR reason LIKE '%(of its % bytes, the first % are kept)'
+    OR reason LIKE '%(bytes of the payload that are not UTF-8 are shown as U+FFFD)')"#;
 
 /// An answer, or why there is none.
 pub type Answer<T> = Result<T, Fault>;

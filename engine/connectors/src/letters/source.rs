@@ -619,6 +619,13 @@ impl Reader for LettersReader {
                 None => return Polled::Pending,
             },
         };
+        let given = self.shared.given.load(Ordering::Acquire);
+        if until.is_some() && limit > given {
+            return Polled::Failed(format!(
+                "this state has read the queue up to turn {limit}, and the file knows of {given} turns: an older copy was put back; put \
+                 the file and the state back from one copy, or start with another --state"
+            ));
+        }
         let ingest_ns = self.clock.now_ns();
         let mut out = SourceRows::default();
         while out.bytes < max_bytes.max(1) as u64 && out.records < BATCH_ROWS {
@@ -628,7 +635,7 @@ impl Reader for LettersReader {
         if !self.turns.is_empty() {
             match self.finish(ingest_ns) {
                 Ok(rows) => out.rows.push(rows),
-                Err(reason) => self.end = Some(Some(reason)),
+                Err(reason) => return Polled::Failed(reason),
             }
         }
         match &self.end {

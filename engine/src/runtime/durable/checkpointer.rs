@@ -67,6 +67,8 @@ pub(crate) struct Checkpointer {
     pub(super) held: Arc<Mutex<HeldEntries>>,
     /// What the last manifest kept.
     pub(super) kept: Kept,
+    /// Of the last snapshot, which may begin while another is under way.
+    pub(super) later: Vec<Part>,
     pub(super) clock: Arc<dyn engine_base::Clock>,
     /// When the last one was due, by the monotonic clock.
     pub(super) last_ns: u64,
@@ -159,6 +161,7 @@ impl Checkpointer {
                 }
             }
             Some(Message::End) => {
+                self.keep_later()?;
                 if let Some(mut open) = self.open.take().filter(|_| !self.control.failed()) {
                     open.epoch = self.ledger().committed;
                     self.publish(open)?;
@@ -220,7 +223,11 @@ impl Checkpointer {
             Some(open) => open.number = LAST,
             None => self.open = Some(self.begin(LAST, 0)?),
         }
-        Ok(())
+        self.keep_later()
+    }
+
+    fn keep_later(&mut self) -> Result<(), String> {
+        std::mem::take(&mut self.later).into_iter().try_for_each(|part| self.keep(part))
     }
 
     fn take(&mut self, number: u64, part: Part) -> Result<(), String> {
@@ -229,6 +236,15 @@ impl Checkpointer {
             // All there is: with what a snapshot under way has of it already.
             self.last()?;
         }
+        if number == LAST && self.open.as_ref().is_some_and(|open| open.number != LAST) {
+            // It is of the end, and the snapshot under way is not.
+            self.later.push(part);
+            return Ok(());
+        }
+        self.keep(part)
+    }
+
+    fn keep(&mut self, part: Part) -> Result<(), String> {
         match part {
             Part::Reached { step, watermarks_ns } => {
                 self.kept.watermarks_ns.insert(step.to_string(), watermarks_ns);
@@ -292,6 +308,7 @@ impl Checkpointer {
             ledger.needless = Some(ledger.next_record);
         }
         drop(ledger);
+        self.keep_later()?;
         self.committed.release(released(&self.checkpoints, &self.sources)?);
         let contents = manifest.contents();
         tracing::debug!(

@@ -47,6 +47,8 @@ pub(crate) struct Committer {
     pub(super) together: Together,
     /// The digest of the plan's logic.
     pub(super) plan: Option<String>,
+    /// How many times a savepoint was gone back to.
+    pub(super) timeline: u64,
     /// The last epoch that is committed.
     pub(super) upto: u64,
     /// The last epoch that all sinks have acknowledged, and the cut at its close.
@@ -197,6 +199,7 @@ impl Committer {
         }
         record.upto = upto;
         record.plan = self.plan.clone();
+        record.timeline = self.timeline;
         let sequence = self.write(&mut record)?;
         let mut ledger = self.ledger();
         ledger.starts(&starts);

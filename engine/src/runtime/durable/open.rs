@@ -127,13 +127,13 @@ impl StateDir {
         let shown = path.display();
         RealDisk.create_dir_all(path).map_err(|error| format!("the state directory {shown} can't be made: {error}"))?;
         let mut lock = lock(path)?;
-        sign(&mut lock).map_err(|error| format!("{shown}/lock can't be written: {error}"))?;
         // One that nobody got is not for this run.
         savepoint::take_back(&RealDisk, path)?;
+        sign(&mut lock).map_err(|error| format!("{shown}/lock can't be written: {error}"))?;
         let ground = Ground {
             disk: Arc::new(RealDisk),
             entries: Box::new(|folder| Ok(Arc::new(LsmEntries::open(&folder.join("entries"))?))),
-            journal: JournalConfig { id: rand::random::<u64>() >> 1, ..JournalConfig::default() },
+            journal: JournalConfig { id: new_journal_id(), ..JournalConfig::default() },
         };
         Ok(StateDir { lock: Some(lock), ..StateDir::open_on(ground, path, plan)? })
     }
@@ -200,8 +200,13 @@ impl StateDir {
     pub(crate) fn begin(&mut self, plan: &Plan, first: &BTreeMap<String, Delivered>) -> Result<(), String> {
         let path = self.path.clone();
         let failed = |error: String| format!("the state directory {} can't be written: {error}", path.display());
-        if !first.is_empty() {
-            let mut record = Record { delivered: first.clone(), ..Record::default() };
+        // The journal says as well that it went back: no checkpoint of before is started from then.
+        let went_back = self
+            .manifest
+            .as_ref()
+            .is_some_and(|manifest| manifest.timeline > 0 && manifest.journal_sequence == self.journal.next().0);
+        if !first.is_empty() || went_back {
+            let mut record = Record { delivered: first.clone(), timeline: self.timeline(), ..Record::default() };
             let bytes = record.encode().map_err(failed)?;
             let written = self.journal.append(&bytes).and_then(|_| self.journal.sync());
             written.map_err(|error| failed(error.to_string()))?;
@@ -254,6 +259,7 @@ impl StateDir {
         let mut staged = Vec::new();
         for record in records(self.journal.replay(from_record), &self.path)? {
             let record = record?;
+            self.check_timeline(&record)?;
             others.see(&record, base, plan);
             starts.extend(record.starts.clone());
             for (source, marks) in sources.numbered(&record.starts) {
@@ -348,6 +354,24 @@ impl StateDir {
         Ok(recovered)
     }
 
+    /// Refuses what was read in a time that was gone back from.
+    fn check_timeline(&self, record: &Record) -> Result<(), String> {
+        let ours = self.timeline();
+        if record.timeline == ours {
+            return Ok(());
+        }
+        let checkpoint = self.manifest.as_ref().map_or(0, |manifest| manifest.checkpoint);
+        Err(format!(
+            "the state directory {} went back to a savepoint, and checkpoint {checkpoint} is of another time than the journal behind it: \
+             the checkpoint that belongs to it is lost or damaged; put it back from a copy, or go back with `engine state restore`",
+            self.path.display()
+        ))
+    }
+
+    fn timeline(&self) -> u64 {
+        self.manifest.as_ref().map_or(0, |manifest| manifest.timeline)
+    }
+
     /// Whether a pipeline that changed can go on from here. `rebuild` are steps whose state may go.
     fn check_changed(
         &self,
@@ -407,6 +431,7 @@ impl StateDir {
             }
             ledger.closes(epoch.0, cut, times);
         }
+        let timeline = self.timeline();
         let outstanding = parts.outstanding.clone();
         if committed > base || !outstanding.is_empty() {
             ledger.replayed(first_record, committed, outstanding);
@@ -440,6 +465,7 @@ impl StateDir {
             abouts: abouts(parts.plan),
             held: self.held,
             kept: self.kept,
+            later: Vec::new(),
             last_ns: parts.clock.monotonic_ns(),
             last_epoch: committed,
             open: None,
@@ -460,6 +486,7 @@ impl StateDir {
             progress: None,
             together,
             plan: Some(parts.plan.logic.clone()),
+            timeline,
             upto: committed,
             done: recovered.done.unwrap_or(0),
             done_cut,
@@ -470,8 +497,8 @@ impl StateDir {
     }
 }
 
-/// Held until the threads are done.
-pub(super) struct Closing {
+/// Held until the run is over.
+pub(crate) struct Closing {
     path: PathBuf,
     disk: Arc<dyn Disk>,
     checkpoints: Checkpoints,
@@ -632,6 +659,11 @@ pub(crate) fn read_journal(path: &Path, from: u64) -> Result<u64, String> {
         count += 1;
     }
     Ok(count)
+}
+
+/// Marks a new journal.
+pub(super) fn new_journal_id() -> u64 {
+    rand::random::<u64>() >> 1
 }
 
 /// The commits in the journal of a state directory.

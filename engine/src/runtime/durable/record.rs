@@ -26,6 +26,9 @@ pub(crate) struct Record {
     /// What made it: the digest of the plan's logic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) plan: Option<String>,
+    /// How many times a savepoint was gone back to before it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) timeline: u64,
     /// Every sink has acknowledged the epochs up to this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) done: Option<u64>,
@@ -44,6 +47,11 @@ pub(crate) struct Record {
     /// The last batch that each sink has delivered.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) delivered: BTreeMap<String, Delivered>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde asks
+fn is_zero(timeline: &u64) -> bool {
+    *timeline == 0
 }
 
 /// Where a partition stands after an epoch, and what was read of it in the epoch.

@@ -11,7 +11,7 @@
 use super::checkpointer::told;
 use super::ledger::Kept;
 use super::lock::lock;
-use super::open::{records, whose};
+use super::open::{new_journal_id, records, whose};
 use engine_base::SystemClock;
 use engine_state::checkpoint::{CheckpointConfig, Checkpoints, LsmEntries, Manifest, Publication};
 use engine_state::disk::{Disk, RealDisk, write_atomically};
@@ -29,6 +29,12 @@ fn asking(path: &Path) -> PathBuf {
 /// Asks the engine that runs on a state directory for a savepoint when it stops.
 pub(crate) fn ask(path: &Path, name: &str) -> Result<(), String> {
     let asking = asking(path);
+    if let Ok(other) = std::fs::read_to_string(&asking) {
+        return Err(format!(
+            "savepoint `{other}` is asked for already, and is made when the engine stops; to take that back, remove {}",
+            asking.display()
+        ));
+    }
     write_atomically(&RealDisk, &asking, name.as_bytes())
         .map_err(|error| format!("{} can't be written: {error}", asking.display()))
 }
@@ -60,7 +66,6 @@ pub(super) fn grant(disk: &dyn Disk, path: &Path, checkpoints: &Checkpoints) -> 
 /// A state directory that no engine runs on.
 struct Still {
     path: PathBuf,
-    journal: Journal,
     checkpoints: Checkpoints,
     _lock: File,
 }
@@ -71,23 +76,38 @@ impl Still {
             return Err(format!("{} is no state directory: it has no pipeline.json", path.display()));
         }
         let lock = lock(path)?;
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-        let (journal, _) =
-            Journal::open(disk.clone(), &path.join("journal"), JournalConfig::default()).map_err(told)?;
         let folder = path.join("checkpoint");
         let entries = Arc::new(LsmEntries::open(&folder.join("entries")).map_err(told)?);
-        let (checkpoints, _) = Checkpoints::open(disk, &folder, entries, CheckpointConfig::default()).map_err(told)?;
-        Ok(Still { path: path.to_owned(), journal, checkpoints, _lock: lock })
+        let (checkpoints, _) =
+            Checkpoints::open(Arc::new(RealDisk), &folder, entries, CheckpointConfig::default()).map_err(told)?;
+        Ok(Still { path: path.to_owned(), checkpoints, _lock: lock })
+    }
+
+    /// The journal. One that is gone is made anew, behind all that checkpoints know of it.
+    fn journal(&self) -> Result<Journal, String> {
+        let retained = self.checkpoints.retained();
+        let known = retained.iter().map(|kept| kept.journal_sequence).max().unwrap_or(0);
+        let config = JournalConfig { id: new_journal_id(), first: Sequence(known + 1), ..JournalConfig::default() };
+        let (journal, _) = Journal::open(Arc::new(RealDisk), &self.path.join("journal"), config).map_err(told)?;
+        Ok(journal)
     }
 
     /// What stands in the journal behind the newest checkpoint.
-    fn left(&self) -> Result<Left, String> {
+    fn left(&self, journal: &Journal) -> Result<Left, String> {
         let Some(newest) = self.checkpoints.newest() else { return Ok(Left::default()) };
+        if newest.journal_id != journal.id() {
+            return Err(format!(
+                "the journal in {} is not the one that checkpoint {} was made with",
+                self.path.display(),
+                newest.checkpoint
+            ));
+        }
         let Kept { mut delivered, sequences, .. } = Kept::of(&newest)?;
-        let mut left = Left { epochs: 0, batches: 0, sequences };
+        let mut left = Left { records: 0, epochs: 0, batches: 0, sequences };
         let mut staged = Vec::new();
-        for record in records(self.journal.replay(Sequence(newest.journal_sequence)), &self.path)? {
+        for record in records(journal.replay(Sequence(newest.journal_sequence)), &self.path)? {
             let record = record?;
+            left.records += 1;
             left.epochs += record.epochs.iter().filter(|passed| passed.epoch > newest.epoch).count();
             left.sequences.extend(record.staged.iter().map(|batch| (batch.sink.clone(), batch.sequence)));
             staged.extend(record.staged);
@@ -102,6 +122,7 @@ impl Still {
 /// What is in no checkpoint.
 #[derive(Default)]
 struct Left {
+    records: usize,
     epochs: usize,
     /// Batches that are committed and perhaps not delivered.
     batches: usize,
@@ -113,11 +134,11 @@ struct Left {
 pub(crate) fn save(path: &Path, name: &str) -> Result<u64, String> {
     let still = Still::open(path)?;
     let newest = still.checkpoints.newest().ok_or_else(|| format!("{} has no checkpoint yet", path.display()))?;
-    let left = still.left()?;
-    if (left.epochs, left.batches) != (0, 0) {
+    // Also what a sink has delivered is to stand in the checkpoint: going back reads nothing of the journal.
+    if still.left(&still.journal()?)?.records > 0 {
         return Err(format!(
-            "the last run on {} was not stopped in order: there is input to replay, or output to deliver. Start it once more, and \
-             stop it with `engine stop --savepoint {name}`",
+            "the last run on {} was not stopped in order: not all that its journal has is in its last checkpoint. Start it once more, \
+             and stop it with `engine stop --savepoint {name}`",
             path.display()
         ));
     }
@@ -140,11 +161,21 @@ pub(crate) struct Restored {
 /// Goes back to a savepoint. What came after it is let go, what systems were given excepted.
 pub(crate) fn restore(path: &Path, name: &str) -> Result<Restored, String> {
     let still = Still::open(path)?;
-    let left = still.left()?;
+    let journal = still.journal().map_err(|reason| {
+        format!(
+            "{reason}. To go back nothing of the journal is needed: move its folder {} away, and do it again",
+            path.join("journal").display()
+        )
+    })?;
+    // Only to say what is let go: where it can't be read, that is let go too.
+    let left = still.left(&journal).unwrap_or_else(|reason| {
+        tracing::warn!("what stands behind the last checkpoint can't be told: {reason}");
+        Left::default()
+    });
     let publication = Publication {
-        journal_id: still.journal.id(),
+        journal_id: journal.id(),
         // Nothing of what is in the journal belongs to it.
-        journal_sequence: still.journal.next().0,
+        journal_sequence: journal.next().0,
         time_ns: SystemClock::shared().now_ns(),
         ..Publication::default()
     };

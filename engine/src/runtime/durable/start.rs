@@ -175,15 +175,15 @@ impl Works {
 }
 
 impl Running {
-    /// Waits for what is left to be written.
-    pub(crate) fn finish(self) -> Result<(), String> {
+    /// Waits for what is left to be written. The state directory is free for others when what is returned is dropped.
+    pub(crate) fn finish(self) -> (Result<(), String>, Closing) {
         let Running { events, messages, committer, checkpointer, closing, .. } = self;
         let _ = events.send(Event::End);
         let panicked = |_| Err("a thread that makes the run durable panicked".to_owned());
         let committed = committer.join().unwrap_or_else(panicked);
         let _ = messages.send(Message::End);
         let written = checkpointer.join().unwrap_or_else(panicked);
-        committed.and(written)?;
-        closing.grant_savepoint()
+        let result = committed.and(written).and_then(|()| closing.grant_savepoint());
+        (result, closing)
     }
 }

@@ -14,6 +14,10 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+/// Of several threads of fjall 3.1 the first hands compactions back to the queue, again and again, while another compacts: it
+/// takes a core for nothing. One thread flushes and compacts by turns.
+pub(crate) const WORKER_THREADS: usize = 1;
+
 /// Bytes of blocks that are kept in memory.
 const CACHE_BYTES: u64 = 32 << 20;
 /// Blocks are read whole by a load, and searched by a lookup.
@@ -68,6 +72,7 @@ fn open_database(path: &Path, lineage: &Followed) -> Result<Open> {
     let factory: Arc<dyn Factory> = Arc::new(lineage.clone());
     let database = Database::builder(path)
         .cache_size(CACHE_BYTES)
+        .worker_threads(WORKER_THREADS)
         .with_compaction_filter_factories(Arc::new(move |_| Some(Arc::clone(&factory))))
         .open()
         .map_err(failed)?;

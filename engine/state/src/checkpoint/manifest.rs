@@ -43,6 +43,10 @@ pub struct Manifest {
     pub blobs: BTreeMap<String, String>,
     /// What sources and sinks keep.
     pub extra: serde_json::Value,
+    /// How many times a savepoint was gone back to before it. What the journal has of another timeline is not to be replayed on
+    /// top of it.
+    #[serde(default)]
+    pub timeline: u64,
     /// The greatest stamp that it sees.
     pub(crate) stamp: u64,
     /// First and last stamps that were never published.

@@ -94,8 +94,9 @@ fn find(disk: &dyn Disk, dir: &Path) -> Result<Found> {
         ));
     }
     if let Some(newest) = found.manifests.last_key_value().map(|(_, newest)| Arc::clone(newest)) {
-        // Stamps grow with the numbers, unless it went back in between.
-        let is_undone = |manifest: &Arc<Manifest>| manifest.stamp > newest.stamp;
+        let is_undone = |manifest: &Arc<Manifest>| {
+            manifest.timeline < newest.timeline && !found.savepoints.values().any(|saved| Arc::ptr_eq(saved, manifest))
+        };
         found.undone = found.manifests.values().filter(|old| is_undone(old)).map(|old| old.checkpoint).collect();
         found.manifests.retain(|_, manifest| !is_undone(manifest));
     }
@@ -156,6 +157,12 @@ impl Checkpoints {
                 let path = dir.join(name);
                 disk.remove(&path).map_err(|error| StateError::io(&path, "remove", error))?;
             }
+        }
+        if let Some(newest) = &newest
+            && found.savepoints.values().any(|saved| Arc::ptr_eq(saved, newest))
+        {
+            // It was damaged, or going back was interrupted.
+            manifest::write(&*disk, &manifest_path(dir, newest.checkpoint), &**newest)?;
         }
         for number in &found.undone {
             let path = manifest_path(dir, *number);

@@ -343,3 +343,37 @@ fn the_size_on_disk_follows_the_live_state() {
     // Measured: 1.5 and 1.3, with what the store adds to each key.
     assert!(most < 3.0 && after < 1.6, "{most:.2} times the live bytes, {after:.2} after compaction");
 }
+
+#[test]
+fn what_was_gone_back_from_is_not_used_again() {
+    let (disk, entries) = (SimDisk::new(1), MemoryEntries::new());
+    let (checkpoints, _) = memory(&disk, &entries).unwrap();
+    publish(&checkpoints, &[(0, "x", "1")], &[]);
+    checkpoints.save("before", 1).unwrap();
+    publish(&checkpoints, &[(0, "x", "2")], &[]);
+    publish(&checkpoints, &[(0, "x", "3")], &[]);
+    let restored =
+        checkpoints.restore("before", Publication { journal_sequence: 9, ..Publication::default() }).unwrap();
+    assert_eq!((restored.checkpoint, restored.timeline, restored.journal_sequence), (4, 1, 9));
+    assert_eq!(checkpoints.retained().len(), 1, "those of before would have another journal behind them");
+    assert_eq!(value(&checkpoints, &restored, 0, "x").as_deref(), Some("1"));
+    // Damaged, it is the savepoint that stands in, with the same place in the journal.
+    disk.flip_bit(&manifest::manifest_path(Path::new("/state"), 4), 200, 1);
+    let (checkpoints, report) = memory(&disk, &entries).unwrap();
+    let newest = checkpoints.newest().unwrap();
+    assert_eq!((report.used, newest.timeline, newest.journal_sequence), (Some(4), 1, 9));
+    assert_eq!(value(&checkpoints, &newest, 0, "x").as_deref(), Some("1"));
+    let next = publish(&checkpoints, &[(0, "x", "4")], &[]);
+    assert_eq!((next.checkpoint, next.timeline), (5, 1));
+    assert_eq!(value(&checkpoints, &next, 0, "x").as_deref(), Some("4"));
+    assert_eq!(checkpoints.verify(&next).unwrap(), []);
+    // Without the savepoint and its manifest there is nothing to fall back to.
+    let (disk, entries) = (SimDisk::new(1), MemoryEntries::new());
+    let (checkpoints, _) = memory(&disk, &entries).unwrap();
+    publish(&checkpoints, &[(0, "x", "1")], &[]);
+    checkpoints.save("before", 1).unwrap();
+    checkpoints.restore("before", Publication::default()).unwrap();
+    checkpoints.release("before").unwrap();
+    disk.flip_bit(&manifest::manifest_path(Path::new("/state"), 2), 200, 1);
+    assert!(memory(&disk, &entries).is_err());
+}
