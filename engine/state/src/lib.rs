@@ -7,6 +7,7 @@
 //! Durable state lies below: the [`journal`] of small records that a commit writes, the [`checkpoint`]s of all slots, the
 //! [`blobs`] they need, the [`cold`] slots that memory has no room for, and the files of [`disk`], which can be simulated. This crate knows neither the language nor the dataflow: to it a record or an entry is bytes.
 
+pub mod background;
 pub mod blobs;
 pub mod checkpoint;
 pub mod cold;

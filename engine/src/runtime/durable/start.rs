@@ -12,6 +12,7 @@ use engine_dataflow::run;
 use engine_dataflow::snapshot::Snapshots;
 use engine_dataflow::{Control, CutBoard};
 use engine_plan::plan::{Plan, Role, Step};
+use engine_state::background::give_way;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -168,7 +169,11 @@ impl Works {
         let spawn = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let started = |error| format!("a thread can't be started: {error}");
         let committer = spawn("commit").spawn(move || committer.run(&events)).map_err(started)?;
-        let checkpointer = spawn("checkpoint").spawn(move || checkpointer.run(&messages)).map_err(started)?;
+        let write_checkpoints = move || {
+            give_way();
+            checkpointer.run(&messages)
+        };
+        let checkpointer = spawn("checkpoint").spawn(write_checkpoints).map_err(started)?;
         let Hub { snapshots, watcher, events, messages } = hub;
         Ok(Running { snapshots, watcher, events, messages, committer, checkpointer, closing })
     }

@@ -6,6 +6,7 @@
 
 use super::entries::{EntryStore, Stored, Visit};
 use super::key::{Lineage, Sieve};
+use crate::background;
 use crate::error::{Result, StateError, StateErrorKind, is_full};
 use fjall::compaction::Leveled;
 use fjall::compaction::filter::{CompactionFilter, CompactionFilterResult, Context, Factory, ItemAccessor, Verdict};
@@ -54,7 +55,7 @@ impl LsmEntries {
     /// Opens the store of a folder, or makes one.
     pub fn open(path: &Path) -> Result<LsmEntries> {
         let lineage = Followed::default();
-        let open = open_database(path, &lineage)?;
+        let open = background::on_one(|| open_database(path, &lineage))?;
         Ok(LsmEntries { path: path.to_owned(), lineage, open: RwLock::new(Some(open)) })
     }
 
