@@ -100,8 +100,9 @@ impl Participants {
     }
 }
 
-/// Bytes of changes that a worker may give between two turns of its operators: that takes one or two milliseconds.
-pub const PORTION_BYTES: usize = 512 << 10;
+/// Bytes of changes that a worker may give between two turns of its operators: that takes some tenths of a millisecond, so
+/// that rows have their turn as often.
+pub const PORTION_BYTES: usize = 64 << 10;
 
 /// The snapshots of a process.
 pub struct Snapshots {
@@ -184,7 +185,7 @@ impl Snapshots {
 }
 
 /// A portion of no more than that is not worth to make room for.
-const SMALL_BYTES: usize = 64 << 10;
+const SMALL_BYTES: usize = 8 << 10;
 
 /// About so many bytes of the slots of a step that are frozen, and whether more are left.
 pub fn part_of(step: &Arc<str>, state: &mut dyn StepState, bytes: usize) -> (Option<Part>, bool) {
