@@ -60,6 +60,20 @@ pub(crate) fn report(format: Format, diagnostics: &mut Diagnostics, sources: &So
     }
 }
 
+/// Writes what a command found to stdout, and whether all is well with that; or why it could not be done, to stderr.
+pub(crate) fn tell(done: Result<(String, bool), String>) -> Exit {
+    match done {
+        Ok((text, is_well)) => {
+            print(&text);
+            if is_well { Exit::Success } else { Exit::Problems }
+        }
+        Err(reason) => {
+            write_to(&mut io::stderr().lock(), &format!("error: {reason}\n"));
+            Exit::Problems
+        }
+    }
+}
+
 /// Writes a command's result to stdout.
 pub(crate) fn print(text: &str) {
     write_to(&mut io::stdout().lock(), text);

@@ -3,12 +3,12 @@
 //! It works on the file alone, in transactions, so an engine may write to it and read it meanwhile. What letters say is data of
 //! whoever sent it: what could move a terminal's cursor or hide text is shown by its number.
 
-use super::{Exit, print};
+use super::{Exit, tell};
 use crate::cli::{Chosen, DeadLetters, LetterFilter, LettersCommand};
 use engine_connectors::letters::queue::{Done, Filter, Letter, Listed, Queue};
 use serde_json::json;
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
+use std::io::IsTerminal;
 use std::path::Path;
 
 /// How wide a line is at most where the terminal does not say, and how wide it is at least.
@@ -23,16 +23,7 @@ pub(crate) fn run(arguments: &DeadLetters) -> Exit {
         LettersCommand::Replay { file, chosen } => replay(file, &chosen_letters(chosen)),
         LettersCommand::Drop { file, chosen } => discard(file, &chosen_letters(chosen)),
     };
-    let (text, exit) = match done {
-        Ok((text, true)) => (text, Exit::Success),
-        Ok((text, false)) => (text, Exit::Problems),
-        Err(reason) => {
-            let _ = std::io::stderr().write_all(format!("error: {reason}\n").as_bytes());
-            return Exit::Problems;
-        }
-    };
-    print(&text);
-    exit
+    tell(done)
 }
 
 fn meant(filter: &LetterFilter) -> Filter {

@@ -1,10 +1,9 @@
 //! `engine plan FILE --state DIR`: what a pipeline that changed makes of the state of its last run.
 
-use super::{Exit, planned, print};
+use super::{Exit, planned, tell};
 use crate::cli::PlanArgs;
 use crate::runtime::durable::{Fate, fates, newest, tail};
 use std::fmt::Write as _;
-use std::io::Write as _;
 
 /// Compares the two. The state is only read, so an engine may run on it meanwhile.
 pub(crate) fn run(arguments: &PlanArgs) -> Exit {
@@ -18,10 +17,7 @@ pub(crate) fn run(arguments: &PlanArgs) -> Exit {
     });
     let (fates, tail) = match compared {
         Ok(compared) => compared,
-        Err(reason) => {
-            let _ = std::io::stderr().write_all(format!("error: {reason}\n").as_bytes());
-            return Exit::Problems;
-        }
+        Err(reason) => return tell(Err(reason)),
     };
     let mut text = String::new();
     let mut refused = false;
@@ -53,8 +49,7 @@ pub(crate) fn run(arguments: &PlanArgs) -> Exit {
              with a signal"
         );
     }
-    print(&text);
-    if refused { Exit::Problems } else { Exit::Success }
+    tell(Ok((text, !refused)))
 }
 
 /// What becomes of a state of which parts changed.

@@ -1,6 +1,6 @@
 //! `engine state`: what a state directory holds.
 
-use super::{Exit, print};
+use super::{Exit, tell};
 use crate::cli::{State, StateCommand};
 use crate::runtime::durable::{self, Kept, savepoint};
 use chrono::DateTime;
@@ -9,7 +9,6 @@ use engine_state::checkpoint::{CheckpointConfig, Checkpoints, Inspection, LsmEnt
 use engine_state::disk::RealDisk;
 use engine_state::journal::survey;
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,16 +23,7 @@ pub(crate) fn run(arguments: &State) -> Exit {
             savepoint::release(dir, savepoint).map(|()| (format!("savepoint `{savepoint}` is released\n"), true))
         }
     };
-    let (text, exit) = match done {
-        Ok((text, true)) => (text, Exit::Success),
-        Ok((text, false)) => (text, Exit::Problems),
-        Err(reason) => {
-            let _ = std::io::stderr().write_all(format!("error: {reason}\n").as_bytes());
-            return Exit::Problems;
-        }
-    };
-    print(&text);
-    exit
+    tell(done)
 }
 
 /// What the manifests say, and whether all can be used.
@@ -172,13 +162,16 @@ fn verify(dir: &Path) -> Result<(String, bool), String> {
 }
 
 fn restore(dir: &Path, name: &str) -> Result<(String, bool), String> {
-    let savepoint::Restored { manifest, epochs, batches, ahead } = savepoint::restore(dir, name)?;
+    let savepoint::Restored { manifest, epochs, batches, ahead, unread } = savepoint::restore(dir, name)?;
     let mut text = format!("checkpoint {} is savepoint `{name}`, epoch {}\n", manifest.checkpoint, manifest.epoch);
     if epochs > 0 {
         let _ = writeln!(text, "let go: {epochs} epochs that were read behind the last checkpoint");
     }
     if batches > 0 {
         let _ = writeln!(text, "let go: {batches} batches that were committed and perhaps not delivered");
+    }
+    if let Some(reason) = unread {
+        let _ = writeln!(text, "what is let go behind the last checkpoint can't be told: {reason}");
     }
     for sink in ahead {
         let _ = writeln!(

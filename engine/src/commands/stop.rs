@@ -1,11 +1,10 @@
 //! `engine stop`: stops the engine that runs on a state directory, in order, and keeps its state by name where that is asked.
 
-use super::{Exit, print};
+use super::{Exit, tell};
 use crate::cli::duration;
 use crate::runtime::durable::{holder, lock, savepoint};
 use engine_state::checkpoint::{inspect, is_savepoint_name};
 use engine_state::disk::RealDisk;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -38,16 +37,7 @@ pub(crate) fn savepoint_name(text: &str) -> Result<String, String> {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &StopArgs) -> Exit {
-    match stop(arguments) {
-        Ok(text) => {
-            print(&text);
-            Exit::Success
-        }
-        Err(reason) => {
-            let _ = std::io::stderr().write_all(format!("error: {reason}\n").as_bytes());
-            Exit::Problems
-        }
-    }
+    tell(stop(arguments).map(|text| (text, true)))
 }
 
 fn stop(arguments: &StopArgs) -> Result<String, String> {

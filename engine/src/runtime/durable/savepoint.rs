@@ -156,6 +156,8 @@ pub(crate) struct Restored {
     pub(crate) batches: usize,
     /// The sinks that deliver exactly once and have more than the savepoint knows of.
     pub(crate) ahead: Vec<String>,
+    /// Why none of this is known, if it is not.
+    pub(crate) unread: Option<String>,
 }
 
 /// Goes back to a savepoint. What came after it is let go, what systems were given excepted.
@@ -168,10 +170,10 @@ pub(crate) fn restore(path: &Path, name: &str) -> Result<Restored, String> {
         )
     })?;
     // Only to say what is let go: where it can't be read, that is let go too.
-    let left = still.left(&journal).unwrap_or_else(|reason| {
-        tracing::warn!("what stands behind the last checkpoint can't be told: {reason}");
-        Left::default()
-    });
+    let (left, unread) = match still.left(&journal) {
+        Ok(left) => (left, None),
+        Err(reason) => (Left::default(), Some(reason)),
+    };
     let publication = Publication {
         journal_id: journal.id(),
         // Nothing of what is in the journal belongs to it.
@@ -183,7 +185,7 @@ pub(crate) fn restore(path: &Path, name: &str) -> Result<Restored, String> {
     let known = Kept::of(&manifest)?.sequences;
     let is_ahead = |(sink, sequence): &(String, u64)| known.get(sink).is_none_or(|known| known < sequence);
     let ahead = left.sequences.into_iter().filter(is_ahead).map(|(sink, _)| sink).collect();
-    Ok(Restored { manifest, epochs: left.epochs, batches: left.batches, ahead })
+    Ok(Restored { manifest, epochs: left.epochs, batches: left.batches, ahead, unread })
 }
 
 /// Lets a savepoint go.

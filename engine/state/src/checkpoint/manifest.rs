@@ -45,12 +45,17 @@ pub struct Manifest {
     pub extra: serde_json::Value,
     /// How many times a savepoint was gone back to before it. What the journal has of another timeline is not to be replayed on
     /// top of it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub timeline: u64,
     /// The greatest stamp that it sees.
     pub(crate) stamp: u64,
     /// First and last stamps that were never published.
     pub(crate) dead: Vec<(u64, u64)>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde asks
+fn is_zero(timeline: &u64) -> bool {
+    *timeline == 0
 }
 
 /// A step with state.
